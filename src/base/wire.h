@@ -1,0 +1,36 @@
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * Read cursor over bytes from the network.
+ *
+ * Every read checks its bounds. The first read that fails sets @bad, and from
+ * then on reads return zero. So a decoder reads its fields straight down and
+ * looks once, at the end, whether any of it was missing. Integers are in
+ * network byte order.
+ */
+struct wire {
+	const uint8_t *pos;
+	const uint8_t *end;
+	bool bad;
+};
+
+struct wire wire_init(const void *data, size_t size);
+
+uint8_t  wire_u8(struct wire *w);
+uint16_t wire_u16(struct wire *w);
+uint32_t wire_u24(struct wire *w);
+uint32_t wire_u32(struct wire *w);
+uint64_t wire_u64(struct wire *w);
+
+/* The next @size bytes in place, or NULL (and @bad) where there are fewer. */
+const uint8_t *wire_take(struct wire *w, size_t size);
+
+/* A cursor over the next @size bytes, which @w steps over. */
+struct wire wire_sub(struct wire *w, size_t size);
+
+size_t wire_left(const struct wire *w);		/* bytes not read yet; 0 once bad */
+bool wire_more(const struct wire *w);		/* nothing failed, bytes are left */
+bool wire_complete(const struct wire *w);	/* nothing failed, no bytes are left */

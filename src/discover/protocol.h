@@ -1,0 +1,62 @@
+#pragma once
+#include "discover/observation.h"
+
+/*
+ * The seam between the engine (packets, flows, reassembly) and a discovery
+ * protocol. Adding a protocol is one file with one `const struct
+ * discover_protocol` and one row in protocols.c.
+ *
+ * An observer keeps state of one conversation (a TCP connection) or of one
+ * guest (datagrams), is fed bytes in order, and emits observations. It does no
+ * I/O and keeps no more than its stated limits; bytes that make no sense put
+ * it to sleep or are skipped, never crash it.
+ */
+struct discover_ctx {		/* of the engine, read-only for the observer, valid for the call */
+	struct ip guest;
+	uint64_t frame;
+	uint64_t time_ns;
+	observation_fn *emit;
+	void *emit_data;
+};
+
+enum discover_dir { DISCOVER_TO_REGISTRY, DISCOVER_FROM_REGISTRY };
+
+struct datagram {
+	struct ip_port src;
+	struct ip_port dst;
+	enum discover_dir dir;	/* by the ports: to the protocol's port, or from it */
+	bool from_guest;	/* sent by the guest (else to it) */
+	const uint8_t *data;
+	size_t len;
+};
+
+struct discover_protocol {
+	const char *name;
+	uint16_t udp_ports[4];	/* default ports, 0 ends the list */
+	uint16_t tcp_ports[4];
+
+	/* Datagrams. State per guest; NULL functions when the protocol has none over UDP. */
+	void *(*guest_new)(void);
+	void (*guest_free)(void *guest);
+	void (*datagram)(void *guest, const struct datagram *d, const struct discover_ctx *ctx);
+
+	/*
+	 * TCP. @guest is the per-guest state of guest_new() (so that, say, a
+	 * ZooKeeper session outlives its connection) or NULL.
+	 */
+	void *(*stream_new)(void *guest, const struct ip_port *client, const struct ip_port *server);
+	void (*stream_free)(void *stream);
+	/* Bytes in order. false: nothing more to learn from this connection (TLS, not the protocol): stop feeding. */
+	bool (*stream_data)(void *stream, enum discover_dir dir, const uint8_t *data, size_t len, const struct discover_ctx *ctx);
+	/* @len bytes of @dir were lost for good: resynchronise, or return false to give up. */
+	bool (*stream_gap)(void *stream, enum discover_dir dir, size_t len, const struct discover_ctx *ctx);
+	void (*stream_end)(void *stream, enum discover_dir dir, const struct discover_ctx *ctx);	/* FIN or RST of that direction */
+
+	/* Time passes: expire what a silent guest leaves behind. Called about once a second of ctx->time_ns. */
+	void (*tick)(void *guest, const struct discover_ctx *ctx);
+};
+
+/* The table, in protocols.c. */
+extern const struct discover_protocol *const discover_protocols[];
+extern const size_t n_discover_protocols;
+const struct discover_protocol *discover_protocol_by_name(const char *name);

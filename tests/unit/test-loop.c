@@ -1,0 +1,155 @@
+#include "lib/unit.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "base/loop.h"
+
+static int order[64];
+static size_t n_order;
+
+struct tick {
+	struct timer timer;
+	int id;
+};
+
+static int on_tick(struct timer *t)
+{
+	order[n_order++] = container_of(t, struct tick, timer)->id;
+	return 0;
+}
+
+static void timers_fire_in_order_of_time(void **state)
+{
+	struct tick ticks[20] = {};
+	struct loop *l;
+
+	(void)state;
+	n_order = 0;
+	assert_int_equal(loop_new(&l), 0);
+	for (int i = 0; i < 20; i++) {
+		ticks[i].id = (i * 7) % 20;
+		assert_int_equal(timer_arm(l, &ticks[i].timer, (uint64_t)ticks[i].id * 3, on_tick), 0);
+	}
+	timer_cancel(&ticks[0].timer);		/* id 0 */
+	timer_cancel(&ticks[0].timer);
+	while (n_order < 19)
+		assert_int_equal(loop_turn(l, -1), 0);
+	for (int i = 0; i < 19; i++)
+		assert_int_equal(order[i], i + 1);
+	loop_free(l);
+}
+
+struct pair {
+	struct watch w[2];
+	int calls;
+};
+
+static struct pair two;
+
+static int on_readable(struct watch *w, uint32_t events)
+{
+	assert_true(events & EPOLLIN);
+	two.calls++;
+	watch_remove(w == &two.w[0] ? &two.w[1] : &two.w[0]);
+	watch_remove(w);
+	return 0;
+}
+
+static void a_watch_removed_in_the_turn_is_not_called(void **state)
+{
+	int a[2], b[2];
+	struct loop *l;
+
+	(void)state;
+	two = (struct pair){};
+	assert_int_equal(loop_new(&l), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, b), 0);
+	assert_int_equal(watch_add(l, &two.w[0], a[0], EPOLLIN, false, on_readable), 0);
+	assert_int_equal(watch_add(l, &two.w[1], b[0], EPOLLIN, false, on_readable), 0);
+	assert_int_equal(write(a[1], "x", 1), 1);
+	assert_int_equal(write(b[1], "x", 1), 1);
+	assert_int_equal(loop_turn(l, 100), 0);
+	assert_int_equal(loop_turn(l, 0), 0);
+	assert_int_equal(two.calls, 1);
+	for (int i = 0; i < 2; i++) {
+		close(a[i]);
+		close(b[i]);
+	}
+	loop_free(l);
+}
+
+static int on_defer(struct defer *d)
+{
+	(void)d;
+	order[n_order++] = 1;
+	return 0;
+}
+
+static int failing(struct defer *d)
+{
+	(void)d;
+	return -EIO;
+}
+
+static void deferred_calls_run_once_and_errors_come_out(void **state)
+{
+	struct defer d = {}, bad = {};
+	struct loop *l;
+
+	(void)state;
+	n_order = 0;
+	assert_int_equal(loop_new(&l), 0);
+	loop_defer(l, &d, on_defer);
+	loop_defer(l, &d, on_defer);
+	assert_int_equal(loop_turn(l, -1), 0);
+	assert_int_equal(loop_turn(l, 0), 0);
+	assert_int_equal(n_order, 1);
+	loop_defer(l, &bad, failing);
+	loop_defer(l, &d, on_defer);
+	defer_cancel(&d);
+	assert_int_equal(loop_run(l), -EIO);
+	assert_int_equal(n_order, 1);
+	loop_free(l);
+}
+
+static void on_woken(void *data)
+{
+	loop_stop(data);
+}
+
+static void *waker(void *data)
+{
+	loop_wake(data);
+	return NULL;
+}
+
+static void another_thread_can_wake_it(void **state)
+{
+	pthread_t thread;
+	struct loop *l;
+
+	(void)state;
+	assert_int_equal(loop_new(&l), 0);
+	loop_on_wake(l, on_woken, l);
+	assert_int_equal(pthread_create(&thread, NULL, waker, l), 0);
+	assert_int_equal(loop_run(l), 0);
+	pthread_join(thread, NULL);
+	loop_free(l);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(timers_fire_in_order_of_time),
+		cmocka_unit_test(a_watch_removed_in_the_turn_is_not_called),
+		cmocka_unit_test(deferred_calls_run_once_and_errors_come_out),
+		cmocka_unit_test(another_thread_can_wake_it),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
