@@ -1,0 +1,25 @@
+#pragma once
+#include <protobuf-c/protobuf-c.h>
+#include <stddef.h>
+#include "base/defs.h"
+
+/*
+ * Decoding protobuf of strangers. protobuf-c follows nesting without a limit
+ * and makes a struct of hundreds of bytes of a message of two, so its decoder
+ * is called only behind these checks.
+ */
+enum {
+	PB_DEPTH_MAX = 32,	/* nested messages */
+};
+
+/*
+ * @max_bytes bounds the memory of the result (0: 64 KiB + 32 times @len). The
+ * result is freed with pb_free(). -EBADMSG: not such a message, -E2BIG: too
+ * deep or too large, -ENOMEM.
+ */
+MUST_CHECK int pb_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t len, size_t max_bytes,
+			 ProtobufCMessage **ret_message);
+void pb_free(void *message);		/* NULL is allowed */
+
+/* Encodes into fresh memory. -ENOMEM. */
+MUST_CHECK int pb_pack(const ProtobufCMessage *message, uint8_t **ret_data, size_t *ret_len);
