@@ -1,0 +1,227 @@
+#pragma once
+#include <net/if.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "base/defs.h"
+#include "base/ip.h"
+
+/*
+ * The worker's side of the root monitor: one function a request.
+ *
+ * Calls are synchronous and short (a monitor answers in well under a
+ * millisecond; -ETIMEDOUT after MONITOR_TIMEOUT_MS means that it is stuck and
+ * the agent should stop). They return 0 or the negative errno of what the
+ * monitor tried; -EPIPE: the monitor is gone. Notifications that arrive in the
+ * middle of a call are queued and delivered by monitor_client_dispatch().
+ *
+ * Not thread-safe: one client, one thread.
+ */
+struct monitor_client;
+
+enum {
+	MONITOR_TIMEOUT_MS = 10000,
+	MONITOR_MAX_SNIFF = 64,
+	MONITOR_MAX_ARGS = 32,
+	MONITOR_MAX_FDS = 32,
+};
+
+/* Takes @sock over, also when it fails. */
+MUST_CHECK int monitor_client_new(int sock, struct monitor_client **ret_client);
+struct monitor_client *monitor_client_free(struct monitor_client *c);
+
+/* --- notifications --- */
+
+struct monitor_exit {
+	uint32_t proxy;		/* as returned by monitor_proxy_spawn() */
+	pid_t pid;
+	int status;		/* as from waitpid() */
+};
+
+/* Watch it for EPOLLIN and call monitor_client_dispatch(); -EPIPE from there: the monitor is gone. */
+int monitor_client_fd(const struct monitor_client *c);
+void monitor_client_on_exit(struct monitor_client *c, void (*fn)(const struct monitor_exit *e, void *data), void *data);
+MUST_CHECK int monitor_client_dispatch(struct monitor_client *c);
+
+/* --- set-up --- */
+
+struct monitor_loaded {
+	bool adopted;		/* maps and links of a predecessor were found pinned and taken over */
+	bool tcx;		/* false: clsact */
+	int ring_fd;		/* the capture ring (agent/capture.h); the caller's */
+	uint32_t ring_bytes;
+};
+
+/* Makes the divert device, rules, routes and sysctls; loads the programs. The first call to make. */
+MUST_CHECK int monitor_load(struct monitor_client *c, struct monitor_loaded *ret_loaded);
+
+/* --- ports --- */
+
+enum monitor_role {
+	MONITOR_ROLE_VM,
+	MONITOR_ROLE_UPLINK,
+};
+
+enum monitor_topology {
+	MONITOR_ROUTED,		/* the NIC routes between VM port and uplink */
+	MONITOR_BRIDGE,		/* a Linux bridge; out_ifindex is the bridge device */
+	MONITOR_OVS,		/* Open vSwitch or the like; out_ifindex is the uplink's port */
+};
+
+enum {
+	MONITOR_PORT_DROP_SPOOFED = 1,	/* drop what a VM sends from an address that is not its own; else count and pass */
+	/*
+	 * Sniff also what comes from addresses not (yet) allowed, at a limited
+	 * rate; such records carry CAPTURE_UNVERIFIED, and the worker decides.
+	 * Nothing unverified is ever diverted.
+	 */
+	MONITOR_PORT_LEARN = 2,
+};
+
+/* A VM's place: one device may carry several, told apart by VLAN. */
+struct monitor_port {
+	uint32_t ifindex;
+	uint16_t vlan;			/* 0: untagged */
+	uint16_t out_vlan;		/* tag that frames in the VM's name get on out_ifindex; 0: none */
+	enum monitor_role role;
+	enum monitor_topology topology;
+	uint32_t vm;			/* slot, 1 .. max_vms - 1; 0 for an uplink */
+	uint32_t out_ifindex;		/* where frames that a proxy sends in the VM's name leave; 0 when routed */
+	uint32_t flags;			/* MONITOR_PORT_* */
+};
+
+/* Attaches the programs (once a device) and enters the port; an entry that is there is replaced. */
+MUST_CHECK int monitor_port_add(struct monitor_client *c, const struct monitor_port *p);
+/* Detaches with the device's last port. A device that is already gone is no error. */
+MUST_CHECK int monitor_port_remove(struct monitor_client *c, uint32_t ifindex, uint16_t vlan);
+
+/*
+ * An address that the VM in slot @vm may speak for. One address has one owner:
+ * -EEXIST when another slot has it. @mac is where frames for it go; required.
+ * A repeated call updates the MAC.
+ */
+MUST_CHECK int monitor_address_add(struct monitor_client *c, uint32_t vm, const struct ip *addr, const uint8_t mac[6]);
+MUST_CHECK int monitor_address_remove(struct monitor_client *c, uint32_t vm, const struct ip *addr);
+/* Everything of a VM: its ports, addresses, diverts, listeners, counters. */
+MUST_CHECK int monitor_vm_clear(struct monitor_client *c, uint32_t vm);
+
+/* --- sniffing --- */
+
+struct monitor_sniff {
+	uint16_t port;
+	bool udp;		/* else TCP */
+};
+
+/* The whole set: what was set before and is not in it is sniffed no more. */
+MUST_CHECK int monitor_sniff_set(struct monitor_client *c, const struct monitor_sniff *ports, size_t n_ports);
+
+/* --- diverting --- */
+
+enum monitor_direction {
+	MONITOR_OUTBOUND,	/* opened by the VM */
+	MONITOR_INBOUND,	/* opened towards the VM, from the uplink, another VM or this NIC */
+};
+
+enum {
+	MONITOR_DIVERT_FAIL_CLOSED = 1,	/* without a listener: drop; else pass */
+	/*
+	 * Inbound only: connections that the NIC's own processes open to this
+	 * address and port reach the listener too (a proxy's tunnel to a VM on the
+	 * same NIC). At most STEER_N_SAME_NIC distinct ports; prefix must be one address.
+	 */
+	MONITOR_DIVERT_SAME_NIC = 2,
+};
+
+struct monitor_divert {
+	uint32_t vm;			/* whose listener takes it */
+	enum monitor_direction direction;
+	struct ip_prefix dst;		/* inbound: an address of the VM */
+	uint16_t port;			/* 0: all */
+	uint16_t flags;			/* MONITOR_DIVERT_* */
+};
+
+/* Connections that exist when an entry comes or goes are not touched. Adding again replaces the flags. */
+MUST_CHECK int monitor_divert_add(struct monitor_client *c, const struct monitor_divert *d);
+MUST_CHECK int monitor_divert_remove(struct monitor_client *c, const struct monitor_divert *d);
+
+/*
+ * Two new transparent listeners of a VM (dual-stack AF_INET6, non-blocking,
+ * listening): ret_fds[MONITOR_OUTBOUND] and ret_fds[MONITOR_INBOUND], the
+ * caller's. From now on new connections go to these; those of an earlier call
+ * keep what is in their queues. Each lives as long as somebody has it open.
+ */
+MUST_CHECK int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]);
+/* Enters listeners that were made before (by a predecessor, kept by a proxy). */
+MUST_CHECK int monitor_listeners_set(struct monitor_client *c, uint32_t vm, const int fds[2]);
+
+/* --- proxy processes --- */
+
+struct monitor_spawn {
+	const char *group;		/* name, for the log and the process's title; 1..63 of [a-zA-Z0-9._-] */
+	const char *const *args;	/* after argv[0]; NULL ends it; at most MONITOR_MAX_ARGS, 16 KiB in all */
+	const int *fds;			/* become 3, 4, ... in the process; by convention 3 is its socket to the worker */
+	size_t n_fds;
+};
+
+/*
+ * Starts outrigger-proxy under a uid and gid of its own, with CAP_NET_ADMIN
+ * and CAP_NET_RAW that it gives to its socket helper and drops
+ * (proxy/sockd.h). @ret_proxy is a handle that is not used again.
+ */
+MUST_CHECK int monitor_proxy_spawn(struct monitor_client *c, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid);
+/* -ESRCH when it has ended. @signo: SIGTERM, SIGKILL, SIGHUP, SIGUSR1, SIGUSR2. */
+MUST_CHECK int monitor_proxy_signal(struct monitor_client *c, uint32_t proxy, int signo);
+
+/* --- probes --- */
+
+struct monitor_probe {
+	struct ip_port target;
+	/*
+	 * None: from the NIC's own address by its ordinary routes. Else a spare
+	 * address that is not on the VM's link (such as 192.0.0.8 or 100::8), for
+	 * targets in monitor_address_add() on a NIC without an address there.
+	 */
+	struct ip source;
+};
+
+/*
+ * A non-blocking socket whose connect() is under way: wait for EPOLLOUT, read
+ * SO_ERROR. Connected or refused are both answers; then ask where it came from.
+ */
+MUST_CHECK int monitor_probe_open(struct monitor_client *c, const struct monitor_probe *p, int *ret_fd, struct ip_port *ret_local);
+
+struct monitor_probe_answer {
+	uint32_t ifindex;	/* port by which it came in */
+	uint32_t vm;		/* slot of that port, 0 for an uplink */
+	uint16_t vlan;
+	bool refused;		/* RST, else SYN-ACK */
+	uint8_t mac[6];		/* source of the frame */
+};
+
+/* -ENOENT: no answer came in by any port of ours. Each answer is told once. */
+MUST_CHECK int monitor_probe_result(struct monitor_client *c, const struct ip_port *target, const struct ip_port *local,
+				    struct monitor_probe_answer *ret_answer);
+
+/* --- what is going on --- */
+
+struct monitor_counters {
+	uint64_t v[32];		/* by enum steer_counter (bpf/api/counters.h) */
+};
+
+/* @vm 0: all of the NIC. Names: steer_counter_name(). */
+MUST_CHECK int monitor_counters_get(struct monitor_client *c, uint32_t vm, struct monitor_counters *ret_counters);
+/* NULL when there is no such counter. */
+const char *steer_counter_name(unsigned i);
+
+enum { MONITOR_CHECK_TEXT_LEN = 96, MONITOR_MAX_CHECKS = 48 };
+
+struct monitor_check {
+	bool ok;
+	bool fatal;				/* steering cannot work like that */
+	char what[MONITOR_CHECK_TEXT_LEN];	/* "sysctl net.ipv4.conf.all.rp_filter is 0" */
+	char found[MONITOR_CHECK_TEXT_LEN];	/* what it is instead, when not ok */
+};
+
+/* The host's state against what steering needs: for `outrigger check`. At most MONITOR_MAX_CHECKS. */
+MUST_CHECK int monitor_checks(struct monitor_client *c, struct monitor_check *ret_checks, size_t *ret_n);
