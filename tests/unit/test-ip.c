@@ -20,7 +20,9 @@ static void addresses_survive_a_round_trip(void **state)
 
 static void ports_need_a_colon_and_digits(void **state)
 {
-	static const char *const bad[] = { "", "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:+1", "::1:80", "[::1]", "[::1]80", "[]:1", "x:1", "1.2.3.4:1x" };
+	static const char *const bad[] = {
+		"", "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:+1", "::1:80", "[::1]", "[::1]80", "[]:1", "x:1", "1.2.3.4:1x",
+	};
 	char text[IP_PORT_TEXT_LEN];
 	struct ip_port a;
 
