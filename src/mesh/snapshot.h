@@ -1,0 +1,240 @@
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/defs.h"
+#include "base/ip.h"
+#include "base/trie.h"
+#include "mesh/model.h"
+
+/*
+ * What a proxy process knows of the mesh at one moment, for its workers to read
+ * without locks.
+ *
+ *	struct snap_store	the writer, on the main thread
+ *	struct snapshot		one published state: never changes
+ *
+ * Versions share everything that did not change between them: one endpoint's
+ * change costs a few small nodes (base/trie.h), whatever the size of the mesh.
+ * A worker holds one reference, of the newest snapshot that it was given, for
+ * the length of its loop turns, and swaps it between turns. Pointers into a
+ * snapshot are good while it is held; what lives longer (a tunnel's expected
+ * identities, a flow's labels) is copied. A held snapshot keeps the memory of
+ * all later changes too, so nobody holds one for the life of a connection.
+ *
+ * Visibility: a process serves one isolation group, which is one tenant; its
+ * snapshot is the union of what the mesh controller told the group's VMs.
+ * Policies are evaluated per VM all the same.
+ */
+struct snapshot;
+struct snap_store;
+
+enum { SNAP_HBONE_PORT = 15008, SNAP_IDS_MAX = 16 };
+
+/* --- what workers read --- */
+
+struct snap_port {
+	uint16_t port;			/* of the service */
+	uint16_t target_port;
+	uint8_t app_protocol;		/* enum app_protocol */
+};
+
+struct snap_member {			/* of a kind in a service */
+	uint32_t service_id;
+	uint32_t n_ports;
+	const struct snap_port *ports;
+};
+
+/* Where something runs; shared by all that run there. Never NULL, "" where not known. */
+struct snap_place {
+	const char *network;
+	const char *cluster;
+	const char *region;
+	const char *zone;
+	const char *subzone;
+	const char *node;
+};
+
+/* What replicas have in common, shared by them. Strings are never NULL. */
+struct snap_kind {
+	const char *identity;		/* "spiffe://td/ns/<namespace>/sa/<service account>" */
+	const char *trust_domain;
+	const char *namespace;
+	const char *service_account;
+	const char *workload_name;	/* of the deployment; the workload's own name where there is none */
+	const char *canonical_name;
+	const char *canonical_revision;
+	const struct snap_member *members;
+	uint32_t n_members;
+	uint32_t n_policies;
+	const char *const *policies;	/* "namespace/name" that select it */
+};
+
+struct snap_workload {
+	struct ip ip;			/* the first address; none when it has none that can be dialled */
+	const struct snap_kind *kind;
+	const struct snap_place *place;
+	uint32_t id;			/* of this uid while it is known, never used again: key for a worker's own state */
+	uint16_t weight;		/* 0: gets no traffic */
+	uint8_t tunnel;			/* enum tunnel */
+	uint8_t n_more;			/* further addresses, behind this struct */
+	bool healthy;
+	bool reachable;			/* in our own network */
+};
+
+const char *snap_workload_uid(const struct snap_workload *w);
+const char *snap_workload_name(const struct snap_workload *w);
+const struct ip *snap_workload_more(const struct snap_workload *w);	/* @n_more of them */
+
+struct snap_def {			/* a service as it was sent */
+	const char *key;		/* "namespace/hostname" */
+	const char *name;
+	const char *namespace;
+	const char *hostname;
+	const struct snap_port *ports;
+	const struct ip *vips;
+	const char *const *sans;
+	uint16_t n_ports;
+	uint16_t n_vips;		/* in our own network */
+	uint16_t n_sans;
+	uint8_t lb_mode;		/* enum lb_mode */
+	uint8_t n_lb_preference;
+	uint8_t lb_preference[LB_PREFERENCE_MAX];
+	bool allow_unhealthy;
+	bool has_waypoint;		/* L7 policy would want one; connections go direct */
+};
+
+struct snap_service {
+	uint32_t id;			/* dense: used again after the service is gone */
+	uint16_t max_weight;		/* no endpoint has more; at least 1 */
+	const struct snap_def *def;	/* never NULL in what lookups return */
+	struct trie endpoints;		/* struct snap_workload by id */
+};
+
+static inline uint32_t snap_service_size(const struct snap_service *s)
+{
+	return trie_count(&s->endpoints);
+}
+
+static inline const struct snap_workload *snap_service_endpoint(const struct snap_service *s, uint32_t i)
+{
+	return trie_at(&s->endpoints, i);
+}
+
+/* Any thread. unref() of the last reference does not free: the store does, on its thread. NULL allowed. */
+struct snapshot *snapshot_ref(struct snapshot *s);
+struct snapshot *snapshot_unref(struct snapshot *s);
+
+uint64_t snapshot_serial(const struct snapshot *s);		/* rises with each publication */
+/* Changes when the outcome of any authz_check() may have: then open connections are checked again. */
+uint64_t snapshot_policy_serial(const struct snapshot *s);
+
+/* What an address means to somebody who dials it. */
+enum {
+	_SNAP_E_SUCCESS,
+
+	SNAP_E_UNKNOWN,		/* not known yet: have the main thread resolve it, then ask a newer snapshot */
+	SNAP_E_ABSENT,		/* the mesh does not know it: goes out as it is, if policy lets it */
+	SNAP_E_NO_PORT,		/* a service's address, but none of its ports: refuse */
+};
+
+struct snap_route {
+	struct ip_port dialled;			/* for a host name: ip none */
+	const struct snap_service *service;	/* or NULL: a workload was dialled by its own address */
+	const struct snap_port *port;		/* of the service */
+	const struct snap_workload *workload;	/* when @service is NULL */
+};
+
+MUST_CHECK int snapshot_route(const struct snapshot *s, const struct ip_port *dst, struct snap_route *ret_route);
+/*
+ * By host name as in an :authority; @host need not end in a zero. Of two
+ * services with one host name, that in @namespace (may be NULL) wins, then the
+ * canonical one, then the first.
+ */
+MUST_CHECK int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, uint16_t port,
+				   const char *namespace, struct snap_route *ret_route);
+
+/* NULL when not known. */
+const struct snap_workload *snapshot_workload(const struct snapshot *s, const char *uid);
+const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, const struct ip *ip);
+const struct snap_service *snapshot_service(const struct snapshot *s, const char *key);
+const struct snap_service *snapshot_service_by_id(const struct snapshot *s, uint32_t id);
+
+uint32_t snapshot_n_workloads(const struct snapshot *s);
+uint32_t snapshot_n_services(const struct snapshot *s);
+/* For listing; NULL behind the end. A service without @def is one that only endpoints have mentioned. */
+const struct snap_workload *snapshot_workload_at(const struct snapshot *s, uint32_t i);
+const struct snap_service *snapshot_service_at(const struct snapshot *s, uint32_t i);
+
+/* One way to reach an endpoint. Pointers are the snapshot's. */
+struct snap_endpoint {
+	const struct snap_workload *workload;	/* NULL: not of the mesh (a pass-through) */
+	const struct snap_service *service;	/* or NULL */
+	struct ip_port target;			/* of the application: what an :authority names */
+	struct ip_port hbone;			/* where the tunnel goes, when @tunnel is TUNNEL_HBONE */
+	enum tunnel tunnel;
+};
+
+/* How @route's connection reaches @w. False when @w does not serve that port, or has no address in our network. */
+bool snap_endpoint_of(const struct snapshot *s, const struct snap_route *route, const struct snap_workload *w,
+		      struct snap_endpoint *ret_endpoint);
+
+/*
+ * The identities of which the endpoint must show one: its own, then the
+ * service's subject_alt_names. How many; those over SNAP_IDS_MAX are left out
+ * (which is stricter).
+ */
+size_t snap_endpoint_ids(const struct snap_endpoint *e, const char *ret_ids[static SNAP_IDS_MAX]);
+
+/* The port of workload @w behind port @port of service @s: 0 when it does not serve it. */
+uint16_t snap_target_port(const struct snap_service *s, const struct snap_workload *w, uint16_t port);
+
+/* --- policies (mesh/authz.h evaluates them) --- */
+
+struct snap_policies {			/* of one namespace, or the global ones */
+	const char *namespace;
+	uint32_t n;
+	const struct policy *list[];
+};
+
+bool snapshot_policies_known(const struct snapshot *s);		/* false until the first answer of the mesh */
+const struct policy *snapshot_policy(const struct snapshot *s, const char *key);
+const struct snap_policies *snapshot_policies_global(const struct snapshot *s);			/* or NULL */
+const struct snap_policies *snapshot_policies_of(const struct snapshot *s, const char *namespace);	/* or NULL */
+
+/* --- the writer: one thread --- */
+
+/* @network: our own; addresses of others are not dialled. */
+MUST_CHECK int snap_store_new(const char *network, struct snap_store **ret_store);
+/* All snapshots must have been given back. */
+struct snap_store *snap_store_free(struct snap_store *st);
+
+/*
+ * Each adds, replaces or removes in the state that snap_store_publish() will
+ * publish. They copy what they need. On -ENOMEM all that was changed since the
+ * last publication is in doubt: call snap_store_abort() and do it again.
+ * -EEXIST: another key with the same 64-bit hash is there; refuse the resource.
+ */
+MUST_CHECK int snap_store_put_workload(struct snap_store *st, const struct workload *w);
+MUST_CHECK int snap_store_remove_workload(struct snap_store *st, const char *uid);
+MUST_CHECK int snap_store_put_service(struct snap_store *st, const struct service *s);
+MUST_CHECK int snap_store_remove_service(struct snap_store *st, const char *key);
+MUST_CHECK int snap_store_put_policy(struct snap_store *st, const struct policy *p);
+MUST_CHECK int snap_store_remove_policy(struct snap_store *st, const char *key);
+MUST_CHECK int snap_store_set_policies_known(struct snap_store *st, bool known);
+/* @ip is asked for and the mesh has nothing there; a workload or service at it wins. */
+MUST_CHECK int snap_store_put_absent(struct snap_store *st, const struct ip *ip);
+MUST_CHECK int snap_store_remove_absent(struct snap_store *st, const struct ip *ip);
+
+/* Back to the last publication. */
+void snap_store_abort(struct snap_store *st);
+
+/*
+ * Makes the current state the newest snapshot, with a reference for the
+ * caller. Without changes since the last it is the same one again. -ENOMEM: the
+ * changes are kept, publish again later. Frees what no reader has any more.
+ */
+MUST_CHECK int snap_store_publish(struct snap_store *st, struct snapshot **ret_snapshot);
+
+/* Frees what readers gave back since the last publication. Returns the number of snapshots that are still held. */
+size_t snap_store_reclaim(struct snap_store *st);
