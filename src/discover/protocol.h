@@ -34,6 +34,7 @@ struct discover_protocol {
 	const char *name;
 	uint16_t udp_ports[4];	/* default ports, 0 ends the list */
 	uint16_t tcp_ports[4];
+	bool is_peer_to_peer;	/* no registry in between: who sends a datagram speaks for itself */
 
 	/* Datagrams. State per guest; NULL functions when the protocol has none over UDP. */
 	void *(*guest_new)(void);
@@ -48,12 +49,21 @@ struct discover_protocol {
 	void (*stream_free)(void *stream);
 	/* Bytes in order. false: nothing more to learn from this connection (TLS, not the protocol): stop feeding. */
 	bool (*stream_data)(void *stream, enum discover_dir dir, const uint8_t *data, size_t len, const struct discover_ctx *ctx);
-	/* @len bytes of @dir were lost for good: resynchronise, or return false to give up. */
+	/*
+	 * @len bytes of @dir were lost for good: resynchronise, or return false to
+	 * give up. 0 bytes: the capture began in the middle of the connection, it
+	 * is not known what came before.
+	 *
+	 * A direction's bytes are held back until the bytes that their sender had
+	 * acknowledged were fed, or given up: an answer never overtakes its request.
+	 */
 	bool (*stream_gap)(void *stream, enum discover_dir dir, size_t len, const struct discover_ctx *ctx);
 	void (*stream_end)(void *stream, enum discover_dir dir, const struct discover_ctx *ctx);	/* FIN or RST of that direction */
 
 	/* Time passes: expire what a silent guest leaves behind. Called about once a second of ctx->time_ns. */
 	void (*tick)(void *guest, const struct discover_ctx *ctx);
+	/* The capture is over: say now what was held back for more evidence. May be NULL, like tick. */
+	void (*flush)(void *guest, const struct discover_ctx *ctx);
 };
 
 /* The table, in protocols.c. */
