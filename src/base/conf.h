@@ -137,8 +137,10 @@ MUST_CHECK int conf_defaults(const struct conf_table *t, void *ret_obj);
 /* Frees what @obj points at and zeroes it. */
 void conf_free(const struct conf_table *t, void *obj);
 
-/* The first item of that class (its path: "a.b") in which they differ, or NULL. Lines do not count. */
-const char *conf_differs(const struct conf_table *t, const void *a, const void *b, enum conf_reload reload);
+enum { CONF_PATH_LEN = 128 };
+/* Whether they differ in an item of that class; @ret_path is the first such ("a.b"). Lines do not count. */
+bool conf_differs(const struct conf_table *t, const void *a, const void *b, enum conf_reload reload,
+		  char ret_path[static CONF_PATH_LEN]);
 
 /* The reference manual, Markdown. -ENOMEM, -ENOBUFS. */
 MUST_CHECK int conf_manual(const struct conf_table *t, struct bytes *out);

@@ -14,28 +14,28 @@
  * refused.
  */
 enum {
-	YAML_MAX_BYTES = 8 << 20,
-	YAML_MAX_DEPTH = 32,
-	YAML_MAX_NODES = 500000,
+	CONF_TREE_MAX_BYTES = 8 << 20,
+	CONF_TREE_MAX_DEPTH = 32,
+	CONF_TREE_MAX_NODES = 500000,
 };
 
-enum yaml_kind { YAML_SCALAR, YAML_LIST, YAML_MAP };
+enum conf_node_kind { CONF_NODE_SCALAR, CONF_NODE_LIST, CONF_NODE_MAP };
 
-struct yaml_node {
-	enum yaml_kind kind;
+struct conf_node {
+	enum conf_node_kind kind;
 	unsigned line;			/* from 1 */
 	bool quoted;			/* a scalar in quotes: a string, whatever it looks like */
 	char *key;			/* in a map, else NULL */
 	char *text;			/* of a scalar, else NULL */
-	struct yaml_node *children;	/* of a list or a map, in the file's order */
-	struct yaml_node *next;		/* sibling */
+	struct conf_node *children;	/* of a list or a map, in the file's order */
+	struct conf_node *next;		/* sibling */
 };
 
 /* An empty document is an empty map. @file is for @reterr_diag only. -EINVAL with @reterr_diag, -ENOMEM. */
-MUST_CHECK int yaml_parse(const char *file, const char *text, size_t len, struct yaml_node **ret_root, struct diag *reterr_diag);
-struct yaml_node *yaml_free(struct yaml_node *root);
+MUST_CHECK int conf_tree_parse(const char *file, const char *text, size_t len, struct conf_node **ret_root, struct diag *reterr_diag);
+struct conf_node *conf_tree_free(struct conf_node *root);
 
 /* The scalar is written as nothing, ~ or null, without quotes. */
-bool yaml_is_null(const struct yaml_node *n);
+bool conf_node_is_null(const struct conf_node *n);
 /* The child of a map, or NULL. */
-const struct yaml_node *yaml_get(const struct yaml_node *map, const char *key);
+const struct conf_node *conf_node_get(const struct conf_node *map, const char *key);
