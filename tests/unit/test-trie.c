@@ -1,0 +1,229 @@
+#include "lib/unit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/trie.h"
+#include "lib/alloc.h"
+
+enum { N_KEYS = 3000 };
+
+static int values[N_KEYS];	/* only their addresses are used */
+
+static uint64_t scramble(uint64_t i)
+{
+	i *= 0x9e3779b97f4a7c15;
+	return i ^ i >> 29;
+}
+
+/* Four shapes of keys: dense, hashed, equal in the low bits, equal in the high ones. */
+static uint64_t key_of(int shape, uint64_t i)
+{
+	switch (shape) {
+	case 0:
+		return i;
+	case 1:
+		return scramble(i);
+	case 2:
+		return i << 52 | 0x12345;
+	default:
+		return 0xfeed000000000000 | i << 3;
+	}
+}
+
+static void check(const struct trie *t, int shape, const bool *there)
+{
+	uint32_t n = 0;
+
+	for (uint64_t i = 0; i < N_KEYS; i++) {
+		assert_ptr_equal(trie_get(t, key_of(shape, i)), there[i] ? &values[i] : NULL);
+		n += there[i];
+	}
+	assert_int_equal(trie_count(t), n);
+
+	bool seen[N_KEYS] = {};
+	for (uint32_t i = 0; i < n; i++) {
+		int *v = trie_at(t, i);
+
+		assert_non_null(v);
+		assert_true(there[v - values]);
+		assert_false(seen[v - values]);
+		seen[v - values] = true;
+	}
+	assert_null(trie_at(t, n));
+}
+
+static void what_was_put_is_found_and_what_was_removed_is_not(void **state)
+{
+	(void)state;
+	for (int shape = 0; shape < 4; shape++) {
+		struct trie t = {};
+		struct trie_tx tx;
+		bool there[N_KEYS] = {};
+		unsigned seed = 7;
+
+		trie_tx_begin(&tx, 1);
+		for (int i = 0; i < 20000; i++) {
+			unsigned k = (unsigned)rand_r(&seed) % N_KEYS;
+			void *old;
+
+			if (shape == 2)
+				k %= 1 << 11;
+			if (rand_r(&seed) % 100 < (i < 10000 ? 70 : 30))
+				assert_int_equal(trie_put(&t, &tx, key_of(shape, k), &values[k], &old), 0);
+			else
+				assert_int_equal(trie_remove(&t, &tx, key_of(shape, k), &old), 0);
+			assert_ptr_equal(old, there[k] ? &values[k] : NULL);
+			there[k] = trie_get(&t, key_of(shape, k));
+		}
+		check(&t, shape, there);
+		for (unsigned k = 0; k < N_KEYS; k++) {
+			assert_int_equal(trie_remove(&t, &tx, key_of(shape, k), NULL), 0);
+			there[k] = false;
+		}
+		check(&t, shape, there);
+		assert_null(t.root);
+		trie_tx_abort(&tx);
+	}
+}
+
+enum { VERSIONS = 40 };
+
+static void older_versions_stay_as_they_were(void **state)
+{
+	static bool there[VERSIONS][N_KEYS];
+	struct trie t[VERSIONS] = {};
+	struct list dropped[VERSIONS];
+	unsigned seed = 3;
+
+	(void)state;
+	for (int v = 1; v < VERSIONS; v++) {
+		struct trie_tx tx;
+
+		memcpy(there[v], there[v - 1], sizeof(there[v]));
+		t[v] = t[v - 1];
+		list_init(&dropped[v]);
+		trie_tx_begin(&tx, (uint32_t)v);
+		for (int i = 0; i < 200; i++) {
+			unsigned k = (unsigned)rand_r(&seed) % N_KEYS;
+
+			there[v][k] = rand_r(&seed) % 3;
+			if (there[v][k])
+				assert_int_equal(trie_put(&t[v], &tx, key_of(1, k), &values[k], NULL), 0);
+			else
+				assert_int_equal(trie_remove(&t[v], &tx, key_of(1, k), NULL), 0);
+		}
+		trie_tx_commit(&tx, &dropped[v]);
+	}
+	for (int v = 0; v < VERSIONS; v++)
+		check(&t[v], 1, there[v]);
+
+	/* What version v dropped belongs to v - 1 and before: freeing it leaves v and later whole. */
+	for (int v = 1; v < VERSIONS; v++) {
+		trie_nodes_free(&dropped[v]);
+		check(&t[v], 1, there[v]);
+	}
+
+	struct trie_tx tx;
+	struct list last = LIST_INIT(last);
+	trie_tx_begin(&tx, VERSIONS);
+	trie_clear(&t[VERSIONS - 1], &tx);
+	trie_tx_commit(&tx, &last);
+	trie_nodes_free(&last);
+}
+
+static void an_aborted_transaction_leaves_the_old_version(void **state)
+{
+	struct trie t = {};
+	struct trie_tx tx;
+	struct list dropped = LIST_INIT(dropped);
+	bool there[N_KEYS] = {};
+
+	(void)state;
+	trie_tx_begin(&tx, 1);
+	for (unsigned k = 0; k < N_KEYS; k += 2) {
+		there[k] = true;
+		assert_int_equal(trie_put(&t, &tx, key_of(1, k), &values[k], NULL), 0);
+	}
+	trie_tx_commit(&tx, &dropped);
+
+	struct trie changed = t;
+	trie_tx_begin(&tx, 2);
+	for (unsigned k = 0; k < N_KEYS; k += 3) {
+		assert_int_equal(trie_put(&changed, &tx, key_of(1, k), &values[0], NULL), 0);
+		assert_int_equal(trie_remove(&changed, &tx, key_of(1, k + 1), NULL), 0);
+	}
+	trie_clear(&changed, &tx);
+	trie_tx_abort(&tx);
+	check(&t, 1, there);
+
+	trie_tx_begin(&tx, 3);
+	trie_clear(&t, &tx);
+	trie_tx_commit(&tx, &dropped);
+	trie_nodes_free(&dropped);
+}
+
+static void out_of_memory_changes_nothing(void **state)
+{
+	(void)state;
+	for (int shape = 0; shape < 4; shape++) {
+		struct trie t = {};
+		struct trie_tx tx;
+		struct list dropped = LIST_INIT(dropped);
+		bool there[N_KEYS] = {};
+
+		trie_tx_begin(&tx, 1);
+		for (unsigned k = 0; k < 600; k++) {
+			struct list old = LIST_INIT(old);
+			size_t n = 1;
+
+			for (;; n++) {
+				alloc_fail_at(n);
+				int r = trie_put(&t, &tx, key_of(shape, k), &values[k], NULL);
+				if (alloc_fail_stop() < n) {
+					assert_int_equal(r, 0);
+					break;
+				}
+				assert_int_equal(r, -ENOMEM);
+				if (k % 100 == 0)
+					check(&t, shape, there);
+			}
+			there[k] = true;
+			trie_tx_commit(&tx, &dropped);
+			trie_tx_begin(&tx, k + 2);
+		}
+		check(&t, shape, there);
+		for (unsigned k = 0; k < 600; k++) {
+			for (size_t n = 1; ; n++) {
+				alloc_fail_at(n);
+				int r = trie_remove(&t, &tx, key_of(shape, k), NULL);
+				if (alloc_fail_stop() < n) {
+					assert_int_equal(r, 0);
+					break;
+				}
+				assert_int_equal(r, -ENOMEM);
+				if (k % 100 == 0)
+					check(&t, shape, there);
+			}
+			there[k] = false;
+			trie_tx_commit(&tx, &dropped);
+			trie_tx_begin(&tx, k + 1000);
+		}
+		assert_null(t.root);
+		trie_tx_abort(&tx);
+		trie_nodes_free(&dropped);
+	}
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_was_put_is_found_and_what_was_removed_is_not),
+		cmocka_unit_test(older_versions_stay_as_they_were),
+		cmocka_unit_test(an_aborted_transaction_leaves_the_old_version),
+		cmocka_unit_test(out_of_memory_changes_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
