@@ -4,4 +4,11 @@
 /*
  * The rows of the table in main.c, each defined in the file of its name.
  */
+extern const struct command command_check;
+extern const struct command command_demo;
+extern const struct command command_explain;
+extern const struct command command_guests;
+extern const struct command command_proxies;
+extern const struct command command_services;
+extern const struct command command_status;
 extern const struct command command_version;

@@ -10,6 +10,13 @@
 
 /* Sorted by name; the list of --help. */
 static const struct command *const commands[] = {
+	&command_check,
+	&command_demo,
+	&command_explain,
+	&command_guests,
+	&command_proxies,
+	&command_services,
+	&command_status,
 	&command_version,
 };
 
