@@ -75,6 +75,18 @@ static int parse_answer(const struct bytes *answer, long status, const char *to,
 	return (int)status;
 }
 
+/* libcurl speaks of port 80 where it was a socket: what the kernel said is better. */
+static const char *reason(CURL *c, CURLcode r, const char *why)
+{
+	long os_errno = 0;
+
+	if (r == CURLE_COULDNT_CONNECT)
+		curl_easy_getinfo(c, CURLINFO_OS_ERRNO, &os_errno);
+	if (os_errno)
+		return strerror((int)os_errno);
+	return why[0] ? why : curl_easy_strerror(r);
+}
+
 int client_call(const struct client_target *t, const char *to, const char *method, const char *path, json_t *body,
 		json_t **ret_json, struct diag *reterr_diag)
 {
@@ -101,7 +113,7 @@ int client_call(const struct client_target *t, const char *to, const char *metho
 
 	CURLcode r = curl_easy_perform(c);
 	if (r != CURLE_OK)
-		return diag_set(reterr_diag, "%s: %s", to, why[0] ? why : curl_easy_strerror(r));
+		return diag_set(reterr_diag, "%s: %s", to, reason(c, r, why));
 	curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
 	return parse_answer(&answer, status, to, ret_json, reterr_diag);
 }
