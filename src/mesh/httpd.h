@@ -35,7 +35,7 @@ struct httpd_peer {
 };
 
 struct httpd_param {
-	const char *name;	/* of the pattern: "{id}" is "id" */
+	const char *name;	/* in the pattern, behind the brace: use httpd_param() */
 	char *value;		/* percent-decoded; no slash, no zero */
 };
 
@@ -49,6 +49,8 @@ struct httpd_request {
 	const char *query;	/* behind '?', or "" */
 	const char *authorization;	/* header, or "" */
 	const char *content_type;	/* header, or "" */
+	const char *host;		/* header, or "" */
+	const char *origin;		/* header, or "": set by browsers */
 	const char *body;
 	size_t n_body;
 	struct httpd_peer peer;
