@@ -1,0 +1,29 @@
+#pragma once
+#include <stddef.h>
+#include "base/defs.h"
+
+/*
+ * Names that agent and controller must make alike.
+ */
+enum {
+	NAMES_HOST_LEN = 254,		/* of a host name, with the zero */
+	NAMES_UID_LEN = 300,
+	NAMES_WORKLOAD_LEN = 64,
+};
+
+#define NAMES_SUFFIX	"mesh.internal"
+
+/*
+ * "<service>.<namespace>.mesh.internal" of a service as it registered itself
+ * ("com.shop.OrderService", "My Service", "_http._tcp"): letters become lower
+ * case, what a host name cannot have becomes '-', at the ends of a label it is
+ * dropped. Different names may fall together. -EINVAL: nothing is left, or it
+ * is too long, or the namespace is no DNS label.
+ */
+MUST_CHECK int names_service_host(const char *service, const char *namespace, char ret_host[static NAMES_HOST_LEN]);
+
+/* The mesh's uid of a VM's workload: VmPut.uid and istio.workload.Workload.uid. -EINVAL when it is too long. */
+MUST_CHECK int names_vm_uid(const char *guest_id, char ret_uid[static NAMES_UID_LEN]);
+
+/* The workload's name, a DNS label: the guest's own name if that makes one, else "vm-<mac>" of the guest's id. */
+const char *names_vm_workload(const char *guest_name, const char *guest_id, char name[static NAMES_WORKLOAD_LEN]);

@@ -1,0 +1,71 @@
+#include "lib/unit.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "mesh/names.h"
+
+static void services_become_host_names(void **state)
+{
+	static const struct { const char *service, *host; } cases[] = {
+		{ "orders", "orders.shop.mesh.internal" },
+		{ "com.shop.OrderService", "com.shop.orderservice.shop.mesh.internal" },
+		{ "My  Service!", "my-service.shop.mesh.internal" },
+		{ "_http._tcp", "http.tcp.shop.mesh.internal" },
+		{ ".a..b.", "a.b.shop.mesh.internal" },
+	};
+	char host[NAMES_HOST_LEN];
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(cases); i++) {
+		assert_int_equal(names_service_host(cases[i].service, "shop", host), 0);
+		assert_string_equal(host, cases[i].host);
+	}
+}
+
+static void what_cannot_be_a_host_name_is_refused(void **state)
+{
+	char host[NAMES_HOST_LEN], text[400];
+
+	(void)state;
+	assert_int_equal(names_service_host("", "shop", host), -EINVAL);
+	assert_int_equal(names_service_host("...", "shop", host), -EINVAL);
+	assert_int_equal(names_service_host("\xc3\xa4", "shop", host), -EINVAL);
+	assert_int_equal(names_service_host("a", "", host), -EINVAL);
+	assert_int_equal(names_service_host("a", "Shop", host), -EINVAL);
+	assert_int_equal(names_service_host("a", "a.b", host), -EINVAL);
+	for (size_t n = 0; n < sizeof(text); n++) {
+		for (size_t i = 0; i < n; i++)
+			text[i] = i % 50 == 49 ? '.' : 'a';
+		text[n] = 0;
+		if (!names_service_host(text, "shop", host))
+			assert_true(strlen(host) < NAMES_HOST_LEN);
+	}
+	memset(text, 'a', 64);
+	text[64] = 0;
+	assert_int_equal(names_service_host(text, "shop", host), -EINVAL);
+}
+
+static void a_vm_has_a_uid_and_a_name(void **state)
+{
+	char uid[NAMES_UID_LEN], name[NAMES_WORKLOAD_LEN];
+
+	(void)state;
+	assert_int_equal(names_vm_uid("nic-a/vm1/52:54:00:00:00:01", uid), 0);
+	assert_string_equal(uid, "vm/nic-a/vm1/52:54:00:00:00:01");
+	assert_int_equal(names_vm_uid("", uid), -EINVAL);
+	assert_string_equal(names_vm_workload("Orders 1", "n/p/52:54:00:00:00:0A", name), "orders-1");
+	assert_string_equal(names_vm_workload("", "n/p/52:54:00:00:00:0A", name), "vm-52540000000a");
+	assert_string_equal(names_vm_workload("--", "x", name), "vm-x");
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(services_become_host_names),
+		cmocka_unit_test(what_cannot_be_a_host_name_is_refused),
+		cmocka_unit_test(a_vm_has_a_uid_and_a_name),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
