@@ -1,0 +1,413 @@
+/*
+ * The catalog: conversations of observations over a simulated clock.
+ */
+#include "lib/unit.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/catalog.h"
+
+enum { SECOND = 1000 };
+
+struct world {
+	struct guest_table guests;
+	struct catalog catalog;
+	struct guest *a, *b;		/* 10.0.0.1 on tap0, 10.0.0.2 on tap1 */
+	unsigned n_claimed, n_changed, n_gone, n_lookups;
+	char reason[32];
+	char service[64];
+};
+
+static void on_guest_changed(struct guest *g, void *data)
+{
+	struct world *w = data;
+
+	catalog_guest_changed(&w->catalog, g);
+}
+
+static void on_guest_gone(struct guest *g, const char *reason, void *data)
+{
+	struct world *w = data;
+
+	catalog_guest_gone(&w->catalog, g, reason);
+}
+
+static void on_claimed(struct claim *c, void *data)
+{
+	struct world *w = data;
+
+	snprintf(w->service, sizeof(w->service), "%s", c->service);
+	w->n_claimed++;
+}
+
+static void on_changed(struct claim *c, void *data)
+{
+	(void)c;
+	((struct world *)data)->n_changed++;
+}
+
+static void on_gone(struct claim *c, const char *reason, void *data)
+{
+	struct world *w = data;
+
+	(void)c;
+	snprintf(w->reason, sizeof(w->reason), "%s", reason);
+	w->n_gone++;
+}
+
+static void on_lookup(struct catalog_guest *g, const struct lookup *l, void *data)
+{
+	(void)g;
+	(void)l;
+	((struct world *)data)->n_lookups++;
+}
+
+static struct ip ip(const char *text)
+{
+	struct ip a;
+
+	assert_int_equal(ip_parse(text, &a), 0);
+	return a;
+}
+
+static struct guest *guest(struct world *w, const char *port, uint8_t mac, const char *address)
+{
+	struct guest_sighting s = { .link = { .mac = { 2, 0, 0, 0, 0, mac } }, .source = GUEST_BY_ARP, .ip = ip(address) };
+	struct guest *g;
+
+	snprintf(s.link.port, sizeof(s.link.port), "%s", port);
+	assert_int_equal(guest_learn(&w->guests, &s, 0, &g), 0);
+	return g;
+}
+
+static void world_init(struct world *w)
+{
+	struct guest_limits limits = { .per_nic = 100, .per_port = 10, .address_ms = 3600 * SECOND };
+	struct guest_events gev = { .changed = on_guest_changed, .gone = on_guest_gone, .data = w };
+	struct catalog_events cev = { .claimed = on_claimed, .changed = on_changed, .gone = on_gone, .looked_up = on_lookup, .data = w };
+
+	*w = (struct world){};
+	guest_table_init(&w->guests, "nic", NULL, 0, &limits, &gev);
+	catalog_init(&w->catalog, &w->guests, &cev);
+	w->a = guest(w, "tap0", 1, "10.0.0.1");
+	w->b = guest(w, "tap1", 2, "10.0.0.2");
+}
+
+static void world_deinit(struct world *w)
+{
+	catalog_deinit(&w->catalog);
+	guest_table_deinit(&w->guests);
+	assert_int_equal(w->catalog.hints.n, 0);
+}
+
+static struct observation obs(enum observation_kind kind, const char *protocol, const char *service, const char *instance, uint16_t port)
+{
+	static uint64_t frame;
+
+	frame++;
+	return (struct observation){ .kind = kind, .protocol = protocol, .service = service, .instance = instance, .port = port,
+				     .guest = ip("10.0.0.1"), .frame = frame, .time_ns = frame * 1000 };
+}
+
+static int see(struct world *w, const struct observation *o, uint64_t now_ms)
+{
+	return catalog_observe(&w->catalog, w->a, o, now_ms * 1000000);
+}
+
+static struct claim *only_claim(struct world *w)
+{
+	struct catalog_guest *g = catalog_of(&w->catalog, w->a);
+
+	assert_int_equal(g->n_claims, 1);
+	return list_entry(g->claims.next, struct claim, link);
+}
+
+static void a_registration_is_a_claim_until_it_is_withdrawn(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "zookeeper", "orders", "n-1", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	assert_int_equal(see(&w, &o, 0), 0);
+	assert_int_equal(w.n_claimed, 1);
+	struct ip own = ip("10.0.0.1");
+	assert_true(ip_equal(&only_claim(&w)->address, &own));	/* left out: the guest's own */
+	assert_int_equal(catalog_expire(&w.catalog, 1000000 * SECOND), UINT64_MAX);
+	assert_int_equal(see(&w, &o, 5), 0);			/* again: no news */
+	assert_int_equal(w.n_claimed + w.n_changed, 1);
+
+	o = obs(OBS_DEREGISTER, "zookeeper", NULL, "n-2", 0);
+	assert_int_equal(see(&w, &o, 6), CATALOG_E_IGNORED);
+	o = obs(OBS_DEREGISTER, "zookeeper", NULL, "n-1", 0);	/* says no more than its id */
+	assert_int_equal(see(&w, &o, 6), 0);
+	assert_int_equal(w.n_gone, 1);
+	assert_string_equal(w.reason, "deregistered");
+	world_deinit(&w);
+}
+
+static void a_lease_ends_when_it_is_not_renewed(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "consul", "orders", "o-1", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	o.ttl_s = 10;
+	assert_int_equal(see(&w, &o, 0), 0);
+	uint64_t end = catalog_expire(&w.catalog, 9 * SECOND);
+	assert_in_range(end, 10 * SECOND, 14 * SECOND);
+	struct observation renew = obs(OBS_RENEW, "consul", NULL, "o-1", 0);
+	assert_int_equal(see(&w, &renew, 9 * SECOND), 0);
+	assert_int_equal(catalog_expire(&w.catalog, end), end + 9 * SECOND);
+	assert_int_equal(w.n_gone, 0);
+	catalog_expire(&w.catalog, end + 9 * SECOND);
+	assert_int_equal(w.n_gone, 1);
+	assert_string_equal(w.reason, "expired");
+	world_deinit(&w);
+}
+
+static void a_renewal_that_says_everything_is_a_registration(void **state)
+{
+	struct observation o = obs(OBS_RENEW, "consul", "orders", "o-1", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	assert_int_equal(see(&w, &o, 0), 0);
+	assert_int_equal(w.n_claimed, 1);
+	o = obs(OBS_RENEW, "consul", NULL, "o-2", 0);
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_IGNORED);
+	world_deinit(&w);
+}
+
+static void two_protocols_make_one_claim(void **state)
+{
+	struct observation zk = obs(OBS_REGISTER, "zookeeper", "orders", "n-1", 8080);
+	struct observation mdns = obs(OBS_REGISTER, "mdns", "orders", "orders._http._tcp.local", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	mdns.ttl_s = 120;
+	assert_int_equal(see(&w, &zk, 0), 0);
+	assert_int_equal(see(&w, &mdns, 0), 0);
+	assert_int_equal(w.n_claimed, 1);
+	assert_int_equal(w.n_changed, 1);
+	assert_int_equal(only_claim(&w)->n_sources, 2);
+	/* It lives as long as one of them does. */
+	zk.kind = OBS_DEREGISTER;
+	assert_int_equal(see(&w, &zk, SECOND), 0);
+	assert_int_equal(w.n_gone, 0);
+	assert_string_equal(only_claim(&w)->sources[0].protocol, "mdns");
+	catalog_expire(&w.catalog, 200 * SECOND);
+	assert_int_equal(w.n_gone, 1);
+	world_deinit(&w);
+}
+
+static void an_instance_that_moves_to_another_port_leaves_the_old_one(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "consul", "orders", "o-1", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	assert_int_equal(see(&w, &o, 0), 0);
+	o.port = 9090;
+	assert_int_equal(see(&w, &o, 0), 0);
+	assert_int_equal(only_claim(&w)->port, 9090);
+	assert_int_equal(w.n_gone, 1);
+	world_deinit(&w);
+}
+
+static void nobody_claims_for_others(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "consul", "billing", "b-1", 8080);
+	struct ip_port at = { .port = 8080 };
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	o.address = ip("10.0.0.2");
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
+	o.address = ip("192.0.2.7");
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
+	o.address = ip("fe80::1");
+	guest(&w, "tap0", 1, "fe80::1");
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
+	assert_int_equal(w.n_claimed, 0);
+
+	const struct catalog_guest *g = catalog_of(&w.catalog, w.a);
+	assert_int_equal(g->n_refused, 4);
+	assert_int_equal(g->n_refusals, 3);		/* the repeated one is one line */
+	assert_string_equal(g->refusals[0].why, "the address is another guest's");
+	assert_int_equal(g->refusals[1].n, 2);
+	at.ip = ip("192.0.2.7");
+	assert_true(catalog_hint(&w.catalog, &at)->registered);
+	world_deinit(&w);
+}
+
+static void what_runs_behind_a_guest_is_marked(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "consul", "cart", "c-1", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	o.guest = o.address = ip("10.244.0.5");
+	assert_int_equal(see(&w, &o, 0), 0);
+	assert_true(only_claim(&w)->behind);
+	/* News of the guest do not end it; an address that becomes its own clears it. */
+	guest(&w, "tap0", 1, "10.0.0.3");
+	assert_true(only_claim(&w)->behind);
+	guest(&w, "tap0", 1, "10.244.0.5");
+	assert_false(only_claim(&w)->behind);
+	world_deinit(&w);
+}
+
+static void useless_claims_are_refused(void **state)
+{
+	char long_name[CATALOG_MAX_SERVICE_LEN + 2];
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	memset(long_name, 'x', sizeof(long_name) - 1);
+	long_name[sizeof(long_name) - 1] = 0;
+	struct observation portless = obs(OBS_REGISTER, "consul", "orders", "o-1", 0);
+	struct observation nameless = obs(OBS_REGISTER, "consul", NULL, "o-1", 80);
+	struct observation too_long = obs(OBS_REGISTER, "consul", long_name, "o-1", 80);
+	assert_int_equal(see(&w, &portless, 0), CATALOG_E_REFUSED);
+	assert_int_equal(see(&w, &nameless, 0), CATALOG_E_REFUSED);
+	assert_int_equal(see(&w, &too_long, 0), CATALOG_E_REFUSED);
+	world_deinit(&w);
+}
+
+static void claims_end_with_their_guest_or_its_address(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "consul", "orders", "o-1", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	assert_int_equal(see(&w, &o, 0), 0);
+	guest_expire(&w.guests, 3600 * SECOND);
+	assert_int_equal(w.n_gone, 1);
+	assert_null(catalog_of(&w.catalog, w.a));
+	w.a = guest(&w, "tap0", 1, "10.0.0.1");
+	assert_int_equal(see(&w, &o, 0), 0);
+	guest_port_down(&w.guests, "tap0", "port down");
+	assert_int_equal(w.n_gone, 2);
+	assert_string_equal(w.reason, "port down");
+	world_deinit(&w);
+}
+
+static void health_is_the_worst_that_is_said_and_silence_is_critical(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "consul", "orders", "o-1", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	o.health = OBS_HEALTH_PASSING;
+	assert_int_equal(see(&w, &o, 0), 0);
+	assert_int_equal(claim_health(only_claim(&w)), OBS_HEALTH_PASSING);
+	o = obs(OBS_RENEW, "consul", NULL, "o-1", 0);
+	o.health = OBS_HEALTH_WARNING;
+	assert_int_equal(see(&w, &o, 0), 0);
+	assert_int_equal(w.n_changed, 1);
+	catalog_probed(&w.catalog, only_claim(&w), false, 1);
+	catalog_probed(&w.catalog, only_claim(&w), false, 2);
+	assert_int_equal(w.n_changed, 2);
+	assert_int_equal(claim_health(only_claim(&w)), OBS_HEALTH_CRITICAL);
+	catalog_probed(&w.catalog, only_claim(&w), true, 3);
+	assert_int_equal(claim_health(only_claim(&w)), OBS_HEALTH_WARNING);
+	world_deinit(&w);
+}
+
+static void an_answering_service_outlives_the_memory_of_its_peers(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "mdns", "orders", "i", 8080);
+	struct observation lease = obs(OBS_REGISTER, "consul", "orders", "i", 8080);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	o.ttl_s = lease.ttl_s = 100;
+	assert_int_equal(see(&w, &o, 0), 0);
+	assert_int_equal(see(&w, &lease, 0), 0);
+	catalog_probed(&w.catalog, only_claim(&w), true, 90 * SECOND);
+	catalog_expire(&w.catalog, 150 * SECOND);
+	assert_int_equal(only_claim(&w)->n_sources, 1);		/* the lease is over, the record is not */
+	assert_string_equal(only_claim(&w)->sources[0].protocol, "mdns");
+	world_deinit(&w);
+}
+
+static void lookups_and_hints_are_kept_in_bounds(void **state)
+{
+	char name[32];
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	for (unsigned i = 0; i < 1000; i++) {
+		snprintf(name, sizeof(name), "svc-%u", i);
+		struct observation ask = obs(OBS_DISCOVER, "dns", name, NULL, 0);
+		struct observation answer = obs(OBS_ANSWER, "dns", name, NULL, (uint16_t)(i + 1));
+		answer.address = ip("10.9.0.1");
+		assert_int_equal(see(&w, &ask, i), 0);
+		assert_int_equal(see(&w, &ask, i), 0);
+		assert_int_equal(see(&w, &answer, i), 0);
+	}
+	const struct catalog_guest *g = catalog_of(&w.catalog, w.a);
+	assert_int_equal(w.n_lookups, 1000);
+	assert_int_equal(g->n_lookups, CATALOG_MAX_LOOKUPS);
+	assert_int_equal(g->n_hints, CATALOG_MAX_HINTS);
+	assert_int_equal(w.catalog.hints.n, CATALOG_MAX_HINTS);
+	struct ip_port last = { .ip = ip("10.9.0.1"), .port = 1000 }, first = { .ip = last.ip, .port = 1 };
+	assert_string_equal(catalog_hint(&w.catalog, &last)->service, "svc-999");
+	assert_null(catalog_hint(&w.catalog, &first));
+	world_deinit(&w);
+}
+
+static void a_flood_of_claims_hurts_its_guest_only(void **state)
+{
+	char name[32];
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	for (unsigned i = 0; i < 1000; i++) {
+		snprintf(name, sizeof(name), "svc-%u", i);
+		struct observation o = obs(OBS_REGISTER, "consul", name, name, 80);
+		assert_int_equal(see(&w, &o, 0), i < CATALOG_MAX_CLAIMS ? 0 : CATALOG_E_FULL);
+	}
+	assert_int_equal(catalog_of(&w.catalog, w.a)->n_full, 1000 - CATALOG_MAX_CLAIMS);
+	struct observation o = obs(OBS_REGISTER, "consul", "billing", "b", 80);
+	o.guest = ip("10.0.0.2");
+	assert_int_equal(catalog_observe(&w.catalog, w.b, &o, 0), 0);
+	world_deinit(&w);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_registration_is_a_claim_until_it_is_withdrawn),
+		cmocka_unit_test(a_lease_ends_when_it_is_not_renewed),
+		cmocka_unit_test(a_renewal_that_says_everything_is_a_registration),
+		cmocka_unit_test(two_protocols_make_one_claim),
+		cmocka_unit_test(an_instance_that_moves_to_another_port_leaves_the_old_one),
+		cmocka_unit_test(nobody_claims_for_others),
+		cmocka_unit_test(what_runs_behind_a_guest_is_marked),
+		cmocka_unit_test(useless_claims_are_refused),
+		cmocka_unit_test(claims_end_with_their_guest_or_its_address),
+		cmocka_unit_test(health_is_the_worst_that_is_said_and_silence_is_critical),
+		cmocka_unit_test(an_answering_service_outlives_the_memory_of_its_peers),
+		cmocka_unit_test(lookups_and_hints_are_kept_in_bounds),
+		cmocka_unit_test(a_flood_of_claims_hurts_its_guest_only),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
