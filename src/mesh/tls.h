@@ -40,8 +40,8 @@ enum {
 };
 
 enum {
-	TLS_PLAINTEXT_MAX = 16384,	/* of one record; the least room that tls_feed() needs */
-	TLS_RECORD_OVERHEAD = 5 + 1 + 16,
+	TLS_PLAINTEXT_MAX = 16384 + 240,	/* of one record with its padding; the least room that tls_feed() needs */
+	TLS_SEAL_PARTS = 62,		/* most parts of one tls_seal() */
 	TLS_ID_MAX = 2048,		/* SPIFFE ID, bytes (SPIFFE-ID section 2.3) */
 	TLS_ERROR_LEN = 320,
 };
@@ -127,14 +127,17 @@ size_t tls_seal_size(const struct tls_session *s, size_t len);
 
 /*
  * Encrypts the plaintext in @iov into @out, as few records as possible, behind
- * what is pending. Only once tls_is_open(). @size >= tls_seal_size(). @out must
- * not overlap the plaintext. 0, -ENOMEM, -EPIPE after tls_shutdown(), -EKEYEXPIRED
- * when the peer's limits leave no way on (not in this universe's lifetime).
+ * what is pending. Only once tls_is_open(). @size >= tls_seal_size(), @n_iov <=
+ * TLS_SEAL_PARTS. @out must not overlap the plaintext. 0, -ENOMEM, -EPIPE after
+ * tls_shutdown() or an error, -ENOBUFS, -EINVAL.
  */
 MUST_CHECK int tls_seal(struct tls_session *s, const struct iovec *iov, size_t n_iov, uint8_t *out, size_t size, size_t *ret_len);
 
 /* Ends our direction: close_notify becomes pending. Plaintext may still come in. */
 MUST_CHECK int tls_shutdown(struct tls_session *s);
+
+/* The connection is idle: drops what can be made again (expanded keys, 2 kB). */
+void tls_rest(struct tls_session *s);
 
 bool tls_is_open(const struct tls_session *s);		/* the handshake is over, tls_seal() may be called */
 const char *tls_alpn(const struct tls_session *s);	/* the protocol agreed on, or NULL */
