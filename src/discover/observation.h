@@ -37,9 +37,10 @@ struct observation_meta {
 struct observation {
 	enum observation_kind kind;
 	const char *protocol;		/* "dns", "mdns", "consul", "zookeeper": a row of the protocol table */
-	const char *service;		/* the name a user would use */
+	const char *service;		/* the name a user would use; NULL: only @instance was named, or all were asked for */
 	const char *instance;		/* the registry's id of the instance, or NULL */
 	struct ip address;		/* none: not known. What the protocol leaves out is the guest's own */
+	const char *host;		/* given instead of an address: a host name, to be resolved; @address is none */
 	uint16_t port;			/* 0: not known */
 	const char *transport;		/* "tcp", "udp" or NULL */
 	const char *app_protocol;	/* "http", "grpc", ... or NULL */
