@@ -341,13 +341,16 @@ static void parse_address(const char *text)
 
 int main(int argc, char **argv)
 {
-	struct rlimit files = { .rlim_cur = 100000, .rlim_max = 100000 };
-
 	if (argc < 4) {
 		fprintf(stderr, "usage: load rate ADDR CONNECTIONS RATE SECONDS | conn ADDR PARALLEL SECONDS | hold ADDR CONNECTIONS\n");
 		return 2;
 	}
-	setrlimit(RLIMIT_NOFILE, &files);
+	struct rlimit files;
+
+	if (!getrlimit(RLIMIT_NOFILE, &files)) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
 	parse_address(argv[2]);
 	load.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	load.max_latency = 4000000;

@@ -1,0 +1,58 @@
+#!/usr/bin/python3
+"""make bench: measures Outrigger and its rivals in one run, prints ratios, writes build/bench/report.json.
+
+    run.py [--only PART[,PART...]] [--rounds N] [--seconds S] [--seed N] [--contenders a,b,...]
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import contenders  # noqa: E402
+import two_hop  # noqa: E402
+from lab import BUILD, TOP, Report  # noqa: E402
+
+ALL = [contenders.Direct, contenders.HAProxy, contenders.Nginx, contenders.Envoy, contenders.EnvoyHbone]
+
+
+def prepare():
+    if os.geteuid():
+        sys.exit("bench: needs root, for namespaces and for the kernel's books")
+    missing = [p for p in ("wrk", "haproxy", "nginx", "iperf3") if not shutil.which(p)]
+    if missing:
+        subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "wrk", "haproxy", "nginx-light", "libnginx-mod-stream", "iperf3"],
+                       stdout=subprocess.DEVNULL, check=False)
+    subprocess.run([os.path.join(TOP, "tools", "fetch-envoy")], check=False)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default=",".join(two_hop.PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--contenders", default="")
+    args = parser.parse_args()
+    parts = args.only.split(",")
+    unknown = [p for p in parts if p not in two_hop.PARTS]
+    if unknown:
+        sys.exit("bench: no such part: %s; there are %s" % (", ".join(unknown), ", ".join(two_hop.PARTS)))
+    prepare()
+    wanted = args.contenders.split(",") if args.contenders else []
+    report = Report()
+    bench = two_hop.TwoHop(report, [c for c in ALL if not wanted or c.name in wanted or c.name in ("direct", report.ours)], args.rounds, args.seconds, args.seed)
+    try:
+        for part in parts:
+            print("== %s" % part, flush=True)
+            getattr(bench, part)()
+    finally:
+        bench.close()
+    report.show()
+    report.write(os.path.join(BUILD, "bench", "report.json"))
+
+
+main()

@@ -1,0 +1,150 @@
+"""The two-hop path in one namespace: small requests, fixed rate, new connections, bulk, memory."""
+
+import json
+import os
+import re
+import subprocess
+import time
+
+import contenders as known
+from lab import LOAD, LOAD_CPU, PROXY_CPU, Namespace, interleaved
+
+NGINX_BACKEND = """worker_processes 1; daemon off; error_log /dev/null; pid %(dir)s/backend.pid;
+events { worker_connections 19900; }
+http { access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on; tcp_nodelay on;
+  server { listen 127.0.0.1:%(port)d backlog=8192; root %(dir)s/www; default_type text/plain;
+    location = / { return 200 "a body of sixty-six bytes, as many a small service answers with...\\n"; } } }
+"""
+
+
+class TwoHop:
+    def __init__(self, report, names, rounds, seconds, seed):
+        self.report = report
+        self.rounds = rounds
+        self.seconds = seconds
+        self.seed = seed
+        self.ns = Namespace()
+        known.make_certs(self.ns.dir)
+        self.backend()
+        self.contenders = []
+        port = 2000
+        for cls in names:
+            why = cls.missing()
+            if why:
+                print("not measured: %s: %s" % (cls.name, why), flush=True)
+                continue
+            self.contenders.append(cls(self.ns, port).start())
+            port += 10
+
+    def backend(self):
+        www = os.path.join(self.ns.dir, "www")
+        os.makedirs(www)
+        os.chmod(self.ns.dir, 0o755)
+        for name, size in (("64k", 65536), ("1m", 1048576)):
+            with open(os.path.join(www, name), "wb") as f:
+                f.write(os.urandom(size))
+        path = os.path.join(self.ns.dir, "backend.conf")
+        with open(path, "w") as f:
+            f.write(NGINX_BACKEND % {"dir": self.ns.dir, "port": known.BACKEND})
+        self.ns.wait_listening(known.BACKEND, self.ns.popen(["nginx", "-p", self.ns.dir, "-c", path], LOAD_CPU, "backend"))
+
+    def close(self):
+        for c in self.contenders:
+            c.stop()
+        self.ns.close()
+
+    # --- the parts ---
+
+    def measure(self, scenario, c, argv):
+        """Runs a load against @c; returns (standard output, CPU seconds of A and B)."""
+        before = c.cpu_s()
+        out = self.ns.run(argv, LOAD_CPU)
+        return out, c.cpu_s() - before
+
+    def wrk(self, scenario, path, connections):
+        for n, c in interleaved(self.contenders, self.rounds, self.seed):
+            out, cpu = self.measure(scenario, c, ["wrk", "-t1", "-c%d" % connections, "-d%ds" % self.seconds, "http://%s%s" % (c.addresses[0], path)])
+            bad = re.search(r"Socket errors: (.*)|Non-2xx or 3xx responses: (\d+)", out)
+            if bad:
+                self.report.fail(scenario, c.name, bad.group(0))
+            requests = int(re.search(r"(\d+) requests in", out).group(1))
+            rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
+            if not requests:
+                self.report.fail(scenario, c.name, "no request was answered")
+                continue
+            self.report.add(scenario, c.name, "rate", "requests/s", rate, cost=False)
+            if c.name != "direct":
+                self.report.add(scenario, c.name, "cpu", "s per 100k requests", cpu / requests * 1e5)
+            if n == 0:
+                self.same_bytes(scenario, c, path)
+
+    def same_bytes(self, scenario, c, path):
+        got = [subprocess.run(self.ns.argv(["curl", "-s", "http://%s%s" % (a, path)]), stdout=subprocess.PIPE, check=False).stdout
+               for a in (c.addresses[0], "127.0.0.1:%d" % known.BACKEND)]
+        if got[0] != got[1]:
+            self.report.fail(scenario, c.name, "other bytes than the backend's")
+
+    def small(self):
+        self.wrk("small", "/", 64)
+
+    def bulk(self):
+        self.wrk("body-64k", "/64k", 8)
+        self.wrk("body-1m", "/1m", 8)
+
+    def load(self, scenario, c, argv):
+        out, cpu = self.measure(scenario, c, argv)
+        result = json.loads(out)
+        if result["errors"] or not result["requests"]:
+            self.report.fail(scenario, c.name, "%d errors, %d requests" % (result["errors"], result["requests"]))
+        return result, cpu
+
+    def rate(self):
+        """Open loop at a rate that nobody saturates at: what is added to the direct path."""
+        direct = {}
+        for n, c in interleaved(self.contenders, self.rounds, self.seed):
+            r, cpu = self.load("rate-4000", c, [LOAD, "rate", c.addresses[0], 64, 4000, self.seconds])
+            direct.setdefault(n, {})[c.name] = (r, cpu)
+        for by in direct.values():
+            base = by.get("direct", ({"p50_us": 0, "p99_us": 0, "p999_us": 0}, 0))[0]
+            for name, (r, cpu) in by.items():
+                for q in ("p50_us", "p99_us", "p999_us"):
+                    value = r[q] if name == "direct" else max(r[q] - base[q], 1)
+                    self.report.add("rate-4000", name, q[:-3] + (" added"), "us", value)
+                if name != "direct":
+                    self.report.add("rate-4000", name, "cpu", "s per 100k requests", cpu / max(r["requests"], 1) * 1e5)
+
+    def conn(self):
+        for _, c in interleaved(self.contenders, self.rounds, self.seed):
+            r, cpu = self.load("connections", c, [LOAD, "conn", c.addresses[0], 16, self.seconds])
+            self.report.add("connections", c.name, "rate", "connections/s", r["rate"], cost=False)
+            if c.name != "direct":
+                self.report.add("connections", c.name, "cpu", "us per connection", cpu / max(r["requests"], 1) * 1e6)
+
+    def memory(self, counts=(1000, 9000)):
+        for c in self.contenders:
+            if c.name == "direct":
+                continue
+            c.stop()
+            c.start()       # nothing of the parts before
+            time.sleep(1)
+            idle = c.memory_kb()[0]
+            self.report.add("memory", c.name, "idle, A + B", "KiB private", idle)
+            for count in counts:
+                p = self.ns.popen([LOAD, "hold", c.addresses[0], count], LOAD_CPU, "hold", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                line = p.stdout.readline()
+                if not line.startswith(b"held"):
+                    self.report.fail("memory", c.name, "could not hold %d connections" % count)
+                    self.ns.stop(p)
+                    continue
+                time.sleep(0.5)
+                grown = c.memory_kb()[0] - idle
+                self.report.add("memory", c.name, "%d idle connections, A + B" % count, "bytes each", max(grown, 0) * 1024 / count)
+                p.stdin.close()
+                p.wait(30)
+                self.ns.stop(p)
+                time.sleep(1)
+            self.report.add("memory", c.name, "after all were closed, A + B", "KiB private", c.memory_kb()[0])
+
+
+
+PARTS = ("small", "rate", "conn", "bulk", "memory")
