@@ -71,7 +71,25 @@ static int print_item(const struct conf_item *item, struct bytes *out)
 	return r;
 }
 
-static int print_table(const struct conf_table *t, const char *title, unsigned level, struct bytes *out)
+enum { MAX_TABLES = 64 };
+
+/* Tables that were printed: one that is used in several places is printed once. */
+struct printed {
+	const struct conf_table *tables[MAX_TABLES];
+	size_t n;
+};
+
+static bool is_new(struct printed *p, const struct conf_table *t)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->tables[i] == t)
+			return false;
+	if (p->n < MAX_TABLES)
+		p->tables[p->n++] = t;
+	return true;
+}
+
+static int print_table(const struct conf_table *t, const char *title, unsigned level, struct printed *printed, struct bytes *out)
 {
 	int r = bytes_appendf(out, "%.*s %s\n\n", (int)level, "######", title);
 
@@ -88,15 +106,16 @@ static int print_table(const struct conf_table *t, const char *title, unsigned l
 	for (size_t i = 0; r == 0 && i < t->n_items; i++) {
 		const struct conf_item *item = &t->items[i];
 
-		if (item->name && holds_table(item))
-			r = print_table(item->sub, item->type == CONF_SUB ? item->name : item->sub->name, MIN(level + 1, 6u), out);
+		if (item->name && holds_table(item) && is_new(printed, item->sub))
+			r = print_table(item->sub, item->type == CONF_SUB ? item->name : item->sub->name, MIN(level + 1, 6u), printed, out);
 	}
 	return r;
 }
 
 int conf_manual(const struct conf_table *t, struct bytes *out)
 {
+	struct printed printed = {};
 	int r = bytes_append_str(out, "<!-- Printed from the program's own table: do not edit. -->\n");
 
-	return r < 0 ? r : print_table(t, t->name, 1, out);
+	return r < 0 ? r : print_table(t, t->name, 1, &printed, out);
 }

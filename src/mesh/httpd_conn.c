@@ -343,11 +343,15 @@ static void on_event(struct httpd_conn *c, const struct http1_event *e)
 
 static void conn_input(struct httpd_conn *c, const uint8_t *data, size_t len)
 {
+	bool more = true;	/* the end of a message takes no bytes */
+
 	c->in_input = true;
-	while (len && !c->busy && !c->closing && !c->ended) {
-		struct http1_event e;
+	while (more && !c->busy && !c->closing && !c->ended) {
+		struct http1_event e = {};
 		size_t used = 0;
 		int r = http1_parse(&c->parser, data, len, &used, &e);
+
+		more = e.type != HTTP1_NEED_MORE;
 
 		if (r < 0)
 			conn_end(c);

@@ -1,0 +1,537 @@
+/*
+ * The table of controller.yaml, and the checks that see more than one item.
+ */
+#include "control/config.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/map.h"
+#include "mesh/identity.h"
+#include "mesh/names.h"
+
+/* --- checks of single values --- */
+
+static const char *check_trust_domain(const char *text)
+{
+	return identity_trust_domain_valid(text) ? NULL : "is not a trust domain: lower-case letters, digits, '.', '-' and '_'";
+}
+
+static bool is_label(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len > 0 && len <= 63 && strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-") == len && text[0] != '-' &&
+	       text[len - 1] != '-';
+}
+
+static const char *check_label(const char *text)
+{
+	return is_label(text) ? NULL : "is not a DNS label: lower-case letters, digits and '-'";
+}
+
+static const char *check_account(const char *text)
+{
+	size_t len = strlen(text);
+
+	if (len > 0 && len <= 253 && strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-.") == len && identity_name_valid(text) &&
+	    text[0] != '-' && text[0] != '.' && text[len - 1] != '-' && text[len - 1] != '.')
+		return NULL;
+	return "is not a service account's name: lower-case letters, digits, '-' and '.'";
+}
+
+static const char *check_not_empty(const char *text)
+{
+	return *text ? NULL : "is empty";
+}
+
+static const char *check_host(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len > 0 && len < NAMES_HOST_LEN && strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-._") == len
+		? NULL : "is not a host name in lower case";
+}
+
+/* --- the table --- */
+
+static const char *const log_levels[] = { "error", "warn", "info", "debug", NULL };
+static const char *const mode_names[] = { "off", "shadow", "permissive", "strict", NULL };
+static const char *const mesh_kinds[] = { "embedded", "istio", NULL };
+static const char *const isolations[] = { "namespace", "vm", "nic", NULL };
+static const char *const failures[] = { "default", "open", "closed", NULL };
+static const char *const actions[] = { "allow", "deny", NULL };
+static const char *const protocols[] = { "", "http", "http2", "grpc", "tcp", "tls", NULL };
+
+const char *config_mode_name(int mode)
+{
+	return mode_names[mode];
+}
+
+#define OFF(m) offsetof(struct config_listen, m)
+static const struct conf_item listen_items[] = {
+	{ "provisioner", CONF_IP_PORT, OFF(provisioner), .dflt = "127.0.0.1:15030", .reload = CONF_RESTART,
+	  .doc = "Agents enrol and hold their sessions here (gRPC, TLS)." },
+	{ "mesh", CONF_IP_PORT, OFF(mesh), .dflt = "127.0.0.1:15012", .reload = CONF_RESTART,
+	  .doc = "ADS and certificate signing for proxies (gRPC, TLS)." },
+	{ "rest", CONF_IP_PORT, OFF(rest), .dflt = "127.0.0.1:15031", .reload = CONF_RESTART,
+	  .doc = "REST and OIDC. Plain HTTP on a loopback address, TLS on any other. Port 0: any free one." },
+	{ "rest_socket", CONF_STRING, OFF(rest_socket), .reload = CONF_RESTART,
+	  .doc = "The same on a unix socket, for root and the controller's own user. Empty: `<state_dir>/controller.sock`." },
+	{ "rest_token_file", CONF_STRING, OFF(rest_token_file), .reload = CONF_RESTART,
+	  .doc = "File with the bearer token that REST over TCP asks for. Without it TCP may only read, and only from a loopback address; the unix socket may do everything." },
+};
+#undef OFF
+static const struct conf_table listen_table = CONF_TABLE_INIT("listen", struct config_listen, listen_items);
+
+#define OFF(m) offsetof(struct config_mesh, m)
+static const struct conf_item mesh_items[] = {
+	{ "kind", CONF_ENUM, OFF(kind), .names = mesh_kinds, .dflt = "embedded", .reload = CONF_RESTART,
+	  .doc = "The mesh controller that proxies are sent to: this program, or an Istio control plane." },
+	{ "address", CONF_STRING, OFF(address), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "host:port of it as the NICs reach it. Embedded: `listen.mesh` when not given." },
+	{ "server_names", CONF_STRINGS, OFF(server_names), .reload = CONF_RESTART,
+	  .doc = "DNS names or addresses, one of which its certificate must have. Embedded: `outrigger-controller` when not given." },
+	{ "roots_file", CONF_STRING, OFF(roots_file), .reload = CONF_RESTART, .doc = "Its trust roots (PEM); Istio only." },
+	{ "cluster_id", CONF_STRING, OFF(cluster_id), .dflt = "outrigger", .reload = CONF_RESTART, .doc = "Name of the cluster." },
+	{ "network", CONF_STRING, OFF(network), .dflt = "", .reload = CONF_RESTART, .doc = "Network of all addresses in the workload API." },
+};
+#undef OFF
+static const struct conf_table mesh_table = CONF_TABLE_INIT("mesh", struct config_mesh, mesh_items);
+
+#define OFF(m) offsetof(struct config_ca, m)
+static const struct conf_item ca_items[] = {
+	{ "dir", CONF_STRING, OFF(dir), .reload = CONF_RESTART,
+	  .doc = "Directory with ca-cert.pem, ca-key.pem (0600), cert-chain.pem and root-cert.pem. Empty: `<state_dir>/ca`. Where there is none, a root and an intermediate are made." },
+	{ "extra_roots", CONF_STRINGS, OFF(extra_roots), .reload = CONF_RESTART,
+	  .doc = "Files with further roots that peers shall trust: the old ones and the next one during a rotation." },
+	{ "root_days", CONF_UINT, OFF(root_days), .min = 1, .max = 36500, .dflt = "3650", .reload = CONF_RESTART,
+	  .doc = "Life of a root that is made here, in days." },
+	{ "nic_ttl", CONF_DURATION, OFF(nic_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "24h", .doc = "Life of a NIC's certificate." },
+	{ "workload_ttl", CONF_DURATION, OFF(workload_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "24h",
+	  .doc = "Life of a workload's certificate when it does not ask for one." },
+	{ "max_ttl", CONF_DURATION, OFF(max_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "24h", .doc = "The longest life that it may ask for." },
+};
+#undef OFF
+static const struct conf_table ca_table = CONF_TABLE_INIT("ca", struct config_ca, ca_items);
+
+#define OFF(m) offsetof(struct config_tokens, m)
+static const struct conf_item tokens_items[] = {
+	{ "issuer", CONF_STRING, OFF(issuer), .dflt = "https://outrigger.local", .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "`iss` of workload tokens and base of the OIDC documents." },
+	{ "audiences", CONF_STRINGS, OFF(audiences), .dflt = "istio-ca", .doc = "`aud` of workload tokens, always a list." },
+	{ "workload_ttl", CONF_DURATION, OFF(workload_ttl_ms), .min = 1000, .max = 86400000, .dflt = "10m", .doc = "Life of a VM workload's token." },
+	{ "container_ttl", CONF_DURATION, OFF(container_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "1h",
+	  .doc = "Life of a token made by `outrigger token create --workload`, unless it says." },
+	{ "join_ttl", CONF_DURATION, OFF(join_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "1h", .doc = "Life of a join token, unless it says." },
+	{ "key_rotation", CONF_DURATION, OFF(key_rotation_ms), .min = 3600000, .dflt = "30d",
+	  .doc = "A new signing key takes over after this; the one before is still published for as long as its tokens live." },
+};
+#undef OFF
+static const struct conf_table tokens_table = CONF_TABLE_INIT("tokens", struct config_tokens, tokens_items);
+
+#define OFF(m) offsetof(struct config_namespace, m)
+static const struct conf_item namespace_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ .type = CONF_KEY, .offset = OFF(name) },
+	{ "labels", CONF_LABELS, OFF(labels), .doc = "For people." },
+};
+#undef OFF
+static const struct conf_table namespace_table = CONF_TABLE_INIT("namespace", struct config_namespace, namespace_items,
+	.doc = "When any namespace is listed, everything else in the file may only name those.");
+
+#define OFF(m) offsetof(struct config_match, m)
+static const struct conf_item match_items[] = {
+	{ "nic", CONF_STRING, OFF(nic), .check = check_not_empty, .doc = "Glob of the NIC's id." },
+	{ "port", CONF_STRING, OFF(port), .check = check_not_empty, .doc = "Glob of the port's name." },
+	{ "vlan", CONF_UINT, OFF(vlan), .min = 1, .max = 4094, .doc = "VLAN." },
+	{ "mac", CONF_STRING, OFF(mac), .check = check_not_empty, .doc = "Glob of the guest's MAC address, lower case." },
+	{ "guest_name", CONF_STRING, OFF(guest_name), .check = check_not_empty, .doc = "Glob of the guest's name." },
+	{ "addresses", CONF_PREFIXES, OFF(addresses), .doc = "Prefixes: one address of the guest must be inside, none of the same family outside (link-local ones do not count)." },
+};
+#undef OFF
+static const struct conf_table match_table = CONF_TABLE_INIT("match", struct config_match, match_items,
+	.doc = "Every item that is given must match; an empty one matches every guest.");
+
+#define OFF(m) offsetof(struct config_policy, m)
+static const struct conf_item policy_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "name", CONF_STRING, OFF(name), .required = true, .check = check_label, .doc = "What people call it." },
+	{ "match", CONF_SUB, OFF(match), .sub = &match_table, .doc = "Which guests." },
+	{ "mode", CONF_ENUM, OFF(mode), .names = mode_names, .dflt = "shadow",
+	  .doc = "`off`: not even looked at. `shadow`: the map is drawn, nothing is diverted. `permissive`: in the mesh, plaintext is let in, too. `strict`: only mutual TLS gets in." },
+	{ "namespace", CONF_STRING, OFF(namespace), .check = check_label, .doc = "Namespace of the workload; required for `permissive` and `strict`." },
+	{ "service_account", CONF_STRING, OFF(service_account), .dflt = "default", .check = check_account, .doc = "Service account of the workload." },
+	{ "labels", CONF_LABELS, OFF(labels), .doc = "Labels of the workload; `authorization.selector` looks at them." },
+	{ "services", CONF_STRINGS, OFF(services), .check = check_not_empty, .doc = "Globs of the service names that the guest may claim; none: no name." },
+	{ "isolation", CONF_ENUM, OFF(isolation), .names = isolations, .dflt = "namespace", .doc = "What shares a proxy process." },
+	{ "client", CONF_BOOL, OFF(client), .dflt = "false", .doc = "A guest that offers nothing joins as a client, too." },
+	{ "outbound_exclude", CONF_PREFIXES, OFF(outbound_exclude), .doc = "Destinations that are never diverted." },
+	{ "on_failure", CONF_ENUM, OFF(on_failure), .names = failures, .dflt = "default",
+	  .doc = "What happens to new connections while the proxy is down: `open` lets them pass, `closed` refuses them; by default `closed` with `strict`, else `open`." },
+};
+#undef OFF
+
+static int check_policy(const void *obj, const char *file, unsigned line, struct diag *d)
+{
+	const struct config_policy *p = obj;
+
+	if (p->mode >= MODE_PERMISSIVE && !p->namespace)
+		return diag_at(d, file, line, "policy '%s': mode %s needs a namespace", p->name, mode_names[p->mode]);
+	return 0;
+}
+
+static const struct conf_table policy_table = CONF_TABLE_INIT("policy", struct config_policy, policy_items, .check = check_policy,
+	.doc = "Onboarding. The first policy whose `match` holds counts; a guest that none matches is watched in mode `shadow`.");
+
+#define OFF(m) offsetof(struct config_port, m)
+static const struct conf_item port_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "port", CONF_UINT, OFF(port), .required = true, .min = 1, .max = 65535, .doc = "Port of the service." },
+	{ "target_port", CONF_UINT, OFF(target_port), .min = 1, .max = 65535, .doc = "Port of its workloads, if another." },
+	{ "protocol", CONF_ENUM, OFF(protocol), .names = protocols, .dflt = "tcp", .doc = "What is spoken there." },
+};
+#undef OFF
+static const struct conf_table port_table = CONF_TABLE_INIT("port", struct config_port, port_items);
+
+#define OFF(m) offsetof(struct config_service, m)
+static const struct conf_item service_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "name", CONF_STRING, OFF(name), .required = true, .check = check_not_empty, .doc = "As VMs register it, too: they become its endpoints." },
+	{ "namespace", CONF_STRING, OFF(namespace), .required = true, .check = check_label, .doc = "Its namespace." },
+	{ "hostname", CONF_STRING, OFF(hostname), .check = check_host, .doc = "`<name>.<namespace>.mesh.internal` when not given." },
+	{ "addresses", CONF_PREFIXES, OFF(addresses), .doc = "Virtual addresses; one of `virtual_addresses` is assigned when there is none." },
+	{ "ports", CONF_LIST, OFF(ports), .sub = &port_table, .min = 1, .max = 64, .required = true, .doc = "Its ports." },
+};
+#undef OFF
+static const struct conf_table service_table = CONF_TABLE_INIT("service", struct config_service, service_items);
+
+#define OFF(m) offsetof(struct config_workload, m)
+static const struct conf_item workload_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "name", CONF_STRING, OFF(name), .required = true, .check = check_label, .doc = "Unique in its namespace." },
+	{ "namespace", CONF_STRING, OFF(namespace), .required = true, .check = check_label, .doc = "Its namespace." },
+	{ "service_account", CONF_STRING, OFF(service_account), .dflt = "default", .check = check_account, .doc = "Its identity in the namespace." },
+	{ "addresses", CONF_PREFIXES, OFF(addresses), .required = true, .min = 1, .max = 16, .doc = "Its addresses." },
+	{ "node", CONF_STRING, OFF(node), .doc = "The host, for people." },
+	{ "hbone", CONF_BOOL, OFF(hbone), .dflt = "false", .doc = "Has a proxy that speaks HBONE on port 15008. Without, it is reached in plaintext." },
+	{ "services", CONF_STRINGS, OFF(services), .check = check_not_empty, .doc = "Services of this file that it is an endpoint of: `name` in its own namespace or `namespace/name`." },
+	{ "labels", CONF_LABELS, OFF(labels), .doc = "`authorization.selector` looks at them." },
+	{ "weight", CONF_UINT, OFF(weight), .min = 1, .max = 1000000, .dflt = "1", .doc = "Its share of the load." },
+};
+#undef OFF
+static const struct conf_table workload_table = CONF_TABLE_INIT("workload", struct config_workload, workload_items,
+	.doc = "A fixed member of the mesh: a container, a server. VMs come and go by themselves.");
+
+#define OFF(m) offsetof(struct config_container_prefix, m)
+static const struct conf_item container_prefix_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "prefix", CONF_PREFIX, OFF(prefix), .required = true, .doc = "Addresses." },
+	{ "what", CONF_STRING, OFF(what), .required = true, .doc = "Whose, for people: `pod network of cluster k1`." },
+};
+#undef OFF
+static const struct conf_table container_prefix_table =
+	CONF_TABLE_INIT("container_prefix", struct config_container_prefix, container_prefix_items);
+
+#define OFF(m) offsetof(struct config_from, m)
+static const struct conf_item from_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "principals", CONF_STRINGS, OFF(principals), .check = check_not_empty,
+	  .doc = "`<trust-domain>/ns/<namespace>/sa/<account>`; `*` alone, at the start or at the end." },
+	{ "not_principals", CONF_STRINGS, OFF(not_principals), .check = check_not_empty, .doc = "None of them." },
+	{ "namespaces", CONF_STRINGS, OFF(namespaces), .check = check_not_empty, .doc = "Of the client; `*` as above." },
+	{ "not_namespaces", CONF_STRINGS, OFF(not_namespaces), .check = check_not_empty, .doc = "None of them." },
+	{ "ip_blocks", CONF_PREFIXES, OFF(ip_blocks), .doc = "Of the client." },
+	{ "not_ip_blocks", CONF_PREFIXES, OFF(not_ip_blocks), .doc = "None of them." },
+};
+#undef OFF
+
+static int check_from(const void *obj, const char *file, unsigned line, struct diag *d)
+{
+	const struct config_from *f = obj;
+
+	if (f->principals.n + f->not_principals.n + f->namespaces.n + f->not_namespaces.n + f->ip_blocks.n + f->not_ip_blocks.n)
+		return 0;
+	return diag_at(d, file, line, "an empty 'from' entry would match everybody: leave 'from' out to say so");
+}
+
+static const struct conf_table from_table = CONF_TABLE_INIT("from", struct config_from, from_items, .check = check_from,
+	.doc = "All items that are given must hold.");
+
+#define OFF(m) offsetof(struct config_to, m)
+static const struct conf_item to_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "ports", CONF_UINTS, OFF(ports), .min = 1, .max = 65535, .doc = "Of the workload." },
+	{ "not_ports", CONF_UINTS, OFF(not_ports), .min = 1, .max = 65535, .doc = "None of them." },
+};
+#undef OFF
+
+static int check_to(const void *obj, const char *file, unsigned line, struct diag *d)
+{
+	const struct config_to *t = obj;
+
+	return t->ports.n + t->not_ports.n ? 0 : diag_at(d, file, line, "an empty 'to' entry would match every port: leave 'to' out to say so");
+}
+
+static const struct conf_table to_table = CONF_TABLE_INIT("to", struct config_to, to_items, .check = check_to);
+
+#define OFF(m) offsetof(struct config_rule, m)
+static const struct conf_item rule_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "from", CONF_LIST, OFF(from), .sub = &from_table, .max = 64, .doc = "Clients: any of these; not given: everybody." },
+	{ "to", CONF_LIST, OFF(to), .sub = &to_table, .max = 64, .doc = "Ports: any of these; not given: all." },
+};
+#undef OFF
+static const struct conf_table rule_table = CONF_TABLE_INIT("rule", struct config_rule, rule_items);
+
+#define OFF(m) offsetof(struct config_authorization, m)
+static const struct conf_item authorization_items[] = {
+	{ .type = CONF_LINE, .offset = OFF(line) },
+	{ "name", CONF_STRING, OFF(name), .required = true, .check = check_label, .doc = "Unique in its namespace." },
+	{ "namespace", CONF_STRING, OFF(namespace), .check = check_label, .doc = "Whose workloads; not given: those of the whole mesh." },
+	{ "selector", CONF_LABELS, OFF(selector), .doc = "Only workloads that have all of these labels." },
+	{ "action", CONF_ENUM, OFF(action), .names = actions, .dflt = "allow",
+	  .doc = "`deny` wins. Where a workload has any `allow` policy, one of them must match." },
+	{ "rules", CONF_LIST, OFF(rules), .sub = &rule_table, .max = 256, .doc = "Any of these. An `allow` policy without rules allows nobody; a `deny` policy without rules denies nobody." },
+};
+#undef OFF
+
+static int check_authorization(const void *obj, const char *file, unsigned line, struct diag *d)
+{
+	const struct config_authorization *a = obj;
+
+	if (a->selector.n && !a->namespace)
+		return diag_at(d, file, line, "authorization '%s': a selector needs a namespace", a->name);
+	return 0;
+}
+
+static const struct conf_table authorization_table = CONF_TABLE_INIT("authorization", struct config_authorization,
+	authorization_items, .check = check_authorization, .doc = "Who may talk to whom, at the level of connections.");
+
+#define OFF(m) offsetof(struct config, m)
+static const struct conf_item config_items[] = {
+	{ "trust_domain", CONF_STRING, OFF(trust_domain), .dflt = "cluster.local", .reload = CONF_RESTART, .check = check_trust_domain,
+	  .doc = "Of all identities." },
+	{ "state_dir", CONF_STRING, OFF(state_dir), .dflt = "/var/lib/outrigger/controller", .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "Keys, certificates of the CA and the database." },
+	{ "user", CONF_STRING, OFF(user), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "When started as root: the user to become. Empty: `outrigger` where there is one." },
+	{ "log_level", CONF_ENUM, OFF(log_level), .names = log_levels, .dflt = "info", .reload = CONF_RESTART, .doc = "How much is logged." },
+	{ "log_json", CONF_BOOL, OFF(log_json), .dflt = "false", .reload = CONF_RESTART, .doc = "Log lines as JSON." },
+	{ "listen", CONF_SUB, OFF(listen), .sub = &listen_table, .doc = "Where to listen." },
+	{ "server_names", CONF_STRINGS, OFF(server_names), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "DNS names and addresses in the certificates of the listeners, besides `outrigger-controller`, `localhost`, the host's name, loopback and the listeners' own addresses." },
+	{ "mesh", CONF_SUB, OFF(mesh), .sub = &mesh_table, .doc = "The mesh controller." },
+	{ "ca", CONF_SUB, OFF(ca), .sub = &ca_table, .doc = "The certificate authority." },
+	{ "tokens", CONF_SUB, OFF(tokens), .sub = &tokens_table, .doc = "Tokens." },
+	{ "virtual_addresses", CONF_PREFIX, OFF(virtual_addresses), .dflt = "240.240.0.0/16", .reload = CONF_RESTART,
+	  .doc = "Where services get their virtual addresses from. A service keeps its address." },
+	{ "session_grace", CONF_DURATION, OFF(session_grace_ms), .max = 86400000, .dflt = "10s",
+	  .doc = "How long a NIC's VMs stay in the mesh when its session is lost." },
+	{ "restart_grace", CONF_DURATION, OFF(restart_grace_ms), .max = 86400000, .dflt = "60s",
+	  .doc = "How long after a start of the controller the VMs that it knew before stay in the mesh without their NICs having come back." },
+	{ "namespaces", CONF_MAP, OFF(namespaces), .sub = &namespace_table, .doc = "Known namespaces." },
+	{ "policies", CONF_LIST, OFF(policies), .sub = &policy_table, .max = 1024, .doc = "Onboarding policies." },
+	{ "services", CONF_LIST, OFF(services), .sub = &service_table, .doc = "Services that are declared." },
+	{ "workloads", CONF_LIST, OFF(workloads), .sub = &workload_table, .doc = "Fixed workloads." },
+	{ "containers", CONF_LIST, OFF(containers), .sub = &workload_table, .doc = "The same for containers: their addresses are told to the NICs, so that what they register is not taken for a VM's." },
+	{ "container_prefixes", CONF_LIST, OFF(container_prefixes), .sub = &container_prefix_table, .doc = "Addresses that belong to containers." },
+	{ "authorization", CONF_LIST, OFF(authorization), .sub = &authorization_table, .doc = "Authorization policies." },
+};
+#undef OFF
+const struct conf_table config_table = CONF_TABLE_INIT("controller.yaml", struct config, config_items,
+	.doc = "The configuration of outrigger-controller. It is watched: a change that is valid is applied at once, as far as the column `change` says `live`; one that is not is refused whole, and the last good one stays in force.");
+
+/* --- checks across items --- */
+
+struct check {
+	const struct config *c;
+	const char *file;
+	struct diag *diag;
+};
+
+static bool namespace_known(const struct config *c, const char *name)
+{
+	config_for_each(const struct config_namespace, n, &c->namespaces)
+		if (!strcmp(n->name, name))
+			return true;
+	return !c->namespaces.n;
+}
+
+static int check_namespace(const struct check *k, const char *name, unsigned line)
+{
+	if (!name || namespace_known(k->c, name))
+		return 0;
+	return diag_at(k->diag, k->file, line, "namespace '%s' is not listed under 'namespaces'", name);
+}
+
+/* Names that must differ: @what/@ns/@name. */
+struct seen {
+	struct map_link link;
+	unsigned line;
+	char text[];
+};
+
+static int check_unique(const struct check *k, struct map *seen, const char *what, const char *ns, const char *name, unsigned line)
+{
+	size_t size = strlen(what) + strlen(ns) + strlen(name) + 3;
+	struct seen *s = malloc(sizeof(*s) + size);
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	snprintf(s->text, size, "%s %s/%s", what, ns, name);
+	s->line = line;
+	r = map_add(seen, &s->link, s->text, strlen(s->text));
+	if (r == -EEXIST) {
+		const struct seen *first = container_of(map_find_str(seen, s->text), struct seen, link);
+
+		r = diag_at(k->diag, k->file, line, "%s '%s' is there twice, first in line %u", what, name, first->line);
+	}
+	if (r < 0)
+		free(s);
+	return r;
+}
+
+static const struct config_service *find_service(const struct config *c, const char *ns, const char *ref)
+{
+	const char *slash = strchr(ref, '/');
+	const char *name = slash ? slash + 1 : ref;
+	size_t n_ns = slash ? (size_t)(slash - ref) : strlen(ns);
+
+	config_for_each(const struct config_service, s, &c->services)
+		if (!strcmp(s->name, name) && strlen(s->namespace) == n_ns && !memcmp(s->namespace, slash ? ref : ns, n_ns))
+			return s;
+	return NULL;
+}
+
+static int check_workload(const struct check *k, struct map *seen, const struct config_workload *w)
+{
+	char text[IP_TEXT_LEN];
+	int r = check_namespace(k, w->namespace, w->line);
+
+	if (r == 0)
+		r = check_unique(k, seen, "workload", w->namespace, w->name, w->line);
+	for (size_t i = 0; r == 0 && i < w->addresses.n; i++) {
+		if (w->addresses.v[i].len != 128)
+			return diag_at(k->diag, k->file, w->line, "workload '%s': an address is wanted, not a prefix", w->name);
+		r = check_unique(k, seen, "address", "", ip_format(&w->addresses.v[i].ip, text), w->line);
+	}
+	for (size_t i = 0; r == 0 && i < w->services.n; i++)
+		if (!find_service(k->c, w->namespace, w->services.v[i]))
+			r = diag_at(k->diag, k->file, w->line, "workload '%s': there is no service '%s' under 'services'", w->name, w->services.v[i]);
+	return r;
+}
+
+static int check_service(const struct check *k, struct map *seen, const struct config_service *s)
+{
+	char host[NAMES_HOST_LEN], text[IP_TEXT_LEN];
+	int r = check_namespace(k, s->namespace, s->line);
+
+	if (r == 0 && !s->hostname && names_service_host(s->name, s->namespace, host) < 0)
+		r = diag_at(k->diag, k->file, s->line, "service '%s': no host name can be made of it, give a 'hostname'", s->name);
+	if (r == 0)
+		r = check_unique(k, seen, "service", s->namespace, s->name, s->line);
+	if (r == 0)
+		r = check_unique(k, seen, "hostname", s->namespace, s->hostname ? s->hostname : host, s->line);
+	for (size_t i = 0; r == 0 && i < s->addresses.n; i++) {
+		if (s->addresses.v[i].len != 128)
+			return diag_at(k->diag, k->file, s->line, "service '%s': an address is wanted, not a prefix", s->name);
+		r = check_unique(k, seen, "address", "", ip_format(&s->addresses.v[i].ip, text), s->line);
+	}
+	return r;
+}
+
+static int check_all(const struct check *k, struct map *seen)
+{
+	int r = 0;
+
+	config_for_each(const struct config_policy, p, &k->c->policies) {
+		r = check_unique(k, seen, "policy", "", p->name, p->line);
+		if (r == 0)
+			r = check_namespace(k, p->namespace, p->line);
+		if (r < 0)
+			return r;
+	}
+	config_for_each(const struct config_service, s, &k->c->services) {
+		r = check_service(k, seen, s);
+		if (r < 0)
+			return r;
+	}
+	config_for_each(const struct config_workload, w, &k->c->workloads) {
+		r = check_workload(k, seen, w);
+		if (r < 0)
+			return r;
+	}
+	config_for_each(const struct config_workload, w, &k->c->containers) {
+		r = check_workload(k, seen, w);
+		if (r < 0)
+			return r;
+	}
+	config_for_each(const struct config_authorization, a, &k->c->authorization) {
+		r = check_unique(k, seen, "authorization", a->namespace ? a->namespace : "", a->name, a->line);
+		if (r == 0)
+			r = check_namespace(k, a->namespace, a->line);
+		if (r < 0)
+			return r;
+	}
+	if (k->c->mesh.kind == MESH_ISTIO && (!k->c->mesh.address || !k->c->mesh.roots_file))
+		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs mesh.address and mesh.roots_file");
+	if (k->c->virtual_addresses.len > 126)
+		return diag_at(k->diag, k->file, 0, "virtual_addresses: too small, a /30 at least is needed");
+	return r;
+}
+
+static int check_config(const struct config *c, const char *file, struct diag *d)
+{
+	const struct check k = { c, file, d };
+	struct map seen;
+	int r;
+
+	map_init(&seen);
+	r = check_all(&k, &seen);
+	map_for_each(l, &seen)
+		free(container_of(l, struct seen, link));
+	map_deinit(&seen);
+	return r;
+}
+
+static int finish(int r, struct config *c, const char *file, struct config **ret_config, struct diag *d)
+{
+	if (r == 0) {
+		r = check_config(c, file, d);
+		if (r < 0)
+			conf_free(&config_table, c);
+	}
+	if (r < 0)
+		free(c);
+	else
+		*ret_config = c;
+	return r;
+}
+
+int config_load(const char *path, struct config **ret_config, struct diag *reterr_diag)
+{
+	struct config *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return -ENOMEM;
+	return finish(conf_load(&config_table, path, c, reterr_diag), c, path, ret_config, reterr_diag);
+}
+
+int config_parse(const char *file, const char *text, size_t len, struct config **ret_config, struct diag *reterr_diag)
+{
+	struct config *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return -ENOMEM;
+	return finish(conf_parse(&config_table, file, text, len, c, reterr_diag), c, file, ret_config, reterr_diag);
+}
+
+struct config *config_free(struct config *c)
+{
+	if (c)
+		conf_free(&config_table, c);
+	free(c);
+	return NULL;
+}

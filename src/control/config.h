@@ -1,0 +1,179 @@
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/conf.h"
+#include "base/defs.h"
+#include "base/diag.h"
+#include "base/ip.h"
+
+/*
+ * controller.yaml as structs. The table in config.c is the only place that
+ * knows names, defaults and bounds; docs/config-controller.md is printed from
+ * it. A configuration is immutable once it is loaded.
+ */
+enum config_mode { MODE_OFF, MODE_SHADOW, MODE_PERMISSIVE, MODE_STRICT, _MODE_N };
+enum config_mesh_kind { MESH_EMBEDDED, MESH_ISTIO };
+enum config_action { ACTION_ALLOW, ACTION_DENY };
+enum config_on_failure { FAIL_DEFAULT, FAIL_OPEN, FAIL_CLOSED };
+
+struct config_listen {
+	struct ip_port provisioner;
+	struct ip_port mesh;
+	struct ip_port rest;
+	char *rest_socket;
+	char *rest_token_file;
+};
+
+struct config_mesh {
+	int kind;
+	char *address;			/* told to agents; NULL: the own listener */
+	struct conf_strings server_names;
+	char *roots_file;
+	char *cluster_id;
+	char *network;
+};
+
+struct config_ca {
+	char *dir;			/* NULL: <state_dir>/ca */
+	struct conf_strings extra_roots;	/* PEM files: old and coming roots */
+	uint32_t root_days;
+	uint32_t nic_ttl_ms;
+	uint32_t workload_ttl_ms;
+	uint32_t max_ttl_ms;
+};
+
+struct config_tokens {
+	char *issuer;
+	uint32_t workload_ttl_ms;
+	uint32_t container_ttl_ms;
+	uint32_t key_rotation_ms;
+	struct conf_strings audiences;
+	uint32_t join_ttl_ms;
+};
+
+struct config_namespace {
+	unsigned line;
+	char *name;
+	struct conf_labels labels;
+};
+
+struct config_match {
+	char *nic;
+	char *port;
+	uint32_t vlan;
+	char *mac;
+	char *guest_name;
+	struct conf_prefixes addresses;
+};
+
+struct config_policy {			/* onboarding: provisioner.proto's Policy */
+	unsigned line;
+	char *name;
+	struct config_match match;
+	int mode;
+	char *namespace;
+	char *service_account;
+	struct conf_labels labels;
+	struct conf_strings services;
+	int isolation;
+	bool client;
+	struct conf_prefixes outbound_exclude;
+	int on_failure;
+};
+
+struct config_port {
+	unsigned line;
+	uint32_t port;
+	uint32_t target_port;		/* 0: as @port */
+	int protocol;			/* enum app_protocol of mesh/model.h */
+};
+
+struct config_service {
+	unsigned line;
+	char *name;
+	char *namespace;
+	char *hostname;			/* NULL: by the rule of names.h */
+	struct conf_prefixes addresses;	/* virtual; none: one is assigned */
+	struct conf_list ports;		/* struct config_port */
+};
+
+struct config_workload {		/* containers, and anything else that is fixed */
+	unsigned line;
+	char *name;
+	char *namespace;
+	char *service_account;
+	struct conf_prefixes addresses;
+	char *node;
+	bool hbone;
+	struct conf_strings services;	/* "name" of its own namespace, or "namespace/name" */
+	struct conf_labels labels;
+	uint32_t weight;
+};
+
+struct config_container_prefix {
+	unsigned line;
+	struct ip_prefix prefix;
+	char *what;
+};
+
+struct config_from {
+	unsigned line;
+	struct conf_strings principals, not_principals;
+	struct conf_strings namespaces, not_namespaces;
+	struct conf_prefixes ip_blocks, not_ip_blocks;
+};
+
+struct config_to {
+	unsigned line;
+	struct conf_uints ports, not_ports;
+};
+
+struct config_rule {
+	unsigned line;
+	struct conf_list from;		/* struct config_from: any of them */
+	struct conf_list to;		/* struct config_to: any of them */
+};
+
+struct config_authorization {
+	unsigned line;
+	char *name;
+	char *namespace;		/* NULL: the whole mesh */
+	struct conf_labels selector;	/* workloads of the namespace with these labels; none: all */
+	int action;
+	struct conf_list rules;		/* struct config_rule: any of them */
+};
+
+struct config {
+	char *trust_domain;
+	char *state_dir;
+	char *user;
+	int log_level;
+	bool log_json;
+	struct config_listen listen;
+	struct conf_strings server_names;
+	struct config_mesh mesh;
+	struct config_ca ca;
+	struct config_tokens tokens;
+	struct ip_prefix virtual_addresses;
+	uint32_t session_grace_ms;
+	uint32_t restart_grace_ms;
+	struct conf_list namespaces;
+	struct conf_list policies;
+	struct conf_list services;
+	struct conf_list workloads;
+	struct conf_list containers;
+	struct conf_list container_prefixes;
+	struct conf_list authorization;
+};
+
+extern const struct conf_table config_table;
+
+/* -EINVAL with @reterr_diag, -ENOMEM. The result is freed with config_free(). */
+MUST_CHECK int config_load(const char *path, struct config **ret_config, struct diag *reterr_diag);
+MUST_CHECK int config_parse(const char *file, const char *text, size_t len, struct config **ret_config, struct diag *reterr_diag);
+struct config *config_free(struct config *c);
+
+const char *config_mode_name(int mode);
+
+#define config_for_each(type, item, list) \
+	for (type *item = (list)->v, *item##_end = item ? item + (list)->n : item; item < item##_end; item++)
