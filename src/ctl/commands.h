@@ -5,6 +5,7 @@
  * The rows of the table in main.c, each defined in the file of its name.
  */
 extern const struct command command_check;
+extern const struct command command_decode;
 extern const struct command command_demo;
 extern const struct command command_explain;
 extern const struct command command_guests;

@@ -11,6 +11,7 @@
 /* Sorted by name; the list of --help. */
 static const struct command *const commands[] = {
 	&command_check,
+	&command_decode,
 	&command_demo,
 	&command_explain,
 	&command_guests,

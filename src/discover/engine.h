@@ -48,6 +48,7 @@ struct engine_stats {
 	uint64_t out_of_window;		/* segments too far off to belong to the stream */
 	uint64_t gaps;			/* holes given up */
 	uint64_t gap_bytes;
+	uint64_t no_room;		/* segments dropped because of the limits, or without memory */
 	uint64_t flows;			/* opened */
 	uint64_t flows_evicted;		/* closed for max_flows_per_guest */
 	uint64_t guests_evicted;
@@ -147,4 +148,5 @@ void engine_flush(struct engine *e);
 /* The guest is gone: its flows, streams and state go; its open engine_streams swallow what they are fed. */
 void engine_forget_guest(struct engine *e, uint64_t id);
 
-const struct engine_stats *engine_stats(const struct engine *e);
+/* As of now; valid until the next call. */
+const struct engine_stats *engine_stats(struct engine *e);

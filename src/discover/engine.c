@@ -1,0 +1,840 @@
+/*
+ * Guests, flows, and the way of a packet to the observer of its protocol.
+ */
+#include "discover/engine.h"
+
+#include <errno.h>
+#include <string.h>
+#include "base/list.h"
+#include "base/map.h"
+#include "discover/reasm.h"
+#include "proto/packet.h"
+
+enum {
+	MAX_PROTOCOLS = 8,
+	MAX_LEARNT = 4096,
+	TICK_MS = 1000,
+	CLOSED_FLOW_MS = 60 * 1000,	/* remembered, so that a late copy of its packets is nothing new */
+};
+
+static const struct engine_limits default_limits = {
+	.max_guests = 1024,
+	.max_flows_per_guest = 128,
+	.max_flow_bytes = 256 << 10,
+	.max_guest_bytes = 2 << 20,
+	.max_total_bytes = 64 << 20,
+};
+
+struct guest_key {
+	uint64_t id;
+	struct ip address;	/* none with an id */
+};
+
+struct guest {
+	struct map_link link;
+	struct guest_key key;
+	struct list recent;	/* in engine.guests_by_use */
+	struct ip address;	/* to report */
+	struct reasm_budget budget;
+	struct list flows;	/* the one in use last is last */
+	struct list streams;	/* struct engine_stream */
+	size_t n_flows;
+	void *states[MAX_PROTOCOLS];
+};
+
+struct flow_key {
+	uint64_t id;
+	struct ip_port client;
+	struct ip_port server;
+	uint32_t pad;		/* the key is hashed as bytes */
+};
+_Static_assert(sizeof(struct flow_key) == 8 + 18 + 18 + 4, "a key without holes");
+
+struct flow {
+	struct map_link link;
+	struct flow_key key;
+	struct list of_guest;
+	struct engine *engine;
+	struct guest *guest;
+	const struct discover_protocol *protocol;
+	void *stream;		/* NULL: nothing more to learn */
+	struct reasm reasm;
+	uint64_t last_ns;
+	uint64_t frame;
+};
+
+struct engine_stream {
+	struct list of_guest;
+	struct engine *engine;
+	struct guest *guest;	/* NULL: forgotten */
+	const struct discover_protocol *protocol;
+	void *stream;
+	bool ended[2];
+};
+
+struct learnt {			/* which IPv4 address a MAC has */
+	struct map_link link;
+	uint8_t mac[6];
+	struct ip address;
+};
+
+struct ports {
+	uint16_t udp[ENGINE_MAX_PORTS];
+	uint16_t tcp[ENGINE_MAX_PORTS];
+};
+
+struct engine {
+	struct engine_limits limits;
+	observation_fn *emit;
+	void *emit_data;
+	struct ports ports[MAX_PROTOCOLS];
+	struct map guests;
+	struct list guests_by_use;
+	struct map flows;
+	struct map learnt;
+	struct reasm_budget budget;
+	struct reasm_counts counts;
+	struct engine_stats stats;
+	struct ip_prefix only;
+	bool has_only;
+	uint64_t tick_ns;
+	uint64_t now_ns;
+	uint64_t frame;
+};
+
+static void count_and_emit(const struct observation *o, void *data)
+{
+	struct engine *e = data;
+
+	e->stats.observations++;
+	e->emit(o, e->emit_data);
+}
+
+static struct discover_ctx context(struct engine *e, const struct guest *g, uint64_t frame, uint64_t time_ns)
+{
+	return (struct discover_ctx){
+		.guest = g->address, .frame = frame, .time_ns = time_ns, .emit = count_and_emit, .emit_data = e,
+	};
+}
+
+static unsigned row_of(const struct discover_protocol *protocol)
+{
+	for (unsigned i = 0; i < n_discover_protocols; i++)
+		if (discover_protocols[i] == protocol)
+			return i;
+	abort();	/* protocols come from the table only */
+}
+
+/* ---- ports ---- */
+
+static uint16_t *ports_of(struct ports *p, uint8_t ip_proto)
+{
+	return ip_proto == IPPROTO_UDP ? p->udp : p->tcp;
+}
+
+static bool has_port(const uint16_t ports[static ENGINE_MAX_PORTS], uint16_t port)
+{
+	for (size_t i = 0; port && i < ENGINE_MAX_PORTS; i++)
+		if (ports[i] == port)
+			return true;
+	return false;
+}
+
+static const struct discover_protocol *protocol_of_port(const struct engine *e, uint8_t ip_proto, uint16_t port)
+{
+	for (size_t i = 0; i < n_discover_protocols; i++)
+		if (has_port(ip_proto == IPPROTO_UDP ? e->ports[i].udp : e->ports[i].tcp, port))
+			return discover_protocols[i];
+	return NULL;
+}
+
+static bool speaks(const struct discover_protocol *p, uint8_t ip_proto)
+{
+	return ip_proto == IPPROTO_UDP ? p->datagram != NULL : p->stream_new != NULL;
+}
+
+bool engine_wants_port(const struct engine *e, uint8_t ip_proto, uint16_t port)
+{
+	return protocol_of_port(e, ip_proto, port);
+}
+
+int engine_add_port(struct engine *e, const char *protocol, uint16_t port)
+{
+	static const uint8_t ip_protos[] = { IPPROTO_UDP, IPPROTO_TCP };
+	const struct discover_protocol *p = discover_protocol_by_name(protocol);
+
+	if (!p)
+		return -ENOENT;
+	for (size_t i = 0; i < ELEMENTS(ip_protos); i++) {
+		uint16_t *ports = ports_of(&e->ports[row_of(p)], ip_protos[i]);
+		size_t n = 0;
+
+		if (!speaks(p, ip_protos[i]) || has_port(ports, port))
+			continue;
+		while (n < ENGINE_MAX_PORTS && ports[n])
+			n++;
+		if (n == ENGINE_MAX_PORTS)
+			return -E2BIG;
+		ports[n] = port;
+	}
+	return 0;
+}
+
+int engine_set_ports(struct engine *e, const char *protocol, const uint16_t *ports, size_t n_ports)
+{
+	const struct discover_protocol *p = discover_protocol_by_name(protocol);
+
+	if (!p)
+		return -ENOENT;
+	if (n_ports > ENGINE_MAX_PORTS)
+		return -E2BIG;
+	e->ports[row_of(p)] = (struct ports){};
+	for (size_t i = 0; i < n_ports; i++) {
+		int r = engine_add_port(e, protocol, ports[i]);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- guests ---- */
+
+static void flow_free(struct flow *f)
+{
+	struct engine *e = f->engine;
+
+	reasm_deinit(&f->reasm);
+	if (f->stream)
+		f->protocol->stream_free(f->stream);
+	map_remove(&e->flows, &f->link);
+	list_unlink(&f->of_guest);
+	f->guest->n_flows--;
+	free(f);
+}
+
+static void orphan(struct engine_stream *s)
+{
+	list_unlink(&s->of_guest);
+	if (s->stream)
+		s->protocol->stream_free(s->stream);
+	s->stream = NULL;
+	s->guest = NULL;
+}
+
+static void guest_free(struct engine *e, struct guest *g)
+{
+	list_for_each_safe(l, &g->flows)
+		flow_free(list_entry(l, struct flow, of_guest));
+	list_for_each_safe(l, &g->streams)
+		orphan(list_entry(l, struct engine_stream, of_guest));
+	for (size_t i = 0; i < n_discover_protocols; i++)
+		if (g->states[i])
+			discover_protocols[i]->guest_free(g->states[i]);
+	map_remove(&e->guests, &g->link);
+	list_unlink(&g->recent);
+	free(g);
+}
+
+static struct guest *guest_new(struct engine *e, const struct guest_key *key)
+{
+	struct guest *g;
+
+	if (e->guests.n >= e->limits.max_guests) {
+		guest_free(e, list_first(&e->guests_by_use, struct guest, recent));
+		e->stats.guests_evicted++;
+	}
+	g = calloc(1, sizeof(*g));
+	if (!g)
+		return NULL;
+	g->key = *key;
+	if (map_add(&e->guests, &g->link, &g->key, sizeof(g->key)) < 0) {
+		free(g);
+		return NULL;
+	}
+	g->budget = (struct reasm_budget){ .parent = &e->budget, .max = e->limits.max_guest_bytes };
+	list_init(&g->flows);
+	list_init(&g->streams);
+	list_append(&e->guests_by_use, &g->recent);
+	return g;
+}
+
+/* The guest's record, made when there is none; NULL: no memory. */
+static struct guest *guest_get(struct engine *e, const struct engine_guest *who)
+{
+	struct guest_key key = { .id = who->id };
+	struct map_link *l;
+	struct guest *g;
+
+	if (!who->id)
+		key.address = who->address;
+	l = map_find(&e->guests, &key, sizeof(key));
+	g = l ? container_of(l, struct guest, link) : guest_new(e, &key);
+	if (!g) {
+		e->stats.no_memory++;
+		return NULL;
+	}
+	g->address = who->address;
+	list_unlink(&g->recent);
+	list_append(&e->guests_by_use, &g->recent);
+	return g;
+}
+
+/* The protocol's state for the guest; NULL: it has none, or no memory. */
+static void *guest_state(struct guest *g, const struct discover_protocol *protocol)
+{
+	unsigned row = row_of(protocol);
+
+	if (!g->states[row] && protocol->guest_new)
+		g->states[row] = protocol->guest_new();
+	return g->states[row];
+}
+
+/* ---- TCP ---- */
+
+static enum discover_dir dir_of(unsigned dir)
+{
+	return dir == 0 ? DISCOVER_TO_REGISTRY : DISCOVER_FROM_REGISTRY;
+}
+
+static void flow_sleep(struct flow *f)
+{
+	if (f->stream)
+		f->protocol->stream_free(f->stream);
+	f->stream = NULL;
+}
+
+static void on_data(void *arg, unsigned dir, const uint8_t *data, size_t len)
+{
+	struct flow *f = arg;
+	struct discover_ctx ctx = context(f->engine, f->guest, f->frame, f->last_ns);
+
+	if (f->stream && !f->protocol->stream_data(f->stream, dir_of(dir), data, len, &ctx))
+		flow_sleep(f);
+}
+
+static void on_gap(void *arg, unsigned dir, size_t len)
+{
+	struct flow *f = arg;
+	struct discover_ctx ctx = context(f->engine, f->guest, f->frame, f->last_ns);
+
+	if (f->stream && !f->protocol->stream_gap(f->stream, dir_of(dir), len, &ctx))
+		flow_sleep(f);
+}
+
+static void on_end(void *arg, unsigned dir)
+{
+	struct flow *f = arg;
+	struct discover_ctx ctx = context(f->engine, f->guest, f->frame, f->last_ns);
+
+	if (f->stream && f->protocol->stream_end)
+		f->protocol->stream_end(f->stream, dir_of(dir), &ctx);
+}
+
+static struct reasm_sink sink_of(struct flow *f)
+{
+	return (struct reasm_sink){ .data = on_data, .gap = on_gap, .end = on_end, .arg = f };
+}
+
+/* After the reassembly has run, never within: a flow that nobody listens to holds nothing. */
+static void flow_settle(struct flow *f)
+{
+	if (f->stream && reasm_ended(&f->reasm))
+		flow_sleep(f);
+	if (!f->stream)
+		reasm_deinit(&f->reasm);
+}
+
+static void flow_begin(struct flow *f)
+{
+	f->stream = f->protocol->stream_new(guest_state(f->guest, f->protocol), &f->key.client, &f->key.server);
+	if (!f->stream)
+		f->engine->stats.no_memory++;
+	reasm_init(&f->reasm, f->engine->limits.max_flow_bytes, &f->guest->budget, &f->engine->counts);
+	f->engine->stats.flows++;
+}
+
+static struct flow *flow_new(struct engine *e, struct guest *g, const struct discover_protocol *protocol,
+			     const struct flow_key *key)
+{
+	struct flow *f;
+
+	if (g->n_flows >= e->limits.max_flows_per_guest) {
+		flow_free(list_first(&g->flows, struct flow, of_guest));
+		e->stats.flows_evicted++;
+	}
+	f = calloc(1, sizeof(*f));
+	if (!f || map_add(&e->flows, &f->link, key, sizeof(*key)) < 0) {
+		free(f);
+		e->stats.no_memory++;
+		return NULL;
+	}
+	f->key = *key;
+	f->link.key = &f->key;
+	f->engine = e;
+	f->guest = g;
+	f->protocol = protocol;
+	list_append(&g->flows, &f->of_guest);
+	g->n_flows++;
+	flow_begin(f);
+	return f;
+}
+
+static struct flow *flow_find(struct engine *e, const struct flow_key *key)
+{
+	struct map_link *l = map_find(&e->flows, key, sizeof(*key));
+
+	return l ? container_of(l, struct flow, link) : NULL;
+}
+
+static void flow_segment(struct flow *f, const struct engine_packet *p, unsigned dir)
+{
+	struct reasm_segment seg = {
+		.dir = dir, .seq = p->tcp_seq, .ack = p->tcp_ack, .flags = p->tcp_flags,
+		.data = p->payload, .len = p->len, .wire_len = p->wire_len, .time_ns = p->time_ns,
+	};
+	struct reasm_sink sink = sink_of(f);
+
+	f->frame = p->frame;
+	f->last_ns = p->time_ns;
+	list_unlink(&f->of_guest);
+	list_append(&f->guest->flows, &f->of_guest);
+	if (reasm_is_new_connection(&f->reasm, &seg)) {
+		reasm_flush(&f->reasm, &sink);
+		flow_sleep(f);
+		reasm_deinit(&f->reasm);
+		flow_begin(f);
+	}
+	if (!f->stream)
+		return;
+	reasm_segment(&f->reasm, &seg, &sink);
+	flow_settle(f);
+}
+
+/* A packet of nobody's conversation opens a flow only if it can be the start of one, or holds data. */
+static bool opens_flow(const struct engine_packet *p)
+{
+	return p->wire_len || p->tcp_flags & PACKET_TCP_SYN;
+}
+
+static void take_tcp(struct engine *e, const struct engine_packet *p, const struct engine_guest *who,
+		     const struct discover_protocol *protocol, enum discover_dir dir)
+{
+	bool to = dir == DISCOVER_TO_REGISTRY;
+	struct flow_key key = { .id = who->id, .client = to ? p->src : p->dst, .server = to ? p->dst : p->src };
+	struct flow *f = flow_find(e, &key);
+	struct guest *g;
+
+	if (p->wire_len)
+		e->stats.segments++;
+	if (!f && !opens_flow(p))
+		return;
+	g = guest_get(e, who);
+	if (!f && g)
+		f = flow_new(e, g, protocol, &key);
+	if (f)
+		flow_segment(f, p, to ? 0 : 1);
+}
+
+/* ---- UDP ---- */
+
+static void take_udp(struct engine *e, const struct engine_packet *p, const struct engine_guest *who,
+		     const struct discover_protocol *protocol, enum discover_dir dir, bool from_guest)
+{
+	struct datagram d = {
+		.src = p->src, .dst = p->dst, .dir = dir, .from_guest = from_guest, .data = p->payload, .len = p->len,
+	};
+	struct discover_ctx ctx;
+	struct guest *g;
+	void *state;
+
+	if (p->wire_len > p->len) {
+		e->stats.datagrams_cut++;
+		return;
+	}
+	g = guest_get(e, who);
+	state = g ? guest_state(g, protocol) : NULL;
+	if (!state) {
+		e->stats.no_memory += !!g;
+		return;
+	}
+	e->stats.datagrams++;
+	ctx = context(e, g, p->frame, p->time_ns);
+	protocol->datagram(state, &d, &ctx);
+}
+
+/* ---- who is the guest ---- */
+
+static bool is_only(const struct engine *e, const struct ip *a)
+{
+	return !e->has_only || ip_in_prefix(a, &e->only);
+}
+
+/*
+ * Peers: the sender speaks for itself. What others send is of interest to a
+ * guest that the caller named.
+ */
+static bool choose_peer(const struct engine *e, const struct engine_packet *p, struct engine_guest *who, bool *from_guest)
+{
+	*who = p->guest;
+	*from_guest = p->from_guest;
+	if (who->id)
+		return true;
+	*from_guest = true;
+	if (ip_is_none(&who->address))
+		who->address = p->src.ip;
+	if (is_only(e, &who->address) || is_only(e, &p->src.ip))
+		return true;
+	*from_guest = false;
+	who->address = e->only.ip;
+	return e->only.len == 128;
+}
+
+static bool choose_client(const struct engine *e, const struct engine_packet *p, enum discover_dir dir, struct engine_guest *who)
+{
+	*who = p->guest;
+	if (who->id)
+		return p->from_guest == (dir == DISCOVER_TO_REGISTRY);
+	who->address = dir == DISCOVER_TO_REGISTRY ? p->src.ip : p->dst.ip;
+	return is_only(e, &who->address);
+}
+
+/* By the ports; where both are of the protocol, by who opens the connection. */
+static const struct discover_protocol *choose_protocol(const struct engine *e, const struct engine_packet *p, enum discover_dir *dir)
+{
+	const struct discover_protocol *to = protocol_of_port(e, p->ip_proto, p->dst.port);
+	const struct discover_protocol *from = protocol_of_port(e, p->ip_proto, p->src.port);
+	bool answers_syn = p->ip_proto == IPPROTO_TCP && p->tcp_flags & PACKET_TCP_SYN && p->tcp_flags & PACKET_TCP_ACK;
+
+	if (to && from && p->ip_proto == IPPROTO_TCP) {
+		struct flow_key key = { .id = p->guest.id, .client = p->dst, .server = p->src };
+
+		if (answers_syn || map_find(&e->flows, &key, sizeof(key)))
+			to = NULL;
+	}
+	*dir = to ? DISCOVER_TO_REGISTRY : DISCOVER_FROM_REGISTRY;
+	return to ? to : from;
+}
+
+void engine_packet(struct engine *e, const struct engine_packet *p)
+{
+	const struct discover_protocol *protocol = NULL;
+	struct engine_guest who;
+	enum discover_dir dir = DISCOVER_TO_REGISTRY;
+	bool from_guest, is_udp = p->ip_proto == IPPROTO_UDP;
+
+	e->stats.packets++;
+	e->frame = p->frame;
+	e->now_ns = MAX(e->now_ns, p->time_ns);
+	if (is_udp || p->ip_proto == IPPROTO_TCP)
+		protocol = choose_protocol(e, p, &dir);
+	if (!protocol) {
+		e->stats.ignored++;
+		return;
+	}
+	if (protocol->is_peer_to_peer) {
+		if (is_udp && choose_peer(e, p, &who, &from_guest))
+			take_udp(e, p, &who, protocol, dir, from_guest);
+		else
+			e->stats.ignored++;
+		return;
+	}
+	if (!choose_client(e, p, dir, &who)) {
+		e->stats.ignored++;
+		return;
+	}
+	if (is_udp)
+		take_udp(e, p, &who, protocol, dir, dir == DISCOVER_TO_REGISTRY);
+	else
+		take_tcp(e, p, &who, protocol, dir);
+}
+
+/* ---- frames ---- */
+
+static struct ip *learnt_address(struct engine *e, const uint8_t mac[static 6])
+{
+	struct map_link *l = map_find(&e->learnt, mac, 6);
+
+	return l ? &container_of(l, struct learnt, link)->address : NULL;
+}
+
+/* ARP, and multicast that no router passes on: there the MAC is the sender's own. */
+static void learn(struct engine *e, const struct packet *p)
+{
+	bool is_local = p->kind == PACKET_ARP || (p->kind != PACKET_OTHER && ip_is_v4(&p->dst) && ip_is_multicast(&p->dst));
+	static const uint8_t zero[4];
+	struct learnt *l;
+
+	if (!p->has_mac || !is_local || !ip_is_v4(&p->src) || !memcmp(p->src.b + 12, zero, 4))
+		return;
+	if (e->learnt.n >= MAX_LEARNT || learnt_address(e, p->src_mac))
+		return;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return;
+	memcpy(l->mac, p->src_mac, 6);
+	l->address = p->src;
+	if (map_add(&e->learnt, &l->link, l->mac, 6) < 0)
+		free(l);
+}
+
+void engine_learn(struct engine *e, const struct engine_frame *f)
+{
+	struct packet p;
+
+	if (packet_decode(f->link, f->data, f->len, f->wire_len, &p) == 0)
+		learn(e, &p);
+}
+
+void engine_only_guest(struct engine *e, const struct ip_prefix *prefix)
+{
+	e->only = *prefix;
+	e->has_only = true;
+}
+
+static void frame_packet(struct engine *e, const struct engine_frame *f, const struct packet *p)
+{
+	const struct ip *v4 = p->has_mac ? learnt_address(e, p->src_mac) : NULL;
+	struct engine_packet ep = {
+		.src = { p->src, p->src_port }, .dst = { p->dst, p->dst_port }, .ip_proto = p->ip_proto,
+		.tcp_flags = p->tcp_flags, .tcp_seq = p->tcp_seq, .tcp_ack = p->tcp_ack,
+		.payload = p->payload, .len = p->len, .wire_len = p->wire_len,
+		.frame = f->frame, .time_ns = f->time_ns,
+	};
+
+	/* Only a peer's packets are sure to come from the MAC's owner; choose_client() does not look. */
+	if (v4 && !ip_is_v4(&p->src))
+		ep.guest.address = *v4;
+	engine_packet(e, &ep);
+}
+
+int engine_frame(struct engine *e, const struct engine_frame *f)
+{
+	struct packet p;
+	int r = packet_decode(f->link, f->data, f->len, f->wire_len, &p);
+
+	if (!e->tick_ns)
+		e->tick_ns = f->time_ns;
+	if (f->time_ns >= e->tick_ns + TICK_MS * 1000000ull)
+		engine_tick(e, f->frame, f->time_ns);
+	if (r) {
+		e->stats.packets++;
+		e->stats.malformed++;
+		return r;
+	}
+	learn(e, &p);
+	if (p.kind == PACKET_UDP || p.kind == PACKET_TCP) {
+		frame_packet(e, f, &p);
+	} else {
+		e->stats.packets++;
+		e->stats.ignored++;
+		e->stats.fragments += p.kind == PACKET_FRAGMENT;
+	}
+	return 0;
+}
+
+/* ---- streams of the proxy ---- */
+
+int engine_stream_open(struct engine *e, const struct engine_guest *guest, const struct ip_port *client,
+		       const struct ip_port *server, struct engine_stream **ret_stream)
+{
+	const struct discover_protocol *protocol = protocol_of_port(e, IPPROTO_TCP, server->port);
+	struct engine_stream *s;
+	struct guest *g;
+
+	if (!protocol)
+		return -ENOENT;
+	g = guest_get(e, guest);
+	s = g ? calloc(1, sizeof(*s)) : NULL;
+	if (!s)
+		return -ENOMEM;
+	*s = (struct engine_stream){ .engine = e, .guest = g, .protocol = protocol };
+	s->stream = protocol->stream_new(guest_state(g, protocol), client, server);
+	if (!s->stream) {
+		free(s);
+		return -ENOMEM;
+	}
+	list_append(&g->streams, &s->of_guest);
+	*ret_stream = s;
+	return 0;
+}
+
+bool engine_stream_data(struct engine_stream *s, enum discover_dir dir, const void *data, size_t len,
+			uint64_t frame, uint64_t time_ns)
+{
+	struct discover_ctx ctx;
+
+	if (!s->stream)
+		return false;
+	s->engine->now_ns = MAX(s->engine->now_ns, time_ns);
+	ctx = context(s->engine, s->guest, frame, time_ns);
+	if (s->protocol->stream_data(s->stream, dir, data, len, &ctx))
+		return true;
+	s->protocol->stream_free(s->stream);
+	s->stream = NULL;
+	return false;
+}
+
+void engine_stream_end(struct engine_stream *s, enum discover_dir dir, uint64_t frame, uint64_t time_ns)
+{
+	struct discover_ctx ctx;
+
+	if (!s->stream || s->ended[dir])
+		return;
+	s->ended[dir] = true;
+	ctx = context(s->engine, s->guest, frame, time_ns);
+	if (s->protocol->stream_end)
+		s->protocol->stream_end(s->stream, dir, &ctx);
+}
+
+struct engine_stream *engine_stream_close(struct engine_stream *s, uint64_t frame, uint64_t time_ns)
+{
+	if (!s)
+		return NULL;
+	engine_stream_end(s, DISCOVER_TO_REGISTRY, frame, time_ns);
+	engine_stream_end(s, DISCOVER_FROM_REGISTRY, frame, time_ns);
+	if (s->guest)
+		orphan(s);
+	free(s);
+	return NULL;
+}
+
+/* ---- time ---- */
+
+static void flow_tick(struct flow *f, uint64_t frame, uint64_t time_ns)
+{
+	struct reasm_sink sink = sink_of(f);
+
+	if (!f->stream) {
+		if (time_ns > f->last_ns + CLOSED_FLOW_MS * 1000000ull)
+			flow_free(f);
+		return;
+	}
+	f->frame = frame;
+	reasm_expire(&f->reasm, time_ns, &sink);
+	flow_settle(f);
+}
+
+void engine_tick(struct engine *e, uint64_t frame, uint64_t time_ns)
+{
+	e->tick_ns = time_ns;
+	e->now_ns = MAX(e->now_ns, time_ns);
+	list_for_each_safe(l, &e->guests_by_use) {
+		struct guest *g = list_entry(l, struct guest, recent);
+		struct discover_ctx ctx = context(e, g, frame, time_ns);
+
+		list_for_each_safe(fl, &g->flows)
+			flow_tick(list_entry(fl, struct flow, of_guest), frame, time_ns);
+		for (size_t i = 0; i < n_discover_protocols; i++)
+			if (g->states[i] && discover_protocols[i]->tick)
+				discover_protocols[i]->tick(g->states[i], &ctx);
+	}
+}
+
+void engine_flush(struct engine *e)
+{
+	list_for_each_safe(l, &e->guests_by_use) {
+		struct guest *g = list_entry(l, struct guest, recent);
+		struct discover_ctx ctx = context(e, g, e->frame, e->now_ns);
+
+		list_for_each_safe(fl, &g->flows) {
+			struct flow *f = list_entry(fl, struct flow, of_guest);
+			struct reasm_sink sink = sink_of(f);
+
+			if (f->stream)
+				reasm_flush(&f->reasm, &sink);
+			flow_settle(f);
+		}
+		for (size_t i = 0; i < n_discover_protocols; i++)
+			if (g->states[i] && discover_protocols[i]->flush)
+				discover_protocols[i]->flush(g->states[i], &ctx);
+	}
+}
+
+/* ---- life ---- */
+
+void engine_forget_guest(struct engine *e, uint64_t id)
+{
+	struct guest_key key = { .id = id };
+	struct map_link *l = map_find(&e->guests, &key, sizeof(key));
+
+	if (l)
+		guest_free(e, container_of(l, struct guest, link));
+}
+
+const struct engine_stats *engine_stats(struct engine *e)
+{
+	struct engine_stats *s = &e->stats;
+
+	s->duplicates = e->counts.duplicates;
+	s->reordered = e->counts.reordered;
+	s->out_of_window = e->counts.out_of_window;
+	s->gaps = e->counts.gaps;
+	s->gap_bytes = e->counts.gap_bytes;
+	s->no_room = e->counts.no_memory;
+	s->n_guests = e->guests.n;
+	s->n_flows = e->flows.n;
+	s->buffered_bytes = e->budget.used;
+	return s;
+}
+
+static size_t or_default(size_t value, size_t by_default)
+{
+	return value ? value : by_default;
+}
+
+static void set_limits(struct engine *e, const struct engine_limits *l)
+{
+	const struct engine_limits *d = &default_limits;
+
+	if (!l)
+		l = d;
+	e->limits = (struct engine_limits){
+		.max_guests = or_default(l->max_guests, d->max_guests),
+		.max_flows_per_guest = or_default(l->max_flows_per_guest, d->max_flows_per_guest),
+		.max_flow_bytes = or_default(l->max_flow_bytes, d->max_flow_bytes),
+		.max_guest_bytes = or_default(l->max_guest_bytes, d->max_guest_bytes),
+		.max_total_bytes = or_default(l->max_total_bytes, d->max_total_bytes),
+	};
+	e->budget.max = e->limits.max_total_bytes;
+}
+
+int engine_new(const struct engine_limits *limits, observation_fn *emit, void *emit_data, struct engine **ret_engine)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return -ENOMEM;
+	e->emit = emit;
+	e->emit_data = emit_data;
+	set_limits(e, limits);
+	map_init(&e->guests);
+	map_init(&e->flows);
+	map_init(&e->learnt);
+	list_init(&e->guests_by_use);
+	for (size_t i = 0; i < n_discover_protocols; i++) {
+		const struct discover_protocol *p = discover_protocols[i];
+
+		memcpy(e->ports[i].udp, p->udp_ports, sizeof(p->udp_ports));
+		memcpy(e->ports[i].tcp, p->tcp_ports, sizeof(p->tcp_ports));
+	}
+	*ret_engine = e;
+	return 0;
+}
+
+struct engine *engine_free(struct engine *e)
+{
+	if (!e)
+		return NULL;
+	list_for_each_safe(l, &e->guests_by_use)
+		guest_free(e, list_entry(l, struct guest, recent));
+	map_for_each(l, &e->learnt) {
+		map_remove(&e->learnt, l);
+		free(container_of(l, struct learnt, link));
+	}
+	map_deinit(&e->guests);
+	map_deinit(&e->flows);
+	map_deinit(&e->learnt);
+	free(e);
+	return NULL;
+}
