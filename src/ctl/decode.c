@@ -53,6 +53,12 @@ static json_t *address_or_null(const struct ip *a)
 	return ip_is_none(a) ? json_null() : json_string(ip_format(a, text));
 }
 
+/* An address, or the host name that was given for one. */
+static json_t *place_or_null(const struct observation *o)
+{
+	return o->host ? string_or_null(o->host) : address_or_null(&o->address);
+}
+
 static json_t *metadata_of(const struct observation *o)
 {
 	json_t *all = json_object();
@@ -69,7 +75,7 @@ static void print_json(struct decode *d, const struct observation *o)
 		"protocol", o->protocol,
 		"service", string_or_null(o->service),
 		"instance", string_or_null(o->instance),
-		"address", address_or_null(&o->address),
+		"address", place_or_null(o),
 		"port", number_or_null(o->port),
 		"transport", string_or_null(o->transport),
 		"ttl_s", number_or_null(o->ttl_s),
@@ -98,9 +104,11 @@ static void print_word(const char *key, const char *value)
 
 static void print_text(const struct observation *o)
 {
-	char guest[IP_TEXT_LEN], address[IP_TEXT_LEN], endpoint[IP_TEXT_LEN + 16] = "";
+	char guest[IP_TEXT_LEN], address[IP_TEXT_LEN], endpoint[OBS_MAX_STR + 16] = "";
 
-	if (!ip_is_none(&o->address))
+	if (o->host)
+		snprintf(endpoint, sizeof(endpoint), "%s", o->host);
+	else if (!ip_is_none(&o->address))
 		snprintf(endpoint, sizeof(endpoint), ip_is_v4(&o->address) ? "%s" : "[%s]", ip_format(&o->address, address));
 	if (o->port)
 		snprintf(endpoint + strlen(endpoint), sizeof(endpoint) - strlen(endpoint), ":%u", o->port);

@@ -8,12 +8,13 @@
 #include "discover/consul.h"
 #include "discover/dns.h"
 #include "discover/mdns.h"
-
+#include "discover/zookeeper.h"
 
 const struct discover_protocol *const discover_protocols[] = {
 	&discover_consul,
 	&discover_dns,
 	&discover_mdns,
+	&discover_zookeeper,
 };
 const size_t n_discover_protocols = ELEMENTS(discover_protocols);
 
