@@ -275,8 +275,8 @@ static void on_catalog_register(struct call *c)
 
 static void deregister_node(struct call *c, const char *node)
 {
-	map_for_each(l, &c->s->guest->instances) {
-		struct consul_known *k = list_entry(l, struct consul_known, link);
+	list_for_each_safe(l, &c->s->guest->in_order) {
+		struct consul_known *k = list_entry(l, struct consul_known, in_order);
 
 		if (strcmp(k->node, node) == 0) {
 			emit_known(c->s, OBS_DEREGISTER, k->id, k, CONSUL_STATUS_UNKNOWN, c->ctx);

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/list.h"
-
 struct check {
 	struct map_link link;
 	char *id;
@@ -22,6 +20,7 @@ struct consul_guest *consul_guest_new(void)
 	if (!g)
 		return NULL;
 	map_init(&g->instances);
+	list_init(&g->in_order);
 	map_init(&g->checks);
 	map_init(&g->watches);
 	return g;
@@ -91,8 +90,8 @@ struct consul_known *consul_guest_find(const struct consul_guest *g, const char 
 		return k;
 	if (*node)		/* what an agent registered, named with the agent's node */
 		return lookup(g, "", id);
-	map_for_each(l, &g->instances) {
-		k = list_entry(l, struct consul_known, link);
+	list_for_each(l, &g->in_order) {
+		k = list_entry(l, struct consul_known, in_order);
 		if (strcmp(k->id, id) == 0)
 			return k;
 	}
@@ -129,6 +128,7 @@ struct consul_known *consul_guest_add(struct consul_guest *g, const char *node, 
 		known_free(k);
 		return NULL;
 	}
+	list_append(&g->in_order, &k->in_order);
 	return k;
 }
 
@@ -143,6 +143,7 @@ void consul_guest_remove(struct consul_guest *g, struct consul_known *k)
 		}
 	}
 	map_remove(&g->instances, &k->link);
+	list_unlink(&k->in_order);
 	known_free(k);
 }
 

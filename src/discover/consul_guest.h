@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include "base/defs.h"
 #include "base/ip.h"
+#include "base/list.h"
 #include "base/map.h"
 
 /*
@@ -20,6 +21,7 @@ enum {
 
 struct consul_known {
 	struct map_link link;
+	struct list in_order;
 	char *key;			/* node, line feed, id */
 	char *node;			/* "" for those registered at an agent */
 	char *id;
@@ -41,6 +43,7 @@ struct consul_watch {
 
 struct consul_guest {
 	struct map instances;
+	struct list in_order;		/* the instances, oldest first */
 	struct map checks;
 	struct map watches;
 };

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/list.h"
-
 struct zk_guest *zk_guest_new(void)
 {
 	struct zk_guest *g = calloc(1, sizeof(*g));
@@ -16,6 +14,7 @@ struct zk_guest *zk_guest_new(void)
 		return NULL;
 	map_init(&g->sessions);
 	map_init(&g->nodes);
+	list_init(&g->in_order);
 	return g;
 }
 
@@ -95,11 +94,13 @@ struct zk_node *zk_guest_node(struct zk_guest *g, const char *path)
 		node_free(n);
 		return NULL;
 	}
+	list_append(&g->in_order, &n->in_order);
 	return n;
 }
 
 void zk_guest_remove_node(struct zk_guest *g, struct zk_node *n)
 {
 	map_remove(&g->nodes, &n->link);
+	list_unlink(&n->in_order);
 	node_free(n);
 }

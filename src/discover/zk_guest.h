@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/ip.h"
+#include "base/list.h"
 #include "base/map.h"
 
 /*
@@ -26,6 +27,7 @@ struct zk_session {
 
 struct zk_node {
 	struct map_link link;
+	struct list in_order;
 	char *path;
 	uint64_t session;		/* 0: it stays without one */
 	struct ip_port registry;
@@ -42,6 +44,7 @@ struct zk_node {
 struct zk_guest {
 	struct map sessions;
 	struct map nodes;
+	struct list in_order;		/* the nodes, oldest first */
 };
 
 struct zk_guest *zk_guest_new(void);

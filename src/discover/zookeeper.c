@@ -132,8 +132,8 @@ static void session_gone(struct zk_guest *g, uint64_t id, const struct discover_
 
 	if (!id)
 		return;
-	map_for_each(l, &g->nodes) {
-		struct zk_node *n = list_entry(l, struct zk_node, link);
+	list_for_each_safe(l, &g->in_order) {
+		struct zk_node *n = list_entry(l, struct zk_node, in_order);
 
 		if (n->session == id)
 			node_gone(g, n, ctx);
