@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-static void fill(struct diag *d, const char *file, unsigned line, const char *fmt, va_list ap)
+static PRINTF_LIKE(4, 0) void fill(struct diag *d, const char *file, unsigned line, const char *fmt, va_list ap)
 {
 	if (!d)
 		return;
