@@ -87,6 +87,8 @@ const char *snap_workload_name(const struct snap_workload *w);
 const struct ip *snap_workload_more(const struct snap_workload *w);	/* @n_more of them */
 
 struct snap_def {			/* a service as it was sent */
+	uint32_t service_id;
+	bool defined;			/* false: only endpoints have mentioned it */
 	const char *key;		/* "namespace/hostname" */
 	const char *name;
 	const char *namespace;
@@ -101,13 +103,15 @@ struct snap_def {			/* a service as it was sent */
 	uint8_t n_lb_preference;
 	uint8_t lb_preference[LB_PREFERENCE_MAX];
 	bool allow_unhealthy;
+	bool canonical;
 	bool has_waypoint;		/* L7 policy would want one; connections go direct */
 };
 
 struct snap_service {
-	uint32_t id;			/* dense: used again after the service is gone */
-	uint16_t max_weight;		/* no endpoint has more; at least 1 */
-	const struct snap_def *def;	/* never NULL in what lookups return */
+	uint32_t id;			/* of this key while it is known, never used again */
+	uint32_t tx;			/* the store's */
+	uint16_t max_weight;		/* of an endpoint; at least 1 */
+	const struct snap_def *def;
 	struct trie endpoints;		/* struct snap_workload by id */
 };
 
@@ -162,7 +166,7 @@ const struct snap_service *snapshot_service_by_id(const struct snapshot *s, uint
 
 uint32_t snapshot_n_workloads(const struct snapshot *s);
 uint32_t snapshot_n_services(const struct snapshot *s);
-/* For listing; NULL behind the end. A service without @def is one that only endpoints have mentioned. */
+/* For listing; NULL behind the end. Here are also services that are not defined; the lookups above do not find them. */
 const struct snap_workload *snapshot_workload_at(const struct snapshot *s, uint32_t i);
 const struct snap_service *snapshot_service_at(const struct snapshot *s, uint32_t i);
 
@@ -211,15 +215,16 @@ struct snap_store *snap_store_free(struct snap_store *st);
 
 /*
  * Each adds, replaces or removes in the state that snap_store_publish() will
- * publish. They copy what they need. On -ENOMEM all that was changed since the
- * last publication is in doubt: call snap_store_abort() and do it again.
+ * publish. They copy what they need (but policies). On -ENOMEM all that was changed since the
+ * last publication is in doubt: call snap_store_abort() and do all of it again.
  * -EEXIST: another key with the same 64-bit hash is there; refuse the resource.
  */
 MUST_CHECK int snap_store_put_workload(struct snap_store *st, const struct workload *w);
 MUST_CHECK int snap_store_remove_workload(struct snap_store *st, const char *uid);
 MUST_CHECK int snap_store_put_service(struct snap_store *st, const struct service *s);
 MUST_CHECK int snap_store_remove_service(struct snap_store *st, const char *key);
-MUST_CHECK int snap_store_put_policy(struct snap_store *st, const struct policy *p);
+/* Takes over @p, which is emptied, on success. */
+MUST_CHECK int snap_store_put_policy(struct snap_store *st, struct policy *p);
 MUST_CHECK int snap_store_remove_policy(struct snap_store *st, const char *key);
 MUST_CHECK int snap_store_set_policies_known(struct snap_store *st, bool known);
 /* @ip is asked for and the mesh has nothing there; a workload or service at it wins. */

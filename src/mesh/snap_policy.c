@@ -1,0 +1,148 @@
+/*
+ * The writer's part for authorization policies: by name, and by the namespace
+ * that they apply to.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "mesh/snap_state.h"
+
+/* The list @was without @old and with @new, either may be NULL; *ret_list is NULL when nothing is in it. */
+static int list_change(struct snap_store *st, const struct snap_policies *was, const char *namespace,
+		       const struct policy *old, const struct policy *new, struct snap_policies **ret_list)
+{
+	uint32_t n_was = was ? was->n : 0;
+	uint32_t n = 0;
+	struct snap_policies *list = calloc(1, sizeof(*list) + (n_was + 1) * sizeof(list->list[0]) + strlen(namespace) + 1);
+
+	if (!list)
+		return -ENOMEM;
+	list->namespace = strcpy((char *)&list->list[n_was + 1], namespace);
+	for (uint32_t i = 0; i < n_was; i++)
+		if (was->list[i] != old)
+			list->list[n++] = was->list[i];
+	if (new)
+		list->list[n++] = new;
+	list->n = n;
+	if (!n) {
+		free(list);
+		*ret_list = NULL;
+		return 0;
+	}
+
+	int r = snap_made(st, SNAP_O_PLAIN, list);
+	if (r == 0)
+		*ret_list = list;
+	return r;
+}
+
+static int change_global(struct snap_store *st, const struct policy *old, const struct policy *new)
+{
+	struct snap_policies *was = st->now.global;
+	int r = list_change(st, was, "", old, new, &st->now.global);
+
+	return r < 0 ? r : snap_drop(st, SNAP_O_PLAIN, was);
+}
+
+static int change_namespace(struct snap_store *st, const char *namespace, const struct policy *old, const struct policy *new)
+{
+	uint64_t hash = snap_hash_text(namespace);
+	struct snap_policies *was = trie_get(&st->now.policies_of, hash);
+	struct snap_policies *list;
+	int r;
+
+	if (was && strcmp(was->namespace, namespace))
+		return -EEXIST;
+	r = list_change(st, was, namespace, old, new, &list);
+	if (r == 0)
+		r = list ? trie_put(&st->now.policies_of, &st->tx, hash, list, NULL) :
+			   trie_remove(&st->now.policies_of, &st->tx, hash, NULL);
+	return r < 0 ? r : snap_drop(st, SNAP_O_PLAIN, was);
+}
+
+/* Takes @old out of the list of its scope and puts @new into that of its own. */
+static int change_lists(struct snap_store *st, const struct policy *old, const struct policy *new)
+{
+	int r = 0;
+
+	if (old && old->scope == POLICY_GLOBAL)
+		r = change_global(st, old, NULL);
+	else if (old && old->scope == POLICY_NAMESPACE)
+		r = change_namespace(st, old->namespace, old, NULL);
+	if (r == 0 && new && new->scope == POLICY_GLOBAL)
+		r = change_global(st, NULL, new);
+	else if (r == 0 && new && new->scope == POLICY_NAMESPACE)
+		r = change_namespace(st, new->namespace, NULL, new);
+	return r;
+}
+
+static bool is_policy(const struct policy *p, const char *key)
+{
+	size_t len = strlen(p->namespace);
+
+	return !strncmp(p->namespace, key, len) && key[len] == '/' && !strcmp(p->name, key + len + 1);
+}
+
+int snap_store_put_policy(struct snap_store *st, struct policy *p)
+{
+	CLEANUP_FREE char *key = NULL;
+	struct policy *old, *new;
+	int r;
+
+	if (asprintf(&key, "%s/%s", p->namespace, p->name) < 0) {
+		key = NULL;
+		return -ENOMEM;
+	}
+
+	uint64_t hash = snap_hash_text(key);
+	old = trie_get(&st->now.policies, hash);
+	if (old && !is_policy(old, key))
+		return -EEXIST;
+	new = malloc(sizeof(*new));
+	if (!new)
+		return -ENOMEM;
+	*new = *p;
+	new->owner = NULL;	/* the caller's until nothing can fail any more */
+	r = snap_made(st, SNAP_O_POLICY, new);
+	if (r == 0)
+		r = trie_put(&st->now.policies, &st->tx, hash, new, NULL);
+	if (r == 0)
+		r = change_lists(st, old, new);
+	if (r == 0)
+		r = snap_drop(st, SNAP_O_POLICY, old);
+	if (r < 0)
+		return r;
+	new->owner = steal_ptr(&p->owner);
+	*p = (struct policy){};
+	st->now.policy_serial++;
+	return 0;
+}
+
+int snap_store_remove_policy(struct snap_store *st, const char *key)
+{
+	uint64_t hash = snap_hash_text(key);
+	struct policy *old = trie_get(&st->now.policies, hash);
+	int r;
+
+	if (!old || !is_policy(old, key))
+		return 0;
+	r = trie_remove(&st->now.policies, &st->tx, hash, NULL);
+	if (r == 0)
+		r = change_lists(st, old, NULL);
+	if (r == 0)
+		r = snap_drop(st, SNAP_O_POLICY, old);
+	if (r == 0)
+		st->now.policy_serial++;
+	return r;
+}
+
+int snap_store_set_policies_known(struct snap_store *st, bool known)
+{
+	if (st->now.policies_known == known)
+		return 0;
+	st->now.policies_known = known;
+	st->now.policy_serial++;
+	st->changed = true;
+	return 0;
+}

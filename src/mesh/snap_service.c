@@ -1,0 +1,401 @@
+/*
+ * The writer's part for services.
+ *
+ * A service is two objects: what was sent about it (struct snap_def), and a
+ * small one with its endpoints, which is all that an endpoint's change copies.
+ * Indexes by address and name lead to the former, the id in it to the latter.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "mesh/snap_state.h"
+
+/* --- the object with the endpoints --- */
+
+/* The service @id as the running transaction may change it. */
+static int service_own(struct snap_store *st, uint32_t id, struct snap_service **ret_service)
+{
+	struct snap_service *old = trie_get(&st->now.services, id);
+	struct snap_service *s;
+	int r;
+
+	if (!old)
+		return -ENOENT;
+	if (old->tx == st->tx.serial) {
+		*ret_service = old;
+		return 0;
+	}
+	s = malloc(sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	*s = *old;
+	s->tx = st->tx.serial;
+	r = snap_made(st, SNAP_O_PLAIN, s);
+	if (r == 0)
+		r = trie_put(&st->now.services, &st->tx, id, s, NULL);
+	if (r == 0)
+		r = snap_drop(st, SNAP_O_PLAIN, old);
+	if (r == 0)
+		*ret_service = s;
+	return r;
+}
+
+static int service_new(struct snap_store *st, struct snap_def *def)
+{
+	struct snap_service *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	*s = (struct snap_service){ .id = def->service_id, .tx = st->tx.serial, .max_weight = 1, .def = def };
+	r = snap_made(st, SNAP_O_PLAIN, s);
+	if (r == 0)
+		r = trie_put(&st->now.services, &st->tx, def->service_id, s, NULL);
+	return r;
+}
+
+static int service_delete(struct snap_store *st, struct snap_service *s)
+{
+	struct snap_def *def = (struct snap_def *)(uintptr_t)s->def;
+	int r = trie_remove(&st->now.by_key, &st->tx, snap_hash_text(def->key), NULL);
+
+	if (r == 0)
+		r = trie_remove(&st->now.services, &st->tx, s->id, NULL);
+	if (r == 0)
+		r = snap_drop(st, SNAP_O_PLAIN, s);
+	if (r == 0)
+		r = snap_drop(st, SNAP_O_PLAIN, def);
+	return r;
+}
+
+static uint16_t max_weight(const struct snap_service *s)
+{
+	uint16_t max = 1;
+
+	for (uint32_t i = 0; i < snap_service_size(s); i++) {
+		uint16_t weight = snap_service_endpoint(s, i)->weight;
+
+		if (weight > max)
+			max = weight;
+	}
+	return max;
+}
+
+int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_workload *w)
+{
+	struct snap_service *s;
+	void *old;
+	int r = service_own(st, id, &s);
+
+	if (r == 0)
+		r = trie_put(&s->endpoints, &st->tx, w->id, w, &old);
+	if (r < 0)
+		return r;
+	if (w->weight >= s->max_weight)
+		s->max_weight = w->weight;
+	else if (old && ((struct snap_workload *)old)->weight == s->max_weight)
+		s->max_weight = max_weight(s);
+	return 0;
+}
+
+int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struct snap_workload *w)
+{
+	struct snap_service *s;
+	int r = service_own(st, id, &s);
+
+	if (r == 0)
+		r = trie_remove(&s->endpoints, &st->tx, w->id, NULL);
+	if (r < 0)
+		return r;
+	if (!snap_service_size(s) && !s->def->defined)
+		return service_delete(st, s);
+	if (w->weight > 1 && w->weight == s->max_weight)
+		s->max_weight = max_weight(s);
+	return 0;
+}
+
+/* --- definitions --- */
+
+static int def_find(struct snap_store *st, const char *key, struct snap_def **ret_def)
+{
+	struct snap_def *def = trie_get(&st->now.by_key, snap_hash_text(key));
+
+	if (def && strcmp(def->key, key))
+		return -EEXIST;
+	*ret_def = def;
+	return 0;
+}
+
+int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_id)
+{
+	size_t n_key = strlen(key) + 1;
+	struct snap_def *def;
+	int r = def_find(st, key, &def);
+
+	if (r < 0)
+		return r;
+	if (def) {
+		*ret_id = def->service_id;
+		return 0;
+	}
+	def = calloc(1, sizeof(*def) + n_key);
+	if (!def)
+		return -ENOMEM;
+	def->service_id = st->next_service_id++;
+	def->key = memcpy(def + 1, key, n_key);
+	def->name = def->namespace = def->hostname = "";
+	r = snap_made(st, SNAP_O_PLAIN, def);
+	if (r == 0)
+		r = trie_put(&st->now.by_key, &st->tx, snap_hash_text(key), def, NULL);
+	if (r == 0)
+		r = service_new(st, def);
+	if (r == 0)
+		*ret_id = def->service_id;
+	return r;
+}
+
+static bool is_vip(const struct snap_store *st, const struct service_address *a)
+{
+	return a->prefix_len == 128 && !strcmp(a->network, st->network) && !ip_is_none(&a->ip);
+}
+
+struct def_size {
+	size_t texts, vips, total;
+};
+
+static struct def_size def_size(const struct snap_store *st, const struct service *s)
+{
+	struct def_size n = {};
+
+	for (size_t i = 0; i < s->n_addresses; i++)
+		n.vips += is_vip(st, &s->addresses[i]);
+	n.texts = 2 * (strlen(s->namespace) + 1) + 2 * (strlen(s->hostname) + 1) + strlen(s->name) + 1;
+	for (size_t i = 0; i < s->n_sans; i++)
+		n.texts += strlen(s->sans[i]) + 1;
+	n.total = sizeof(struct snap_def) + s->n_sans * sizeof(char *) + n.vips * sizeof(struct ip) +
+		  s->n_ports * sizeof(struct snap_port) + n.texts;
+	return n;
+}
+
+static const char *put_text(char **at, const char *text)
+{
+	size_t n = strlen(text) + 1;
+	const char *to = memcpy(*at, text, n);
+
+	*at += n;
+	return to;
+}
+
+static void def_fill_lists(const struct snap_store *st, struct snap_def *def, const struct service *s, struct ip *vips,
+			   struct snap_port *ports)
+{
+	size_t n_vips = 0;
+
+	for (size_t i = 0; i < s->n_addresses; i++)
+		if (is_vip(st, &s->addresses[i]))
+			vips[n_vips++] = s->addresses[i].ip;
+	for (size_t i = 0; i < s->n_ports; i++) {
+		const struct port_map *p = &s->ports[i];
+
+		ports[i].port = p->service_port;
+		ports[i].target_port = p->target_port ? p->target_port : p->service_port;
+		ports[i].app_protocol = p->app_protocol;
+	}
+	def->vips = vips;
+	def->n_vips = (uint16_t)n_vips;
+	def->ports = ports;
+	def->n_ports = (uint16_t)s->n_ports;
+	def->n_lb_preference = s->n_lb_preference;
+	memcpy(def->lb_preference, s->lb_preference, sizeof(def->lb_preference));
+}
+
+/* Lists first, by falling alignment, then the texts. */
+static struct snap_def *def_make(const struct snap_store *st, const struct service *s, const char *key, uint32_t id)
+{
+	struct def_size n = def_size(st, s);
+	struct snap_def *def = calloc(1, n.total);
+
+	if (!def)
+		return NULL;
+
+	const char **sans = (const char **)(def + 1);
+	struct snap_port *ports = (struct snap_port *)(sans + s->n_sans);
+	struct ip *vips = (struct ip *)(ports + s->n_ports);
+	char *texts = (char *)(vips + n.vips);
+
+	def_fill_lists(st, def, s, vips, ports);
+	def->service_id = id;
+	def->defined = true;
+	def->key = put_text(&texts, key);
+	def->name = put_text(&texts, s->name);
+	def->namespace = put_text(&texts, s->namespace);
+	def->hostname = put_text(&texts, s->hostname);
+	for (size_t i = 0; i < s->n_sans; i++)
+		sans[i] = put_text(&texts, s->sans[i]);
+	def->sans = sans;
+	def->n_sans = (uint16_t)s->n_sans;
+	def->lb_mode = (uint8_t)s->lb_mode;
+	def->allow_unhealthy = s->allow_unhealthy;
+	def->canonical = s->canonical;
+	def->has_waypoint = s->waypoint.hostname || !ip_is_none(&s->waypoint.ip);
+	return def;
+}
+
+/* --- its indexes --- */
+
+static bool has_vip(const struct snap_def *def, const struct ip *ip)
+{
+	for (unsigned i = 0; def && i < def->n_vips; i++)
+		if (ip_equal(&def->vips[i], ip))
+			return true;
+	return false;
+}
+
+static struct snap_def *another_with(struct snap_store *st, const struct ip *ip, uint32_t gone)
+{
+	for (uint32_t i = 0; st->now.shared_ips && i < trie_count(&st->now.by_key); i++) {
+		struct snap_def *def = trie_at(&st->now.by_key, i);
+
+		if (def->service_id != gone && has_vip(def, ip))
+			return def;
+	}
+	return NULL;
+}
+
+static int unindex_vip(struct snap_store *st, const struct ip *ip, uint32_t id)
+{
+	uint64_t hash = snap_hash_ip(ip);
+	const struct snap_def *at = trie_get(&st->now.by_vip, hash);
+
+	if (!at || at->service_id != id)
+		return 0;
+
+	struct snap_def *other = another_with(st, ip, id);
+	return other ? trie_put(&st->now.by_vip, &st->tx, hash, other, NULL) : trie_remove(&st->now.by_vip, &st->tx, hash, NULL);
+}
+
+static int index_vips(struct snap_store *st, const struct snap_def *old, struct snap_def *def)
+{
+	void *was;
+	int r = 0;
+
+	for (unsigned i = 0; old && r == 0 && i < old->n_vips; i++)
+		if (!has_vip(def, &old->vips[i]))
+			r = unindex_vip(st, &old->vips[i], old->service_id);
+	for (unsigned i = 0; def && r == 0 && i < def->n_vips; i++) {
+		r = trie_put(&st->now.by_vip, &st->tx, snap_hash_ip(&def->vips[i]), def, &was);
+		if (r == 0 && was && ((struct snap_def *)was)->service_id != def->service_id)
+			st->now.shared_ips = true;
+	}
+	return r;
+}
+
+/* The list of its host name, without @old, with @def; either may be NULL. */
+static int index_host(struct snap_store *st, const char *hostname, const struct snap_def *old, const struct snap_def *def)
+{
+	uint64_t hash = snap_hash_text(hostname);
+	struct snap_hosts *was = trie_get(&st->now.by_host, hash);
+	uint32_t n_was = was ? was->n : 0;
+	uint32_t n = 0;
+
+	if (was && strcmp(was->hostname, hostname))
+		return -EEXIST;
+
+	struct snap_hosts *hosts = calloc(1, sizeof(*hosts) + (n_was + 1) * sizeof(hosts->list[0]) + strlen(hostname) + 1);
+	if (!hosts)
+		return -ENOMEM;
+	hosts->hostname = strcpy((char *)&hosts->list[n_was + 1], hostname);
+	for (uint32_t i = 0; i < n_was; i++)
+		if (was->list[i] != old)
+			hosts->list[n++] = was->list[i];
+	if (def)
+		hosts->list[n++] = def;
+	hosts->n = n;
+
+	int r = snap_made(st, SNAP_O_PLAIN, hosts);
+	if (r == 0)
+		r = n ? trie_put(&st->now.by_host, &st->tx, hash, hosts, NULL) : trie_remove(&st->now.by_host, &st->tx, hash, NULL);
+	if (r == 0 && !n)
+		r = snap_drop(st, SNAP_O_PLAIN, hosts);
+	if (r == 0)
+		r = snap_drop(st, SNAP_O_PLAIN, was);
+	return r;
+}
+
+static int def_swap(struct snap_store *st, struct snap_def *old, struct snap_def *def)
+{
+	struct snap_service *s;
+	int r = trie_put(&st->now.by_key, &st->tx, snap_hash_text(def->key), def, NULL);
+
+	if (r == 0)
+		r = service_own(st, def->service_id, &s);
+	if (r < 0)
+		return r;
+	s->def = def;
+	if (old->defined)
+		r = index_vips(st, old, def->defined ? def : NULL);
+	else
+		r = index_vips(st, NULL, def);
+	if (r == 0 && old->defined && (!def->defined || strcmp(old->hostname, def->hostname)))
+		r = index_host(st, old->hostname, old, NULL);
+	if (r == 0 && def->defined)
+		r = index_host(st, def->hostname, old, def);
+	if (r == 0)
+		r = snap_drop(st, SNAP_O_PLAIN, old);
+	return r;
+}
+
+static char *service_key(const struct service *s)
+{
+	char *key;
+
+	return asprintf(&key, "%s/%s", s->namespace, s->hostname) < 0 ? NULL : key;
+}
+
+int snap_store_put_service(struct snap_store *st, const struct service *s)
+{
+	CLEANUP_FREE char *key = service_key(s);
+	struct snap_def *old = NULL, *def;
+	uint32_t id;
+	int r;
+
+	if (!key)
+		return -ENOMEM;
+	r = snap_service_mention(st, key, &id);
+	if (r == 0)
+		r = def_find(st, key, &old);
+	if (r < 0)
+		return r;
+	def = def_make(st, s, key, id);
+	if (!def)
+		return -ENOMEM;
+	r = snap_made(st, SNAP_O_PLAIN, def);
+	return r < 0 ? r : def_swap(st, old, def);
+}
+
+int snap_store_remove_service(struct snap_store *st, const char *key)
+{
+	struct snap_def *old = NULL, *stub;
+	struct snap_service *s;
+	int r = def_find(st, key, &old);
+
+	if (r < 0 || !old || !old->defined)
+		return 0;	/* a collision's other key is not ours to remove */
+
+	/* It goes back to what endpoints mention, and away when there are none. */
+	stub = calloc(1, sizeof(*stub) + strlen(key) + 1);
+	if (!stub)
+		return -ENOMEM;
+	stub->service_id = old->service_id;
+	stub->key = strcpy((char *)(stub + 1), key);
+	stub->name = stub->namespace = stub->hostname = "";
+	r = snap_made(st, SNAP_O_PLAIN, stub);
+	if (r == 0)
+		r = def_swap(st, old, stub);
+	if (r == 0)
+		r = service_own(st, stub->service_id, &s);
+	if (r == 0 && !snap_service_size(s))
+		r = service_delete(st, s);
+	return r;
+}

@@ -1,0 +1,106 @@
+#pragma once
+#include <stdatomic.h>
+#include "base/list.h"
+#include "base/map.h"
+#include "base/trie.h"
+#include "mesh/snapshot.h"
+
+/*
+ * Inside of snapshot and store: shared by snapshot.c (readers), snap_store.c,
+ * snap_service.c, snap_policy.c and snap_kind.c (writers). Nobody else includes
+ * this.
+ *
+ * Everything that a snapshot leads to is either a trie node or an object of one
+ * of the kinds below. An object never changes once it is published. The store
+ * keeps lists of what the running transaction has made (freed when it is given
+ * up) and of what it does not need any more (freed when all snapshots up to the
+ * last one are given back).
+ */
+struct snap_hosts {			/* the services with one host name */
+	const char *hostname;
+	uint32_t n;
+	const struct snap_def *list[];
+};
+
+struct snap_state {			/* what a snapshot shows */
+	struct trie workloads;		/* hash of the uid: struct snap_workload */
+	struct trie by_ip;		/* hash of an address in our network: struct snap_workload */
+	struct trie services;		/* id: struct snap_service */
+	struct trie by_key;		/* hash of the key: struct snap_def */
+	struct trie by_vip;		/* hash of an address in our network: struct snap_def */
+	struct trie by_host;		/* hash of the host name: struct snap_hosts */
+	struct trie absent;		/* hash of an address: struct ip */
+	struct trie policies;		/* hash of "namespace/name": struct policy */
+	struct trie policies_of;	/* hash of the namespace: struct snap_policies */
+	struct snap_policies *global;
+	bool policies_known;
+	bool shared_ips;		/* two workloads, or two services, have had one address */
+	uint64_t policy_serial;
+};
+
+enum snap_object_type {
+	SNAP_O_PLAIN,			/* one free() */
+	SNAP_O_WORKLOAD,
+	SNAP_O_POLICY,
+};
+
+struct snap_object {
+	enum snap_object_type type;
+	void *ptr;
+};
+
+struct snap_objects {
+	struct snap_object *list;
+	size_t n;
+	size_t size;
+};
+
+struct snapshot {
+	_Atomic uint32_t refs;
+	uint64_t serial;
+	struct snap_state state;
+
+	/* The store's: what no later snapshot has. */
+	struct list link;		/* in the store's chain, oldest first */
+	struct list dropped_nodes;
+	struct snap_objects dropped;
+};
+
+struct snap_store {
+	char *network;
+	struct snap_state now;		/* the next snapshot's */
+	bool changed;
+	struct snapshot *last;		/* published; the store has a reference */
+	struct list chain;
+	struct trie_tx tx;
+	struct snap_objects made;
+	struct snap_objects dropped;
+	struct map kinds;
+	struct map places;
+	uint32_t next_workload_id;
+	uint32_t next_service_id;
+};
+
+/* --- snap_store.c --- */
+
+/* Notes an object made, or not needed any more. On -ENOMEM @ptr is freed by snap_made(), kept by snap_drop(). */
+MUST_CHECK int snap_made(struct snap_store *st, enum snap_object_type type, void *ptr);
+MUST_CHECK int snap_drop(struct snap_store *st, enum snap_object_type type, void *ptr);
+
+uint64_t snap_hash_text(const char *text);
+uint64_t snap_hash_ip(const struct ip *ip);
+
+/* --- snap_service.c --- */
+
+/* The id of the service @key, which is made known if it is not. */
+MUST_CHECK int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_id);
+MUST_CHECK int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_workload *w);
+MUST_CHECK int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struct snap_workload *w);
+
+/* --- snap_kind.c --- */
+
+/* Finds or makes what equal workloads share, with a reference. */
+MUST_CHECK int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind **ret_kind);
+void snap_kind_put(struct snap_store *st, const struct snap_kind *kind);
+MUST_CHECK int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place **ret_place);
+void snap_place_put(struct snap_store *st, const struct snap_place *place);

@@ -1,0 +1,277 @@
+/*
+ * Reading a snapshot: lookups that allocate nothing and lock nothing.
+ *
+ * The tries are keyed by 64-bit hashes; who looks up compares what he finds, so
+ * a collision makes an address unknown, never somebody else's.
+ */
+#include "mesh/snapshot.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "mesh/snap_state.h"
+
+/* Behind struct snap_workload: further addresses, then uid and name, each with its zero. */
+const struct ip *snap_workload_more(const struct snap_workload *w)
+{
+	return (const struct ip *)(w + 1);
+}
+
+const char *snap_workload_uid(const struct snap_workload *w)
+{
+	return (const char *)(snap_workload_more(w) + w->n_more);
+}
+
+const char *snap_workload_name(const struct snap_workload *w)
+{
+	const char *uid = snap_workload_uid(w);
+
+	return uid + strlen(uid) + 1;
+}
+
+struct snapshot *snapshot_ref(struct snapshot *s)
+{
+	if (s)
+		atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+	return s;
+}
+
+struct snapshot *snapshot_unref(struct snapshot *s)
+{
+	if (s)
+		atomic_fetch_sub_explicit(&s->refs, 1, memory_order_release);
+	return NULL;
+}
+
+uint64_t snapshot_serial(const struct snapshot *s)
+{
+	return s->serial;
+}
+
+uint64_t snapshot_policy_serial(const struct snapshot *s)
+{
+	return s->state.policy_serial;
+}
+
+/* --- workloads and services --- */
+
+const struct snap_workload *snapshot_workload(const struct snapshot *s, const char *uid)
+{
+	const struct snap_workload *w = trie_get(&s->state.workloads, snap_hash_text(uid));
+
+	return w && !strcmp(snap_workload_uid(w), uid) ? w : NULL;
+}
+
+static bool has_ip(const struct snap_workload *w, const struct ip *ip)
+{
+	if (ip_equal(&w->ip, ip))
+		return true;
+	for (unsigned i = 0; i < w->n_more; i++)
+		if (ip_equal(&snap_workload_more(w)[i], ip))
+			return true;
+	return false;
+}
+
+static const struct snap_workload *workload_by_hash(const struct snapshot *s, const struct ip *ip, uint64_t hash)
+{
+	const struct snap_workload *w = trie_get(&s->state.by_ip, hash);
+
+	return w && has_ip(w, ip) ? w : NULL;
+}
+
+const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, const struct ip *ip)
+{
+	return workload_by_hash(s, ip, snap_hash_ip(ip));
+}
+
+const struct snap_service *snapshot_service_by_id(const struct snapshot *s, uint32_t id)
+{
+	return trie_get(&s->state.services, id);
+}
+
+const struct snap_service *snapshot_service(const struct snapshot *s, const char *key)
+{
+	const struct snap_def *def = trie_get(&s->state.by_key, snap_hash_text(key));
+
+	return def && def->defined && !strcmp(def->key, key) ? snapshot_service_by_id(s, def->service_id) : NULL;
+}
+
+static const struct snap_service *service_by_vip(const struct snapshot *s, const struct ip *ip, uint64_t hash)
+{
+	const struct snap_def *def = trie_get(&s->state.by_vip, hash);
+
+	for (unsigned i = 0; def && i < def->n_vips; i++)
+		if (ip_equal(&def->vips[i], ip))
+			return snapshot_service_by_id(s, def->service_id);
+	return NULL;
+}
+
+uint32_t snapshot_n_workloads(const struct snapshot *s)
+{
+	return trie_count(&s->state.workloads);
+}
+
+uint32_t snapshot_n_services(const struct snapshot *s)
+{
+	return trie_count(&s->state.services);
+}
+
+const struct snap_workload *snapshot_workload_at(const struct snapshot *s, uint32_t i)
+{
+	return trie_at(&s->state.workloads, i);
+}
+
+const struct snap_service *snapshot_service_at(const struct snapshot *s, uint32_t i)
+{
+	return trie_at(&s->state.services, i);
+}
+
+/* --- routes --- */
+
+static int route_service(const struct snap_service *service, const struct ip_port *dialled, struct snap_route *ret_route)
+{
+	for (unsigned i = 0; i < service->def->n_ports; i++) {
+		if (service->def->ports[i].port == dialled->port) {
+			*ret_route = (struct snap_route){ *dialled, service, &service->def->ports[i], NULL };
+			return 0;
+		}
+	}
+	return SNAP_E_NO_PORT;
+}
+
+int snapshot_route(const struct snapshot *s, const struct ip_port *dst, struct snap_route *ret_route)
+{
+	uint64_t hash = snap_hash_ip(&dst->ip);
+	const struct snap_service *service = service_by_vip(s, &dst->ip, hash);
+
+	if (service)
+		return route_service(service, dst, ret_route);
+
+	const struct snap_workload *w = workload_by_hash(s, &dst->ip, hash);
+	if (w) {
+		*ret_route = (struct snap_route){ *dst, NULL, NULL, w };
+		return 0;
+	}
+
+	const struct ip *absent = trie_get(&s->state.absent, hash);
+	return absent && ip_equal(absent, &dst->ip) ? SNAP_E_ABSENT : SNAP_E_UNKNOWN;
+}
+
+static const struct snap_def *best_host(const struct snap_hosts *hosts, const char *namespace)
+{
+	const struct snap_def *best = hosts->list[0];
+
+	for (uint32_t i = 0; i < hosts->n; i++) {
+		const struct snap_def *def = hosts->list[i];
+
+		if (namespace && !strcmp(def->namespace, namespace))
+			return def;
+		if (def->canonical && !best->canonical)
+			best = def;
+	}
+	return best;
+}
+
+int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, uint16_t port,
+			const char *namespace, struct snap_route *ret_route)
+{
+	const struct snap_hosts *hosts = trie_get(&s->state.by_host, map_hash(host, len));
+	const struct ip_port dialled = { .port = port };
+
+	if (!hosts || strlen(hosts->hostname) != len || memcmp(hosts->hostname, host, len))
+		return SNAP_E_UNKNOWN;
+
+	const struct snap_service *service = snapshot_service_by_id(s, best_host(hosts, namespace)->service_id);
+	return service ? route_service(service, &dialled, ret_route) : SNAP_E_UNKNOWN;
+}
+
+/* --- endpoints --- */
+
+uint16_t snap_target_port(const struct snap_service *s, const struct snap_workload *w, uint16_t port)
+{
+	for (uint32_t i = 0; i < w->kind->n_members; i++) {
+		const struct snap_member *m = &w->kind->members[i];
+
+		if (m->service_id != s->id)
+			continue;
+		for (uint32_t k = 0; k < m->n_ports; k++)
+			if (m->ports[k].port == port)
+				return m->ports[k].target_port;
+		return 0;
+	}
+	return 0;
+}
+
+/* An address of the workload, of the family that was dialled if it has one. */
+static struct ip address_for(const struct snap_workload *w, const struct ip *dialled)
+{
+	const struct ip *more = snap_workload_more(w);
+
+	if (ip_is_none(dialled) || ip_is_v4(&w->ip) == ip_is_v4(dialled))
+		return w->ip;
+	for (unsigned i = 0; i < w->n_more; i++)
+		if (ip_is_v4(&more[i]) == ip_is_v4(dialled))
+			return more[i];
+	return w->ip;
+}
+
+bool snap_endpoint_of(const struct snapshot *s, const struct snap_route *route, const struct snap_workload *w,
+		      struct snap_endpoint *ret_endpoint)
+{
+	struct snap_endpoint e = { .workload = w, .service = route->service, .tunnel = (enum tunnel)w->tunnel };
+
+	(void)s;
+	if (!w->reachable)
+		return false;
+	if (route->service) {
+		e.target.ip = address_for(w, &route->dialled.ip);
+		e.target.port = snap_target_port(route->service, w, route->port->port);
+	} else {
+		e.target = route->dialled;
+	}
+	if (!e.target.port)
+		return false;
+	e.hbone = (struct ip_port){ e.target.ip, SNAP_HBONE_PORT };
+	*ret_endpoint = e;
+	return true;
+}
+
+size_t snap_endpoint_ids(const struct snap_endpoint *e, const char *ret_ids[static SNAP_IDS_MAX])
+{
+	size_t n = 0;
+
+	if (e->workload)
+		ret_ids[n++] = e->workload->kind->identity;
+	for (unsigned i = 0; e->service && i < e->service->def->n_sans && n < SNAP_IDS_MAX; i++)
+		ret_ids[n++] = e->service->def->sans[i];
+	return n;
+}
+
+/* --- policies --- */
+
+bool snapshot_policies_known(const struct snapshot *s)
+{
+	return s->state.policies_known;
+}
+
+const struct policy *snapshot_policy(const struct snapshot *s, const char *key)
+{
+	const struct policy *p = trie_get(&s->state.policies, snap_hash_text(key));
+	size_t len = p ? strlen(p->namespace) : 0;
+
+	if (!p || strncmp(key, p->namespace, len) || key[len] != '/' || strcmp(key + len + 1, p->name))
+		return NULL;
+	return p;
+}
+
+const struct snap_policies *snapshot_policies_global(const struct snapshot *s)
+{
+	return s->state.global;
+}
+
+const struct snap_policies *snapshot_policies_of(const struct snapshot *s, const char *namespace)
+{
+	const struct snap_policies *list = trie_get(&s->state.policies_of, snap_hash_text(namespace));
+
+	return list && !strcmp(list->namespace, namespace) ? list : NULL;
+}

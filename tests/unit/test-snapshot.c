@@ -1,0 +1,513 @@
+#include "lib/unit.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "lib/alloc.h"
+#include "mesh/snapshot.h"
+
+static struct ip ip_of(const char *text)
+{
+	struct ip ip;
+
+	assert_int_equal(ip_parse(text, &ip), 0);
+	return ip;
+}
+
+static struct ip_port addr_of(const char *text)
+{
+	struct ip_port a;
+
+	assert_int_equal(ip_port_parse(text, &a), 0);
+	return a;
+}
+
+/* A workload with one address, in one service. */
+struct wl {
+	const char *uid;
+	const char *ip;
+	const char *service;
+	bool unhealthy;
+	const char *network;
+	uint16_t target_port;
+	uint32_t capacity;
+};
+
+static int put_wl(struct snap_store *st, const struct wl *in)
+{
+	struct ip ip = ip_of(in->ip);
+	struct port_map port = { 80, in->target_port, APP_HTTP11 };
+	struct workload_service service = { in->service, &port, 1 };
+	struct workload w = {
+		.uid = in->uid, .name = in->uid, .namespace = "shop", .network = in->network ? in->network : "",
+		.trust_domain = "td", .service_account = "web", .addresses = &ip, .n_addresses = 1,
+		.tunnel = TUNNEL_HBONE, .unhealthy = in->unhealthy, .capacity = in->capacity ? in->capacity : 1,
+		.services = &service, .n_services = in->service ? 1 : 0, .workload_name = "web",
+	};
+
+	return snap_store_put_workload(st, &w);
+}
+
+static int put_service(struct snap_store *st, const char *hostname, const char *vip)
+{
+	struct service_address address = { .network = "", .prefix_len = 128, .ip = ip_of(vip) };
+	struct port_map port = { 80, 8080, APP_HTTP11 };
+	static const char *const sans[] = { "spiffe://td/ns/shop/sa/other" };
+	struct service s = {
+		.name = "web", .namespace = "shop", .hostname = hostname, .addresses = &address, .n_addresses = 1,
+		.ports = &port, .n_ports = 1, .sans = sans, .n_sans = 1,
+	};
+
+	return snap_store_put_service(st, &s);
+}
+
+static struct snapshot *publish(struct snap_store *st)
+{
+	struct snapshot *s;
+
+	assert_int_equal(snap_store_publish(st, &s), 0);
+	return s;
+}
+
+static void a_service_leads_to_its_endpoints(void **state)
+{
+	struct snap_store *st;
+	struct ip_port dst = addr_of("10.96.0.1:80");
+	struct snap_route route;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", "shop/web.mesh", .target_port = 8081 }), 0);
+	assert_int_equal(put_service(st, "web.mesh", "10.96.0.1"), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "b", "10.0.0.2", "shop/web.mesh" }), 0);
+
+	struct snapshot *s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), 0);
+	assert_string_equal(route.service->def->key, "shop/web.mesh");
+	assert_int_equal(snap_service_size(route.service), 2);
+	for (uint32_t i = 0; i < 2; i++) {
+		const struct snap_workload *w = snap_service_endpoint(route.service, i);
+		const char *ids[SNAP_IDS_MAX];
+		struct snap_endpoint e;
+
+		assert_true(snap_endpoint_of(s, &route, w, &e));
+		assert_int_equal(e.target.port, strcmp(snap_workload_uid(w), "a") ? 80 : 8081);
+		assert_int_equal(e.hbone.port, SNAP_HBONE_PORT);
+		assert_int_equal(e.tunnel, TUNNEL_HBONE);
+		assert_int_equal(snap_endpoint_ids(&e, ids), 2);
+		assert_string_equal(ids[0], "spiffe://td/ns/shop/sa/web");
+		assert_string_equal(ids[1], "spiffe://td/ns/shop/sa/other");
+	}
+
+	dst.port = 81;
+	assert_int_equal(snapshot_route(s, &dst, &route), SNAP_E_NO_PORT);
+	assert_int_equal(snapshot_route_host(s, "web.mesh:80", 8, 80, NULL, &route), 0);
+	assert_int_equal(snapshot_route_host(s, "web.mes", 7, 80, NULL, &route), SNAP_E_UNKNOWN);
+
+	dst = addr_of("10.0.0.2:5000");
+	struct snap_endpoint e;
+	assert_int_equal(snapshot_route(s, &dst, &route), 0);
+	assert_null(route.service);
+	assert_true(snap_endpoint_of(s, &route, route.workload, &e));
+	assert_int_equal(e.target.port, 5000);
+	snapshot_unref(s);
+	snap_store_free(st);
+}
+
+static void an_address_is_unknown_then_absent_then_there(void **state)
+{
+	struct snap_store *st;
+	struct ip_port dst = addr_of("10.0.0.1:80");
+	struct snap_route route;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	struct snapshot *s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), SNAP_E_UNKNOWN);
+	snapshot_unref(s);
+
+	assert_int_equal(snap_store_put_absent(st, &dst.ip), 0);
+	s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), SNAP_E_ABSENT);
+	snapshot_unref(s);
+
+	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", NULL }), 0);
+	s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), 0);
+	snapshot_unref(s);
+
+	assert_int_equal(snap_store_remove_workload(st, "a"), 0);
+	assert_int_equal(snap_store_remove_absent(st, &dst.ip), 0);
+	s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), SNAP_E_UNKNOWN);
+	snapshot_unref(s);
+	snap_store_free(st);
+}
+
+static void a_held_snapshot_stays_as_it_was(void **state)
+{
+	struct snap_store *st;
+	struct ip_port dst = addr_of("10.96.0.1:80");
+	struct snap_route route;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(put_service(st, "web.mesh", "10.96.0.1"), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", "shop/web.mesh" }), 0);
+
+	struct snapshot *old = publish(st);
+	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", "shop/web.mesh", .unhealthy = true }), 0);
+	struct snapshot *middle = publish(st);
+	assert_int_equal(snap_store_remove_workload(st, "a"), 0);
+	assert_int_equal(snap_store_remove_service(st, "shop/web.mesh"), 0);
+	struct snapshot *new = publish(st);
+
+	assert_int_equal(snapshot_route(old, &dst, &route), 0);
+	assert_true(snap_service_endpoint(route.service, 0)->healthy);
+	assert_int_equal(snapshot_route(middle, &dst, &route), 0);
+	assert_false(snap_service_endpoint(route.service, 0)->healthy);
+	assert_int_equal(snapshot_route(new, &dst, &route), SNAP_E_UNKNOWN);
+	assert_int_equal(snapshot_n_services(new), 0);
+	assert_int_equal(snapshot_n_workloads(new), 0);
+
+	snapshot_unref(middle);
+	assert_int_equal(snap_store_reclaim(st), 2);	/* the oldest keeps what came after it */
+	snapshot_unref(old);
+	assert_int_equal(snap_store_reclaim(st), 0);
+	snapshot_unref(new);
+	snap_store_free(st);
+}
+
+static void nothing_new_is_the_same_snapshot(void **state)
+{
+	struct snap_store *st;
+	const struct wl a = { "a", "10.0.0.1", "shop/web.mesh" };
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(put_wl(st, &a), 0);
+	struct snapshot *one = publish(st);
+	assert_int_equal(put_wl(st, &a), 0);
+	struct snapshot *two = publish(st);
+	assert_ptr_equal(one, two);
+	snapshot_unref(one);
+	snapshot_unref(two);
+	snap_store_free(st);
+}
+
+static void an_abort_goes_back_to_the_last_publication(void **state)
+{
+	struct snap_store *st;
+	struct ip_port dst = addr_of("10.0.0.1:80");
+	struct snap_route route;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", "shop/web.mesh" }), 0);
+	snapshot_unref(publish(st));
+	assert_int_equal(snap_store_remove_workload(st, "a"), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "b", "10.0.0.2", "shop/other.mesh" }), 0);
+	assert_int_equal(put_service(st, "third.mesh", "10.96.0.3"), 0);
+	snap_store_abort(st);
+
+	struct snapshot *s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), 0);
+	assert_int_equal(snapshot_n_workloads(s), 1);
+	assert_int_equal(snapshot_n_services(s), 1);
+	snapshot_unref(s);
+	snap_store_free(st);
+}
+
+static void the_newer_of_two_workloads_has_the_address(void **state)
+{
+	struct snap_store *st;
+	struct ip ip = ip_of("10.0.0.1");
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "old", "10.0.0.1", NULL }), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "new", "10.0.0.1", NULL }), 0);
+
+	struct snapshot *s = publish(st);
+	assert_string_equal(snap_workload_uid(snapshot_workload_by_ip(s, &ip)), "new");
+	snapshot_unref(s);
+	assert_int_equal(snap_store_remove_workload(st, "new"), 0);
+	s = publish(st);
+	assert_string_equal(snap_workload_uid(snapshot_workload_by_ip(s, &ip)), "old");
+	snapshot_unref(s);
+
+	/* A VM that moved: the old one's late removal does not take the address from the new one. */
+	assert_int_equal(put_wl(st, &(struct wl){ "new", "10.0.0.1", NULL }), 0);
+	assert_int_equal(snap_store_remove_workload(st, "old"), 0);
+	s = publish(st);
+	assert_string_equal(snap_workload_uid(snapshot_workload_by_ip(s, &ip)), "new");
+	snapshot_unref(s);
+	snap_store_free(st);
+}
+
+static void two_services_may_share_a_host_name_and_an_address(void **state)
+{
+	struct snap_store *st;
+	struct ip_port dst = addr_of("10.96.0.1:80");
+	struct service_address address = { .network = "", .prefix_len = 128, .ip = dst.ip };
+	struct port_map port = { 80, 0, APP_UNKNOWN };
+	struct service s = { .name = "web", .namespace = "shop", .hostname = "web", .addresses = &address, .n_addresses = 1,
+			     .ports = &port, .n_ports = 1 };
+	struct snap_route route;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(snap_store_put_service(st, &s), 0);
+	s.namespace = "prod";
+	s.canonical = true;
+	assert_int_equal(snap_store_put_service(st, &s), 0);
+
+	struct snapshot *snap = publish(st);
+	assert_int_equal(snapshot_route_host(snap, "web", 3, 80, "shop", &route), 0);
+	assert_string_equal(route.service->def->namespace, "shop");
+	assert_int_equal(snapshot_route_host(snap, "web", 3, 80, "none", &route), 0);
+	assert_string_equal(route.service->def->namespace, "prod");
+	assert_int_equal(snapshot_route(snap, &dst, &route), 0);
+	assert_string_equal(route.service->def->namespace, "prod");
+	snapshot_unref(snap);
+
+	assert_int_equal(snap_store_remove_service(st, "prod/web"), 0);
+	snap = publish(st);
+	assert_int_equal(snapshot_route(snap, &dst, &route), 0);
+	assert_string_equal(route.service->def->namespace, "shop");
+	assert_int_equal(snapshot_route_host(snap, "web", 3, 80, NULL, &route), 0);
+	snapshot_unref(snap);
+	snap_store_free(st);
+}
+
+static void other_networks_are_not_dialled(void **state)
+{
+	struct snap_store *st;
+	struct ip_port dst = addr_of("10.0.0.1:80");
+	struct snap_route route;
+
+	(void)state;
+	assert_int_equal(snap_store_new("here", &st), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", NULL, .network = "there" }), 0);
+	struct snapshot *s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), SNAP_E_UNKNOWN);
+	assert_false(snapshot_workload(s, "a")->reachable);
+	snapshot_unref(s);
+	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", NULL, .network = "here" }), 0);
+	s = publish(st);
+	assert_int_equal(snapshot_route(s, &dst, &route), 0);
+	snapshot_unref(s);
+	snap_store_free(st);
+}
+
+/* Every allocation of a few changes fails once; after an abort the same changes go through. */
+static int some_changes(struct snap_store *st)
+{
+	int r = put_wl(st, &(struct wl){ "a", "10.0.0.9", "shop/web.mesh" });
+
+	if (r == 0)
+		r = put_wl(st, &(struct wl){ "c", "10.0.0.3", "shop/new.mesh" });
+	if (r == 0)
+		r = put_service(st, "web.mesh", "10.96.0.7");
+	if (r == 0)
+		r = snap_store_remove_workload(st, "b");
+	if (r == 0)
+		r = snap_store_remove_service(st, "shop/gone.mesh");
+	if (r == 0)
+		r = snap_store_put_absent(st, &(struct ip){ .b = { 1 } });
+	return r;
+}
+
+static void out_of_memory_leaves_the_published_whole(void **state)
+{
+	(void)state;
+	for (size_t n = 1; ; n++) {
+		struct snap_store *st;
+		struct ip_port dst = addr_of("10.96.0.1:80");
+		struct snap_route route;
+
+		assert_int_equal(snap_store_new("", &st), 0);
+		assert_int_equal(put_service(st, "web.mesh", "10.96.0.1"), 0);
+		assert_int_equal(put_service(st, "gone.mesh", "10.96.0.2"), 0);
+		assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", "shop/web.mesh" }), 0);
+		assert_int_equal(put_wl(st, &(struct wl){ "b", "10.0.0.2", "shop/gone.mesh" }), 0);
+		struct snapshot *old = publish(st);
+		struct snapshot *s = NULL;
+
+		alloc_fail_at(n);
+		int r = some_changes(st);
+		if (r == 0)
+			r = snap_store_publish(st, &s);
+		bool enough = alloc_fail_stop() < n;
+		if (r < 0) {
+			assert_int_equal(r, -ENOMEM);
+			snap_store_abort(st);
+			assert_int_equal(snapshot_route(old, &dst, &route), 0);
+			assert_int_equal(snap_service_size(route.service), 1);
+			assert_int_equal(some_changes(st), 0);
+			s = publish(st);
+		}
+		dst = addr_of("10.96.0.7:80");
+		assert_int_equal(snapshot_route(s, &dst, &route), 0);
+		assert_int_equal(snap_service_size(route.service), 1);
+		assert_int_equal(snapshot_n_workloads(s), 2);
+		snapshot_unref(old);
+		snapshot_unref(s);
+		snap_store_free(st);
+		if (enough)
+			break;
+	}
+}
+
+/* --- readers on other threads, while the mesh changes --- */
+
+enum { READERS = 2, CHANGES = 3000, ENDPOINTS = 40 };
+
+struct reader {
+	pthread_t thread;
+	_Atomic(struct snapshot *) next;	/* handed over with a reference; the reader gives it back */
+	_Atomic bool stop;
+	unsigned n_looked;
+};
+
+static void *read_all_the_time(void *data)
+{
+	struct reader *r = data;
+	struct ip_port dst = { .port = 80 };
+	struct snapshot *s = NULL;
+
+	dst.ip = ip_of("10.96.0.1");
+	while (!atomic_load(&r->stop)) {
+		struct snapshot *next = atomic_exchange(&r->next, NULL);
+		struct snap_route route;
+
+		if (next) {
+			snapshot_unref(s);
+			s = next;
+		}
+		if (!s || snapshot_route(s, &dst, &route))
+			continue;
+		for (uint32_t i = 0; i < snap_service_size(route.service); i++) {
+			const struct snap_workload *w = snap_service_endpoint(route.service, i);
+			struct snap_endpoint e;
+
+			if (!snap_endpoint_of(s, &route, w, &e) || strcmp(w->kind->workload_name, "web") ||
+			    snapshot_workload_by_ip(s, &w->ip) != w)
+				abort();
+		}
+		r->n_looked++;
+	}
+	snapshot_unref(s);
+	snapshot_unref(atomic_exchange(&r->next, NULL));
+	return NULL;
+}
+
+static void readers_need_no_lock(void **state)
+{
+	struct reader readers[READERS] = {};
+	struct snap_store *st;
+	unsigned seed = 1;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(put_service(st, "web.mesh", "10.96.0.1"), 0);
+	for (size_t i = 0; i < READERS; i++)
+		assert_int_equal(pthread_create(&readers[i].thread, NULL, read_all_the_time, &readers[i]), 0);
+	for (int i = 0; i < CHANGES; i++) {
+		unsigned k = (unsigned)rand_r(&seed) % ENDPOINTS;
+		char uid[16], ip[16];
+
+		snprintf(uid, sizeof(uid), "w%u", k);
+		snprintf(ip, sizeof(ip), "10.0.0.%u", k + 1);
+		if (rand_r(&seed) % 4)
+			assert_int_equal(put_wl(st, &(struct wl){ uid, ip, "shop/web.mesh", .unhealthy = rand_r(&seed) % 2 }), 0);
+		else
+			assert_int_equal(snap_store_remove_workload(st, uid), 0);
+		struct snapshot *s = publish(st);
+		for (size_t n = 0; n < READERS; n++)
+			snapshot_unref(atomic_exchange(&readers[n].next, snapshot_ref(s)));
+		snapshot_unref(s);
+	}
+	for (size_t i = 0; i < READERS; i++) {
+		atomic_store(&readers[i].stop, true);
+		pthread_join(readers[i].thread, NULL);
+	}
+	assert_int_equal(snap_store_reclaim(st), 0);
+	snap_store_free(st);
+}
+
+/* --- size and cost: printed, and the size bounded --- */
+
+enum { BIG_SERVICES = 1000, BIG_REPLICAS = 10, BIG = BIG_SERVICES * BIG_REPLICAS };
+
+static int put_big(struct snap_store *st, unsigned i, bool unhealthy)
+{
+	char uid[32], ip[16], service[48];
+
+	snprintf(uid, sizeof(uid), "vm/shop/web-%u", i);
+	snprintf(ip, sizeof(ip), "10.%u.%u.%u", 1 + i / 62500, i / 250 % 250, i % 250 + 1);
+	snprintf(service, sizeof(service), "shop/web-%u.shop.mesh.internal", i / BIG_REPLICAS);
+	return put_wl(st, &(struct wl){ uid, ip, service, .unhealthy = unhealthy });
+}
+
+static void ten_thousand_endpoints_are_small_and_quick_to_change(void **state)
+{
+	struct snap_store *st;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	for (unsigned i = 0; i < BIG_SERVICES; i++) {
+		char host[48], vip[16];
+
+		snprintf(host, sizeof(host), "web-%u.shop.mesh.internal", i);
+		snprintf(vip, sizeof(vip), "10.96.%u.%u", i / 250, i % 250 + 1);
+		assert_int_equal(put_service(st, host, vip), 0);
+	}
+	snapshot_unref(publish(st));
+
+	size_t before = mallinfo2().uordblks;
+	uint64_t t0 = clock_mono_ns();
+	for (unsigned i = 0; i < BIG; i++)
+		assert_int_equal(put_big(st, i, false), 0);
+	snapshot_unref(publish(st));
+	uint64_t t1 = clock_mono_ns();
+	snap_store_reclaim(st);
+	size_t bytes = mallinfo2().uordblks - before;
+
+	for (unsigned i = 0; i < BIG; i++) {
+		assert_int_equal(put_big(st, i * 7919 % BIG, true), 0);
+		snapshot_unref(publish(st));
+	}
+	uint64_t t2 = clock_mono_ns();
+	print_message("10,000 endpoints in %.1f ms, %.0f bytes each; one changed and published: %.2f us\n",
+		      (double)(t1 - t0) / 1e6, (double)bytes / BIG, (double)(t2 - t1) / 1e3 / BIG);
+#ifndef __SANITIZE_ADDRESS__
+	assert_true(bytes < (size_t)BIG * 256);
+#endif
+	snap_store_free(st);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_service_leads_to_its_endpoints),
+		cmocka_unit_test(an_address_is_unknown_then_absent_then_there),
+		cmocka_unit_test(a_held_snapshot_stays_as_it_was),
+		cmocka_unit_test(nothing_new_is_the_same_snapshot),
+		cmocka_unit_test(an_abort_goes_back_to_the_last_publication),
+		cmocka_unit_test(the_newer_of_two_workloads_has_the_address),
+		cmocka_unit_test(two_services_may_share_a_host_name_and_an_address),
+		cmocka_unit_test(other_networks_are_not_dialled),
+		cmocka_unit_test(out_of_memory_leaves_the_published_whole),
+		cmocka_unit_test(readers_need_no_lock),
+		cmocka_unit_test(ten_thousand_endpoints_are_small_and_quick_to_change),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
