@@ -201,6 +201,29 @@ static bool renamed(const struct zk_node *n, const struct zk_instance *i)
 	return n->told && ((n->service && strcmp(n->service, i->service) != 0) || (n->instance && strcmp(n->instance, i->id) != 0));
 }
 
+/*
+ * Dubbo's consumers write themselves down and then watch the providers: one
+ * question, whichever of the two comes first.
+ */
+static void on_consumer(struct stream *s, const char *path, const char *service)
+{
+	char consumers[MAX_PATH], above[MAX_PATH], providers[MAX_PATH];
+	struct zk_dir *d;
+
+	zk_path_dir(path, consumers, sizeof(consumers));
+	zk_path_dir(consumers, above, sizeof(above));
+	if (snprintf(providers, sizeof(providers), "%s/providers", above) >= (int)sizeof(providers))
+		return;
+	d = zk_asked_dir(&s->asked, providers);
+	if (d && d->announced)
+		return;
+	emit_discover(s, service);
+	if (d) {
+		d->announced = d->watched = true;
+		d->round++;
+	}
+}
+
 /* A node of this guest has this data now. */
 static void node_written(struct stream *s, const char *path, uint64_t session, struct jute_str data, uint64_t ttl_ms)
 {
@@ -210,7 +233,7 @@ static void node_written(struct stream *s, const char *path, uint64_t session, s
 	uint64_t hash;
 
 	if (zk_instance_read_consumer(path, service)) {
-		emit_discover(s, service);
+		on_consumer(s, path, service);
 		return;
 	}
 	if (!zk_instance_read(path, data.p, data.len, &i))

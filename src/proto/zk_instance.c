@@ -105,30 +105,6 @@ static bool url_endpoint(const char *s, size_t len, struct zk_instance *i)
 
 /* --- Dubbo: dubbo.apache.org, "registry/zookeeper": everything is in the node's name, percent-encoded --- */
 
-static int hex(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* In place; what is no proper escape stays. A zero byte ends it. */
-static void unescape(char *s)
-{
-	char *to = s;
-
-	for (; *s; s++) {
-		if (s[0] == '%' && hex(s[1]) >= 0 && hex(s[2]) >= 0) {
-			*to++ = (char)(hex(s[1]) << 4 | hex(s[2]));
-			s += 2;
-		} else {
-			*to++ = *s;
-		}
-	}
-	*to = '\0';
-}
-
 /* The decoded URL of a node below .../INTERFACE/@category/. Owned by the caller. */
 static char *dubbo_url(const char *path, const char *category)
 {
@@ -141,9 +117,9 @@ static char *dubbo_url(const char *path, const char *category)
 	url = strdup(last_element(path));
 	if (!url)
 		return NULL;
-	unescape(url);
+	zk_unescape(url);
 	if (!strstr(url, "://"))
-		unescape(url);		/* some encode twice */
+		zk_unescape(url);		/* some encode twice */
 	if (strstr(url, "://"))
 		return url;
 	free(url);
@@ -159,6 +135,7 @@ static void dubbo_interface(const char *path, char to[static ZK_INSTANCE_MAX_NAM
 	zk_path_dir(dir, above, sizeof(above));
 	name = last_element(above);
 	set(to, name, strlen(name));
+	zk_unescape(to);
 }
 
 static const char *meta_of(const struct zk_instance *i, const char *key)
@@ -180,8 +157,8 @@ static void dubbo_parameters(struct zk_instance *i, char *query)
 		if (!eq || eq == pair)
 			continue;
 		*eq = '\0';
-		unescape(pair);
-		unescape(eq + 1);
+		zk_unescape(pair);
+		zk_unescape(eq + 1);
 		add_meta(i, pair, strdup(eq + 1));
 	}
 }

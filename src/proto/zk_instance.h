@@ -49,5 +49,7 @@ void zk_dir_service(const char *dir, char ret_service[static ZK_INSTANCE_MAX_NAM
 bool zk_dir_is_service(const char *dir);
 /* Dubbo's other directories beside providers, which are lists of no service. */
 bool zk_dir_is_dubbo_other(const char *dir);
+/* Undoes percent-encoding in place; what is no proper escape stays, a zero byte ends it. */
+void zk_unescape(char *s);
 /* The directory of @path, "" for that of a node at the top. */
 void zk_path_dir(const char *path, char *ret_dir, size_t size);

@@ -8,6 +8,29 @@
 
 #include "base/defs.h"
 
+static int hex(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+void zk_unescape(char *s)
+{
+	char *to = s;
+
+	for (; *s; s++) {
+		if (s[0] == '%' && hex(s[1]) >= 0 && hex(s[2]) >= 0) {
+			*to++ = (char)(hex(s[1]) << 4 | hex(s[2]));
+			s += 2;
+		} else {
+			*to++ = *s;
+		}
+	}
+	*to = '\0';
+}
+
 struct element {
 	const char *p;
 	size_t len;
@@ -84,6 +107,7 @@ void zk_dir_service(const char *dir, char ret_service[static ZK_INSTANCE_MAX_NAM
 		n--;
 	if (n)
 		snprintf(ret_service, ZK_INSTANCE_MAX_NAME, "%.*s", (int)e[n - 1].len, e[n - 1].p);
+	zk_unescape(ret_service);	/* Dubbo writes an inner class as Outer%24Inner */
 }
 
 bool zk_dir_is_dubbo_other(const char *dir)

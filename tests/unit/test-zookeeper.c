@@ -176,6 +176,11 @@ static void dubbo_says_it_in_the_path(void **state)
 	seen(&o, "discover org.x.Other/- -:0\n");
 	to(&o, frame_read(7, 8, "/dubbo/org.x.Other/configurators", true));
 	from(&o, frame_reply(7, -101));
+	to(&o, frame_read(7, 8, "/dubbo/org.x.Other/providers", true));
+	from(&o, frame_reply(7, -101));
+	seen(&o, "");
+	create(&o, "/dubbo/a.B%24C/providers/dubbo%3A%2F%2F10.1.0.3%3A20880%2Fa.B%24C", "", 1);
+	seen(&o, "register a.B$C/10.1.0.3:20880 10.1.0.3:20880\n");
 	to(&o, frame_read(8, 12, "/dubbo/org.x.Third/providers", true));
 	seen(&o, "discover org.x.Third/- -:0\n");
 	struct frame f = frame_reply(8, 0);
