@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/defs.h"
+#include "proto/utf8.h"
 
 void obs_build_init(struct obs_build *b, enum observation_kind kind, const char *protocol, const struct ip_port *registry)
 {
@@ -14,61 +15,11 @@ void obs_build_init(struct obs_build *b, enum observation_kind kind, const char 
 	b->o = (struct observation){ .kind = kind, .protocol = protocol, .registry = *registry, .metadata = b->meta };
 }
 
-/* Length of the UTF-8 sequence at @s, 0 when it is none (RFC 3629) or a control character. */
-static size_t utf8_len(const unsigned char *s)
-{
-	size_t n;
-
-	if (s[0] < 0x80)
-		return s[0] >= 0x20 && s[0] != 0x7f;
-	if (s[0] >= 0xc2 && s[0] <= 0xdf)
-		n = 2;
-	else if ((s[0] & 0xf0) == 0xe0)
-		n = 3;
-	else if (s[0] >= 0xf0 && s[0] <= 0xf4)
-		n = 4;
-	else
-		return 0;
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	if (s[0] == 0xc2 && s[1] < 0xa0)
-		return 0;		/* C1 control characters */
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-		return 0;
-	return n;
-}
-
 static bool fits(const char *s)
 {
-	size_t at = 0, n;
+	size_t len = strnlen(s, OBS_MAX_STR + 1);
 
-	for (; s[at]; at += n) {
-		n = utf8_len((const unsigned char *)s + at);
-		if (!n || at + n > OBS_MAX_STR)
-			return false;
-	}
-	return true;
-}
-
-static void make_fit(char *to, const char *s)
-{
-	size_t at = 0;
-
-	while (*s) {
-		size_t n = utf8_len((const unsigned char *)s);
-
-		if (at + (n ? n : 1) > OBS_MAX_STR)
-			break;
-		if (n)
-			memcpy(to + at, s, n);
-		else
-			to[at] = '?';
-		at += n ? n : 1;
-		s += n ? n : 1;
-	}
-	to[at] = '\0';
+	return len <= OBS_MAX_STR && utf8_is_clean(s, len);
 }
 
 const char *obs_build_text(struct obs_build *b, const char *s)
@@ -84,7 +35,7 @@ const char *obs_build_copy(struct obs_build *b, const char *s)
 	char *copy = malloc(OBS_MAX_STR + 1);
 	if (!copy)
 		return NULL;
-	make_fit(copy, s);
+	utf8_clean(s, strlen(s), copy, OBS_MAX_STR + 1);
 	b->owned[b->n_owned++] = copy;
 	return copy;
 }

@@ -98,7 +98,7 @@ static void keys_are_read_whatever_their_case_and_what_is_left_out_is_the_guests
 		  "register inv/inv 10.0.0.9:7001 passing ttl=10\n" },
 		{ "PUT", "agent/service/register", "{\"Name\":\"web\",\"Address\":\"vm-3.example\",\"Port\":80}", 200, "", "register web/web vm-3.example:80\n" },
 		{ "PUT", "agent/service/register", "{\"Name\":\"six\",\"Address\":\"fd00::1\",\"Port\":80,\"Meta\":{\"a\\u0001b\":\"x\\ny\"}}", 200, "",
-		  "register six/six fd00::1:80 a?b=x?y\n" },
+		  "register six/six fd00::1:80 a\\001b=x\\010y\n" },
 	};
 
 	(void)state;
