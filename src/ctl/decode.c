@@ -64,7 +64,7 @@ static json_t *metadata_of(const struct observation *o)
 	json_t *all = json_object();
 
 	for (size_t i = 0; all && i < o->n_metadata; i++)
-		json_object_set_new(all, o->metadata[i].key, string_or_null(o->metadata[i].value));
+		json_object_set_new(all, o->metadata[i].key, json_string(o->metadata[i].value));
 	return all;
 }
 

@@ -590,7 +590,7 @@ static void answer_ptr(struct exchange *x, const struct dns_record *r)
 	struct observation o;
 	unsigned at = 0;
 
-	if (!dns_target(&m, r, &instance) || !dns_name_service(&instance, &at) || at != 1)
+	if (!dns_target(&m, r, &instance) || !dns_name_service(&instance, &at) || at == 0)
 		return;
 	report_discover(x->lookup, x->ctx);
 	dns_rewind(&m);

@@ -38,6 +38,21 @@ static void describe_type(const struct dns_name *name, unsigned at, struct dnssd
 	d->app_protocol = app_protocol_of(s, service_len);
 }
 
+/* The first @n_labels as a person wrote them: dots as they are. */
+static void describe_instance(const struct dns_name *name, unsigned n_labels, char text[static DNS_NAME_TEXT_LEN])
+{
+	size_t at = 0;
+
+	for (unsigned i = 0; i < n_labels; i++) {
+		char label_text[DNS_LABEL_TEXT_LEN];
+		uint8_t len = 0;
+		const uint8_t *label = dns_name_label(name, i, &len);
+
+		dns_label_text(label, len, label_text);
+		at += (size_t)snprintf(text + at, DNS_NAME_TEXT_LEN - at, "%s%s", i ? "." : "", label_text);
+	}
+}
+
 void dnssd_describe(const struct dns_name *name, struct dnssd_name *ret_name)
 {
 	struct dns_name lower = *name;
@@ -46,11 +61,10 @@ void dnssd_describe(const struct dns_name *name, struct dnssd_name *ret_name)
 	*ret_name = (struct dnssd_name){};
 	if (dns_name_service(name, &at))
 		describe_type(name, at, ret_name);
-	if (at == 1) {
-		uint8_t len = 0;
-		const uint8_t *label = dns_name_label(name, 0, &len);
-
-		dns_label_text(label, len, ret_name->service);
+	else
+		at = 0;
+	if (at) {
+		describe_instance(name, at, ret_name->service);
 		dns_name_text(name, ret_name->instance);
 	} else {
 		dns_name_lower(&lower);

@@ -75,13 +75,14 @@ static struct exchange *exchange_free(struct exchange *x)
 	return NULL;
 }
 
-/* A copy of @h's field lines that @h then points to. */
+/* A copy of @h's field lines that @h then points to. They may hold zeros. */
 static bool keep_head(struct http1_head *h, char **ret_copy)
 {
-	char *copy = strndup(h->fields.p, h->fields.len);
+	char *copy = malloc(h->fields.len + 1);
 
 	if (!copy)
 		return false;
+	memcpy(copy, h->fields.p, h->fields.len);
 	h->fields.p = copy;
 	h->method = h->target = (struct http1_str){};
 	*ret_copy = copy;

@@ -226,7 +226,7 @@ static struct instance *instance_get(struct packet_ctx *p, const struct dns_name
 
 	if (in)
 		return in;
-	if (!dns_name_service(name, &at) || at != 1)
+	if (!dns_name_service(name, &at) || at == 0)
 		return NULL;
 	if (g->n_instances == MAX_INSTANCES)
 		instance_drop(g, list_entry(g->instances.next, struct instance, link));
@@ -287,8 +287,10 @@ static void report(struct mdns_guest *g, struct instance *in, enum observation_k
 static bool was_asked_for(const struct mdns_guest *g, const struct instance *in)
 {
 	struct dns_name type;
+	unsigned at = 0;
 
-	dns_name_tail(&in->name, 1, &type);
+	dns_name_service(&in->name, &at);
+	dns_name_tail(&in->name, at, &type);
 	list_for_each(i, &g->questions) {
 		const struct question *q = list_entry(i, struct question, link);
 		struct dns_name tail;
@@ -413,10 +415,11 @@ static void take_ptr(struct packet_ctx *p, const struct dns_record *r)
 {
 	struct dns_name name, type;
 	struct instance *in;
+	unsigned at = 0;
 
-	if (r->ttl_s || !dns_target(p->message, r, &name))
+	if (r->ttl_s || !dns_target(p->message, r, &name) || !dns_name_service(&name, &at))
 		return;
-	dns_name_tail(&name, 1, &type);
+	dns_name_tail(&name, at, &type);
 	in = dns_name_equal(&type, &r->name) ? instance_get(p, &name) : NULL;
 	if (in)
 		goodbye(p, in);
@@ -521,9 +524,8 @@ static bool is_discovery(const struct dns_record *r)
 		return dns_name_service(&r->name, &at);
 	case DNS_TYPE_A:
 	case DNS_TYPE_AAAA:
-	case DNS_TYPE_ANY:
 		return true;
-	default:
+	default:	/* ANY is how names are probed for; not every prober says so in the authority section */
 		return false;
 	}
 }

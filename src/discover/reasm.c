@@ -58,6 +58,12 @@ static void drop_piece(struct reasm *r, struct reasm_side *s, struct piece *p)
 	free(p);
 }
 
+static void drop_pieces(struct reasm *r, struct reasm_side *s)
+{
+	for (struct piece *p = first_piece(s); p; p = first_piece(s))
+		drop_piece(r, s, p);
+}
+
 void reasm_init(struct reasm *r, size_t max_bytes, struct reasm_budget *budget, struct reasm_counts *counts)
 {
 	*r = (struct reasm){ .max_bytes = max_bytes, .budget = budget, .counts = counts };
@@ -68,8 +74,7 @@ void reasm_init(struct reasm *r, size_t max_bytes, struct reasm_budget *budget, 
 void reasm_deinit(struct reasm *r)
 {
 	for (unsigned i = 0; i < 2; i++)
-		for (struct piece *p = first_piece(&r->sides[i]); p; p = first_piece(&r->sides[i]))
-			drop_piece(r, &r->sides[i], p);
+		drop_pieces(r, &r->sides[i]);
 }
 
 bool reasm_ended(const struct reasm *r)
@@ -124,7 +129,7 @@ static void deliver(struct reasm *r, unsigned dir, const struct reasm_sink *sink
 	drop_piece(r, s, p);
 }
 
-/* The FIN takes a number in the sequence too. */
+/* The FIN takes a number in the sequence too; nothing comes after it. */
 static bool deliver_end(struct reasm *r, unsigned dir, const struct reasm_sink *sink)
 {
 	struct reasm_side *s = &r->sides[dir];
@@ -133,6 +138,7 @@ static bool deliver_end(struct reasm *r, unsigned dir, const struct reasm_sink *
 		return false;
 	s->next = s->fin + 1;
 	s->ended = true;
+	drop_pieces(r, s);
 	sink->end(sink->arg, dir);
 	return true;
 }
@@ -164,7 +170,7 @@ static bool has_acked_hole(const struct reasm_side *s)
 {
 	const struct piece *p = first_piece(s);
 
-	return s->started && s->has_acked && diff(s->acked, s->next) > 0 && (!p || diff(p->seq, s->next) > 0);
+	return s->started && !s->ended && s->has_acked && diff(s->acked, s->next) > 0 && (!p || diff(p->seq, s->next) > 0);
 }
 
 static bool is_stuck(const struct reasm *r)

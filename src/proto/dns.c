@@ -414,12 +414,12 @@ const char *dns_label_text(const uint8_t *label, size_t len, char text[static DN
 	return text;
 }
 
-static bool is_proto(const struct dns_name *n, unsigned i)
+static bool is_label(const struct dns_name *n, unsigned i, const char *text)
 {
 	uint8_t len;
 	const uint8_t *label = dns_name_label(n, i, &len);
 
-	return label && len == 4 && (same(label, (const uint8_t *)"_tcp", 4) || same(label, (const uint8_t *)"_udp", 4));
+	return label && len == strlen(text) && same(label, (const uint8_t *)text, len);
 }
 
 static bool is_service(const struct dns_name *n, unsigned i)
@@ -427,15 +427,17 @@ static bool is_service(const struct dns_name *n, unsigned i)
 	uint8_t len;
 	const uint8_t *label = dns_name_label(n, i, &len);
 
-	return label && len > 1 && label[0] == '_';
+	return label && len > 1 && label[0] == '_' && (is_label(n, i + 1, "_tcp") || is_label(n, i + 1, "_udp"));
 }
 
 bool dns_name_service(const struct dns_name *n, unsigned *ret_at)
 {
-	for (unsigned at = 0; at < 2; at++)
-		if (is_service(n, at) && is_proto(n, at + 1)) {
+	unsigned labels = dns_name_labels(n);
+
+	for (unsigned at = 0; at + 1 < labels; at++)
+		if (is_service(n, at)) {
 			*ret_at = at;
-			return true;
+			return at == 0 || !is_label(n, at - 1, "_sub");
 		}
 	return false;
 }

@@ -122,8 +122,9 @@ const char *dns_label_text(const uint8_t *label, size_t len, char text[static DN
 MUST_CHECK bool dns_name_parse(const char *text, struct dns_name *ret_name);
 
 /*
- * RFC 6763, section 4.1 and RFC 2782: where the labels "_service._proto" begin.
- * @ret_at 0: the name of a type of service; 1: of an instance, whose label is in
- * front. false: neither.
+ * RFC 2782 and RFC 6763, section 4.1: where the labels "_service._proto" begin.
+ * @ret_at 0: the name of a type of service; else of an instance, whose label is
+ * in front. (Labels: some clients split a name with dots in it, against section
+ * 4.3.) false: neither; names of subtypes are neither.
  */
 bool dns_name_service(const struct dns_name *n, unsigned *ret_at);
