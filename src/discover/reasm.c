@@ -258,7 +258,7 @@ static void add_piece(struct reasm *r, const struct reasm_segment *seg, uint32_t
 		r->counts->no_memory++;
 		return;
 	}
-	p = malloc(size);
+	p = s->ended ? NULL : malloc(size);	/* making room may have brought it to its end */
 	if (!p) {
 		s->bytes -= size;
 		budget_give(r->budget, size);
