@@ -1,0 +1,311 @@
+/*
+ * tc ingress of every VM port and of the uplinks: what comes out of a VM, and
+ * what comes in for one. Decides packet by packet whether it belongs to a
+ * connection of ours, opens a new one, is copied, or is none of our business.
+ * Whatever goes wrong, the packet passes unchanged and is counted, unless an
+ * entry of the divert table says fail-closed.
+ */
+#include "lib/packet.h"
+#include "lib/sniff.h"
+#include "lib/steer.h"
+
+enum verdict {
+	V_PASS,
+	V_DROP,
+	V_DELIVER,	/* to the NIC's own stack, by the divert device */
+};
+
+static __always_inline int owns(const struct steer_port *port, const struct steer_addr *a)
+{
+	const struct steer_guest *g = bpf_map_lookup_elem(&guests, a);
+
+	return g && g->vm == port->vm;
+}
+
+/* --- flows --- */
+
+static __always_inline int flow_charge(__u32 vm)
+{
+	struct steer_vm *v = bpf_map_lookup_elem(&vms, &vm);
+
+	if (!v || v->n_flows >= settings.max_flows_per_vm)
+		return -1;
+	__sync_fetch_and_add(&v->n_flows, 1);
+	return 0;
+}
+
+static __always_inline void flow_discharge(__u32 vm)
+{
+	struct steer_vm *v = bpf_map_lookup_elem(&vms, &vm);
+
+	if (v)
+		__sync_fetch_and_add(&v->n_flows, -1);
+}
+
+/* Remembers how answers get back. 0, or the counter that says why not. */
+static __always_inline int flow_enter(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, __u32 vm)
+{
+	struct steer_flow_key k;
+	struct steer_flow f = {
+		.since_ns = bpf_ktime_get_ns(), .ifindex = skb->ifindex, .vlan = p->vlan, .vm = vm,
+		.out_ifindex = port->out_ifindex, .out_vlan = port->out_vlan,
+		.flags = port->flags & STEER_PORT_ROUTED ? STEER_FLOW_ROUTED : 0,
+	};
+	struct steer_flow *old;
+
+	if (bpf_skb_load_bytes(skb, 0, f.dmac, sizeof(f.dmac) + sizeof(f.smac)))
+		return STEER_C_MALFORMED;
+	flow_key(&k, p);
+	old = bpf_map_lookup_elem(&flows, &k);
+	if (old && old->vm == vm)	/* a SYN again, or its 4-tuple again */
+		return bpf_map_update_elem(&flows, &k, &f, BPF_EXIST) ? STEER_C_FLOW_ERROR : 0;
+	if (flow_charge(vm))
+		return STEER_C_FLOW_LIMIT;
+	if (old)
+		flow_discharge(old->vm);
+	if (!bpf_map_update_elem(&flows, &k, &f, BPF_ANY))
+		return 0;
+	flow_discharge(vm);
+	return STEER_C_FLOW_ERROR;
+}
+
+/* --- probes --- */
+
+static __always_inline void probe_record(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port)
+{
+	struct steer_flow_key k;
+	struct steer_probe answer = {
+		.ifindex = skb->ifindex, .vm = port->vm, .vlan = p->vlan, .tcp_flags = p->tcp_flags,
+	};
+
+	if (bpf_skb_load_bytes(skb, 6, answer.mac, sizeof(answer.mac)))
+		return;
+	flow_key(&k, p);
+	if (!bpf_map_update_elem(&probes, &k, &answer, BPF_ANY))
+		count(port->vm, STEER_C_PROBE_ANSWERS);
+}
+
+/* --- diverting --- */
+
+/* An entry of the divert table for this packet, by direction: the VM's own choice comes first. */
+static __always_inline struct steer_divert *match(const struct packet *p, const struct steer_port *port,
+						  __u32 port_flags_of_dst, __u16 *direction)
+{
+	struct steer_divert *d = NULL;
+
+	if (port->vm && port_flags_of_dst & STEER_PF_OUTBOUND) {
+		*direction = STEER_OUTBOUND;
+		d = find_divert(p, port->vm, STEER_OUTBOUND);
+	}
+	if (!d && port_flags_of_dst & STEER_PF_INBOUND) {
+		*direction = STEER_INBOUND;
+		d = find_divert(p, 0, STEER_INBOUND);
+	}
+	return d;
+}
+
+static __always_inline int refuse(const struct steer_divert *d, __u32 reason)
+{
+	count(d->vm, reason);
+	return d->flags & STEER_DIVERT_FAIL_CLOSED ? V_DROP : V_PASS;
+}
+
+/* A packet without a socket: a SYN, or the ACK after a SYN cookie, of what the table wants? */
+static __always_inline int open_flow(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port,
+				     __u32 port_flags_of_dst)
+{
+	int syn = is_syn(p);
+	__u16 direction = 0;
+
+	if (!syn && (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_ACK)
+		return V_PASS;
+
+	struct steer_divert *d = match(p, port, port_flags_of_dst, &direction);
+	if (!d)
+		return V_PASS;
+
+	__u32 slot = STEER_LISTENER(d->vm, direction);
+	struct bpf_sock *listener = bpf_map_lookup_elem(&listeners, &slot);
+	if (!listener) {
+		if (!syn)	/* of a connection older than the entry */
+			return V_PASS;
+		return refuse(d, d->flags & STEER_DIVERT_FAIL_CLOSED ? STEER_C_NO_LISTENER_DROP : STEER_C_NO_LISTENER_PASS);
+	}
+	if (!syn && !is_cookie_ack(skb, p, listener)) {
+		bpf_sk_release(listener);
+		return V_PASS;
+	}
+
+	int r = flow_enter(skb, p, port, d->vm);
+	if (r) {
+		bpf_sk_release(listener);
+		return refuse(d, r);
+	}
+	r = bpf_sk_assign(skb, listener, 0);
+	bpf_sk_release(listener);
+	if (r)
+		return refuse(d, STEER_C_ASSIGN_ERROR);
+	count(d->vm, syn ? STEER_C_DIVERT_NEW : STEER_C_DIVERT_COOKIE);
+	return V_DELIVER;
+}
+
+/*
+ * A packet that found a socket of this namespace. Only those are ours that
+ * carry our mark: the NIC's other connections cannot be reached by an address
+ * that a VM makes up. Sockets without a mark to look at (half-open, TIME_WAIT)
+ * are taken when the table wants their flow.
+ */
+static __always_inline int use_socket(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port,
+				      __u32 port_flags_of_dst, struct bpf_sock *sk)
+{
+	__u32 state = sk->state;
+	struct bpf_sock *full = bpf_sk_fullsock(sk);
+	__u16 direction;
+
+	if (!full)
+		return match(p, port, port_flags_of_dst, &direction) ? V_DELIVER : V_PASS;
+
+	__u32 mark = mark_of(full->mark);
+	if (state == BPF_TCP_SYN_SENT && (mark == MARK_PROBE || mark == MARK_PROBE_OWN))
+		probe_record(skb, p, port);
+	return mark && mark < MARK_N ? V_DELIVER : V_PASS;
+}
+
+static __always_inline int divert_tcp(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port,
+				      __u32 port_flags_of_dst)
+{
+	struct bpf_sock *sk = find_socket(skb, p);
+
+	if (!sk)
+		return open_flow(skb, p, port, port_flags_of_dst);
+
+	__u32 state = sk->state;
+	if (state == BPF_TCP_LISTEN) {
+		bpf_sk_release(sk);
+		return open_flow(skb, p, port, port_flags_of_dst);
+	}
+
+	int v = use_socket(skb, p, port, port_flags_of_dst, sk);
+	/* a socket set on an established connection's packet would cost it TCP's early demux, and a route lookup */
+	if (v == V_DELIVER && state != BPF_TCP_ESTABLISHED && bpf_sk_assign(skb, sk, 0)) {
+		count(port->vm, STEER_C_ASSIGN_ERROR);
+		v = V_PASS;
+	}
+	bpf_sk_release(sk);
+	if (v == V_DELIVER)
+		count(port->vm, STEER_C_DIVERT_PACKETS);
+	return v;
+}
+
+/* Could this packet be of a connection of ours at all? Most are ruled out here, without a lookup. */
+static __always_inline int is_candidate(const struct packet *p, const struct steer_port *port, __u32 port_flags_of_dst)
+{
+	if (port_flags_of_dst & STEER_PF_INBOUND || port->flags & STEER_PORT_STEER)
+		return 1;
+	if (p->tcp_flags & TCP_RST || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		return 1;	/* perhaps the answer to a probe */
+	if (port->vm)
+		return port_flags_of_dst & STEER_PF_OUTBOUND;
+	return flags_of_port(p->sport) & STEER_PF_OUTBOUND;	/* an answer to a connection in a VM's name */
+}
+
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p, __u32 vm)
+{
+	__u8 mac[6];
+
+	__builtin_memcpy(mac, (const void *)settings.divert_mac, sizeof(mac));
+	if ((p->vlan && bpf_skb_vlan_pop(skb)) || bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0)) {
+		count(vm, STEER_C_REWRITE_ERROR);
+		return TC_ACT_SHOT;	/* half rewritten and with a socket on it: it cannot pass any more */
+	}
+	return bpf_redirect(settings.divert_ifindex, BPF_F_INGRESS);
+}
+
+/* --- the hook --- */
+
+/* The source check. An uplink's packets must not come from an address that is here. */
+static __always_inline int is_source_right(const struct packet *p, const struct steer_port *port)
+{
+	if (port->vm)
+		return owns(port, &p->saddr);
+	return !bpf_map_lookup_elem(&guests, &p->saddr);
+}
+
+static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, int verified)
+{
+	__u32 flags = 0;
+
+	if (!verified) {
+		if (!(port->flags & STEER_PORT_LEARN) || !within_rate(port->vm))
+			return TC_ACT_UNSPEC;
+		flags = STEER_RECORD_UNVERIFIED;
+	}
+	sniff(skb, p, port->vm, flags);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port)
+{
+	__u32 of_dst = flags_of_port(p->dport);
+	int tcp = p->protocol == IPPROTO_TCP;
+	int candidate = tcp && is_candidate(p, port, of_dst);
+	int sniffed = port->vm && is_sniffed(p);
+
+	if (!candidate && !sniffed && !(port->flags & STEER_PORT_DROP_SPOOFED))
+		return TC_ACT_UNSPEC;
+
+	int verified = is_source_right(p, port);
+	if (!verified) {
+		count(port->vm, STEER_C_SPOOFED);
+		if (port->flags & STEER_PORT_DROP_SPOOFED && !(port->flags & STEER_PORT_LEARN && sniffed))
+			return TC_ACT_SHOT;
+	}
+	if (candidate && verified) {
+		if (p->fragment) {
+			count(port->vm, STEER_C_FRAGMENT);
+			return TC_ACT_UNSPEC;
+		}
+
+		int v = divert_tcp(skb, p, port, of_dst);
+		if (v == V_DELIVER)
+			return deliver(skb, p, port->vm);
+		if (v == V_DROP)
+			return TC_ACT_SHOT;
+	}
+	return sniffed ? copy(skb, p, port, verified) : TC_ACT_UNSPEC;
+}
+
+/* Other IP traffic: nothing but the source check. ICMPv6 before an address is chosen comes from "::". */
+static __always_inline int handle_ip(const struct packet *p, const struct steer_port *port)
+{
+	if (!(port->flags & STEER_PORT_DROP_SPOOFED) || !port->vm || is_source_right(p, port))
+		return TC_ACT_UNSPEC;
+	count(port->vm, STEER_C_SPOOFED);
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int port_ingress(struct __sk_buff *skb)
+{
+	struct steer_port_key k = { .ifindex = skb->ifindex, .vlan = packet_vlan(skb) };
+	const struct steer_port *port = bpf_map_lookup_elem(&ports, &k);
+	struct packet p = {};
+
+	if (!port)
+		return TC_ACT_UNSPEC;
+
+	int parsed = packet_parse(skb, &p);
+	if (parsed == PARSED_BAD) {
+		count(port->vm, STEER_C_MALFORMED);
+		return TC_ACT_UNSPEC;
+	}
+	if (port->vm && is_learning(&p, parsed, 0)) {
+		learn(skb, &p, port->vm, 0);
+		return TC_ACT_UNSPEC;
+	}
+	if (parsed == PARSED_L4)
+		return handle_l4(skb, &p, port);
+	if (parsed == PARSED_OTHER)
+		return TC_ACT_UNSPEC;
+	return handle_ip(&p, port);
+}
