@@ -36,6 +36,7 @@ struct capture_record {
 	enum capture_kind kind;
 	enum capture_direction direction;
 	uint32_t flags;		/* CAPTURE_* */
+	uint32_t lost;		/* records of this VM that the ring had no room for, ever: when it grows, there is a hole before this */
 	uint8_t src_mac[6];
 	uint8_t dst_mac[6];
 	struct ip_port src;	/* CAPTURE_LEARN: none */

@@ -1,0 +1,436 @@
+/*
+ * What the root monitor does for the worker. Every field of a request is
+ * checked here, before anything is done with it.
+ */
+#include "agent/monitor_ops.h"
+
+#include <bpf/bpf.h>
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+
+#include "agent/steer_check.h"
+#include "agent/steer_sockets.h"
+#include "api/divert.h"
+
+static bool is_vm(const struct monitor_state *m, uint32_t vm)
+{
+	return vm > 0 && vm < m->conf->max_vms;
+}
+
+static void reply(struct monitor_request *q, const void *data, size_t len)
+{
+	memcpy(q->out, data, len);
+	q->out_len = len;
+}
+
+/* --- set-up --- */
+
+void monitor_ops_unload(struct monitor_state *m)
+{
+	bool stays = m->bpf.pinned;
+
+	if (!m->nl.sock)
+		return;
+	steer_table_deinit(&m->table);
+	steer_bpf_unload(&m->bpf);
+	if (!stays) {
+		steer_routes_remove(&m->routes);
+		steer_sysctls_restore(&m->sysctls);
+		if (m->divert.ifindex)
+			steer_link_remove(&m->nl, &m->divert);
+	}
+	netlink_close(&m->nl);
+	m->loaded = false;
+}
+
+static int load(struct monitor_state *m)
+{
+	int r = netlink_open(&m->nl);
+	if (r < 0)
+		return r;
+	r = steer_link_ensure(&m->nl, m->conf, &m->divert);
+	if (r < 0)
+		return r;
+	steer_sysctls_init(&m->sysctls, m->conf);
+	r = steer_sysctls_apply(&m->sysctls);
+	if (r < 0)
+		return r;
+	r = steer_routes_setup(&m->routes, &m->nl, m->conf, m->divert.ifindex);
+	if (r < 0)
+		return r;
+	r = steer_bpf_load(&m->bpf, m->conf, &m->divert);
+	if (r < 0)
+		return r;
+	return steer_table_init(&m->table, &m->bpf);
+}
+
+static int op_load(struct monitor_state *m, struct monitor_request *q)
+{
+	if (m->loaded)
+		return -EALREADY;
+
+	int r = load(m);
+	if (r < 0) {
+		monitor_ops_unload(m);
+		return r;
+	}
+
+	int ring = fcntl(m->bpf.ring, F_DUPFD_CLOEXEC, 0);
+	if (ring < 0) {
+		r = -errno;
+		monitor_ops_unload(m);
+		return r;
+	}
+	m->loaded = true;
+
+	struct monitor_msg_loaded a = { .ring_bytes = m->conf->ring_bytes, .adopted = m->bpf.adopted, .tcx = m->bpf.tcx };
+	reply(q, &a, sizeof(a));
+	q->out_fds[q->n_out_fds++] = ring;
+	return 0;
+}
+
+/* --- ports and addresses --- */
+
+static bool is_port(const struct monitor_state *m, const struct monitor_port *p)
+{
+	bool vm = p->role == MONITOR_ROLE_VM;
+	uint32_t known = MONITOR_PORT_DROP_SPOOFED | MONITOR_PORT_LEARN;
+
+	if ((unsigned)p->role > MONITOR_ROLE_UPLINK || (unsigned)p->topology > MONITOR_OVS)
+		return false;
+	if (!p->ifindex || p->ifindex > INT32_MAX || p->out_ifindex > INT32_MAX || p->flags & ~known)
+		return false;
+	if (p->vlan > 4094 || p->out_vlan > 4094)
+		return false;
+	if (p->ifindex == m->divert.ifindex || p->out_ifindex == m->divert.ifindex)
+		return false;
+	return vm ? is_vm(m, p->vm) : p->vm == 0;
+}
+
+static int op_port_add(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_port p;
+
+	memcpy(&p, q->in, sizeof(p));
+	if (!is_port(m, &p))
+		return MONITOR_OPS_E_ODD;
+	return steer_table_port_add(&m->table, &p);
+}
+
+static int op_port_remove(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_port p;
+
+	memcpy(&p, q->in, sizeof(p));
+	if (p.vlan > 4094)
+		return MONITOR_OPS_E_ODD;
+	return steer_table_port_remove(&m->table, p.ifindex, (uint16_t)p.vlan);
+}
+
+static int op_address_add(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_address a;
+
+	memcpy(&a, q->in, sizeof(a));
+	if (!is_vm(m, a.vm))
+		return MONITOR_OPS_E_ODD;
+	if (ip_is_none(&a.addr) || ip_is_multicast(&a.addr) || ip_is_loopback(&a.addr) || a.mac[0] & 1)
+		return -EADDRNOTAVAIL;
+	return steer_table_address_add(&m->table, a.vm, &a.addr, a.mac);
+}
+
+static int op_address_remove(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_address a;
+
+	memcpy(&a, q->in, sizeof(a));
+	if (!is_vm(m, a.vm))
+		return MONITOR_OPS_E_ODD;
+	return steer_table_address_remove(&m->table, a.vm, &a.addr);
+}
+
+static int op_sniff_set(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_sniff s;
+	struct monitor_sniff ports[MONITOR_MAX_SNIFF];
+
+	memcpy(&s, q->in, sizeof(s));
+	if (s.n > MONITOR_MAX_SNIFF)
+		return MONITOR_OPS_E_ODD;
+	for (uint32_t i = 0; i < s.n; i++) {
+		if (!s.ports[i].port)
+			return MONITOR_OPS_E_ODD;
+		ports[i] = (struct monitor_sniff){ .port = s.ports[i].port, .udp = s.ports[i].udp };
+	}
+	return steer_table_sniff_set(&m->table, ports, s.n);
+}
+
+/* --- diverts --- */
+
+static bool is_divert(const struct monitor_state *m, const struct monitor_divert *d)
+{
+	uint16_t known = MONITOR_DIVERT_FAIL_CLOSED | MONITOR_DIVERT_SAME_NIC;
+
+	if ((unsigned)d->direction > MONITOR_INBOUND || !is_vm(m, d->vm) || d->dst.len > 128 || d->flags & ~known)
+		return false;
+	if (!(d->flags & MONITOR_DIVERT_SAME_NIC))
+		return true;
+	return d->direction == MONITOR_INBOUND && d->dst.len == 128 && d->port;
+}
+
+static int op_divert_add(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_divert d;
+	uint32_t old_flags = 0;
+
+	memcpy(&d, q->in, sizeof(d));
+	if (!is_divert(m, &d))
+		return MONITOR_OPS_E_ODD;
+
+	int r = steer_table_divert_add(&m->table, &d, &old_flags);
+	if (r < 0)
+		return r;
+	bool had = old_flags & MONITOR_DIVERT_SAME_NIC, has = d.flags & MONITOR_DIVERT_SAME_NIC;
+	if (had && !has)
+		steer_routes_same_nic_remove(&m->routes, &d.dst.ip, d.port);
+	if (had || !has)
+		return 0;
+	r = steer_routes_same_nic_add(&m->routes, &d.dst.ip, d.port);
+	if (r < 0)
+		(void)!steer_table_divert_remove(&m->table, &d, &old_flags);
+	return r;
+}
+
+static int divert_remove(const struct monitor_divert *d, void *data)
+{
+	struct monitor_state *m = data;
+	uint32_t flags = 0;
+	int r = steer_table_divert_remove(&m->table, d, &flags);
+
+	if (r < 0)
+		return r;
+	if (flags & MONITOR_DIVERT_SAME_NIC)
+		steer_routes_same_nic_remove(&m->routes, &d->dst.ip, d->port);
+	return 0;
+}
+
+static int op_divert_remove(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_divert d;
+
+	memcpy(&d, q->in, sizeof(d));
+	if (!is_divert(m, &d))
+		return MONITOR_OPS_E_ODD;
+	return divert_remove(&d, m);
+}
+
+static int op_vm_clear(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_vm v;
+
+	memcpy(&v, q->in, sizeof(v));
+	if (!is_vm(m, v.vm))
+		return MONITOR_OPS_E_ODD;
+	int r = steer_table_each_divert(&m->table, v.vm, divert_remove, m);
+	int e = steer_table_vm_clear(&m->table, v.vm);
+	return r < 0 ? r : e;
+}
+
+static int op_listeners_make(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_vm v;
+
+	memcpy(&v, q->in, sizeof(v));
+	if (!is_vm(m, v.vm))
+		return MONITOR_OPS_E_ODD;
+	for (int i = 0; i < 2; i++) {
+		int fd = steer_socket_listen(m->conf, i == MONITOR_OUTBOUND ? m->conf->outbound_port : m->conf->inbound_port);
+		if (fd < 0)
+			return fd;
+		q->out_fds[q->n_out_fds++] = fd;
+	}
+	return steer_table_listeners_set(&m->table, v.vm, q->out_fds);
+}
+
+static int op_listeners_set(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_vm v;
+
+	memcpy(&v, q->in, sizeof(v));
+	if (!is_vm(m, v.vm))
+		return MONITOR_OPS_E_ODD;
+	return steer_table_listeners_set(&m->table, v.vm, q->fds);
+}
+
+/* --- proxies --- */
+
+static bool is_group(const char *s)
+{
+	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+
+	return n && n < 64 && !s[n];
+}
+
+/* The group and the arguments, each with its zero, and nothing else. */
+static int split_args(struct monitor_request *q, char *text, size_t len, uint32_t n_args, char **argv)
+{
+	char *at = text, *end = text + len;
+
+	memcpy(text, q->in + sizeof(struct monitor_msg_spawn), len);
+	for (uint32_t i = 0; i < n_args + 1; i++) {
+		char *zero = memchr(at, 0, (size_t)(end - at));
+		if (!zero)
+			return MONITOR_OPS_E_ODD;
+		argv[i] = at;
+		at = zero + 1;
+	}
+	return at == end && is_group(argv[0]) ? 0 : MONITOR_OPS_E_ODD;
+}
+
+static int op_proxy_spawn(struct monitor_state *m, struct monitor_request *q)
+{
+	char text[MONITOR_ARGS_MAX], title[96] = "outrigger-proxy ";
+	char *argv[MONITOR_MAX_ARGS + 2] = {};
+	struct monitor_msg_spawn s;
+	struct monitor_msg_spawned a;
+
+	memcpy(&s, q->in, sizeof(s));
+	if (s.n_args > MONITOR_MAX_ARGS || q->in_len > MONITOR_ARGS_MAX)
+		return MONITOR_OPS_E_ODD;
+	int r = split_args(q, text, q->in_len - sizeof(s), s.n_args, argv);
+	if (r)
+		return r;
+	strcat(title, argv[0]);		/* is_group() bounds it */
+	argv[0] = title;
+	r = monitor_proxies_spawn(&m->proxies, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
+	if (r < 0)
+		return r;
+	reply(q, &a, sizeof(a));
+	return 0;
+}
+
+static int op_proxy_signal(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_signal s;
+
+	memcpy(&s, q->in, sizeof(s));
+	if (s.signo != SIGTERM && s.signo != SIGKILL && s.signo != SIGHUP && s.signo != SIGUSR1 && s.signo != SIGUSR2)
+		return MONITOR_OPS_E_ODD;
+	return monitor_proxies_signal(&m->proxies, s.proxy, s.signo);
+}
+
+/* --- probes --- */
+
+static int op_probe_open(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_probe p;
+	struct ip_port local;
+
+	memcpy(&p, q->in, sizeof(p));
+	if (!p.target.port || ip_is_none(&p.target.ip) || ip_is_multicast(&p.target.ip))
+		return -EINVAL;
+	if (!ip_is_none(&p.source) && ip_is_v4(&p.source) != ip_is_v4(&p.target.ip))
+		return -EAFNOSUPPORT;
+
+	int fd = steer_socket_probe(m->conf, &p.target, &p.source, &local);
+	if (fd < 0)
+		return fd;
+	q->out_fds[q->n_out_fds++] = fd;
+	reply(q, &local, sizeof(local));
+	return 0;
+}
+
+static int op_probe_result(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_probe_result p;
+	struct steer_flow_key k = {};
+	struct steer_probe v;
+
+	memcpy(&p, q->in, sizeof(p));
+	memcpy(&k.saddr, &p.target.ip, sizeof(k.saddr));
+	memcpy(&k.daddr, &p.local.ip, sizeof(k.daddr));
+	k.sport = htons(p.target.port);
+	k.dport = htons(p.local.port);
+	if (bpf_map_lookup_elem(m->bpf.probes, &k, &v) < 0)
+		return -errno;
+	(void)!bpf_map_delete_elem(m->bpf.probes, &k);
+
+	struct monitor_msg_probe_answer a = {
+		.ifindex = v.ifindex, .vm = v.vm, .vlan = v.vlan, .refused = (v.tcp_flags & 4) != 0,
+	};
+	memcpy(a.mac, v.mac, sizeof(a.mac));
+	reply(q, &a, sizeof(a));
+	return 0;
+}
+
+/* --- what is going on --- */
+
+static int op_counters(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_counters c;
+	struct monitor_msg_vm v;
+
+	memcpy(&v, q->in, sizeof(v));
+	if (v.vm >= m->conf->max_vms)
+		return MONITOR_OPS_E_ODD;
+	int r = steer_table_counters(&m->table, v.vm, &c);
+	if (r < 0)
+		return r;
+	reply(q, &c, sizeof(c));
+	return 0;
+}
+
+static int op_checks(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_checks c = {};
+
+	steer_check_run(m, &c);
+	reply(q, &c, sizeof(c));
+	return 0;
+}
+
+/* --- the table of rights --- */
+
+static const struct {
+	int (*run)(struct monitor_state *m, struct monitor_request *q);
+	size_t len;		/* of the request's body; at least so long for the one of variable length */
+	size_t max_len;		/* 0: exactly @len */
+	size_t min_fds, max_fds;
+	bool early;		/* may come before MONITOR_OP_LOAD */
+} ops[] = {
+	[MONITOR_OP_LOAD]           = { op_load, .early = true },
+	[MONITOR_OP_PORT_ADD]       = { op_port_add, sizeof(struct monitor_port) },
+	[MONITOR_OP_PORT_REMOVE]    = { op_port_remove, sizeof(struct monitor_msg_port) },
+	[MONITOR_OP_ADDRESS_ADD]    = { op_address_add, sizeof(struct monitor_msg_address) },
+	[MONITOR_OP_ADDRESS_REMOVE] = { op_address_remove, sizeof(struct monitor_msg_address) },
+	[MONITOR_OP_VM_CLEAR]       = { op_vm_clear, sizeof(struct monitor_msg_vm) },
+	[MONITOR_OP_SNIFF_SET]      = { op_sniff_set, sizeof(struct monitor_msg_sniff) },
+	[MONITOR_OP_DIVERT_ADD]     = { op_divert_add, sizeof(struct monitor_divert) },
+	[MONITOR_OP_DIVERT_REMOVE]  = { op_divert_remove, sizeof(struct monitor_divert) },
+	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
+	[MONITOR_OP_LISTENERS_SET]  = { op_listeners_set, sizeof(struct monitor_msg_vm), .min_fds = 2, .max_fds = 2 },
+	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_len = MONITOR_ARGS_MAX,
+					.max_fds = MONITOR_MAX_FDS, .early = true },
+	[MONITOR_OP_PROXY_SIGNAL]   = { op_proxy_signal, sizeof(struct monitor_msg_signal), .early = true },
+	[MONITOR_OP_PROBE_OPEN]     = { op_probe_open, sizeof(struct monitor_probe) },
+	[MONITOR_OP_PROBE_RESULT]   = { op_probe_result, sizeof(struct monitor_msg_probe_result) },
+	[MONITOR_OP_COUNTERS]       = { op_counters, sizeof(struct monitor_msg_vm) },
+	[MONITOR_OP_CHECKS]         = { op_checks },
+};
+_Static_assert(ELEMENTS(ops) == _MONITOR_OP_N, "every request has a row");
+
+int monitor_ops_run(struct monitor_state *m, uint32_t op, struct monitor_request *q)
+{
+	if (op >= _MONITOR_OP_N)
+		return MONITOR_OPS_E_ODD;
+	if (q->in_len < ops[op].len || q->in_len > MAX(ops[op].len, ops[op].max_len))
+		return MONITOR_OPS_E_ODD;
+	if (q->n_fds < ops[op].min_fds || q->n_fds > ops[op].max_fds)
+		return MONITOR_OPS_E_ODD;
+	if (!m->loaded && !ops[op].early)
+		return -ENOTCONN;
+	return ops[op].run(m, q);
+}

@@ -1,0 +1,116 @@
+/*
+ * Transparent listeners and probes.
+ */
+#include "agent/steer_sockets.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+enum {
+	BACKLOG = 4096,
+	MARK_PROBE_OWN = 8,	/* as in bpf/lib/steer.h: a mark that routes nowhere */
+	PROBE_SYN_RETRIES = 2,
+};
+
+static int set_int(int fd, int level, int option, int value)
+{
+	return setsockopt(fd, level, option, &value, sizeof(value)) < 0 ? -errno : 0;
+}
+
+static int set_listener_options(int fd, uint32_t mark)
+{
+	int r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (r < 0)
+		return r;
+	r = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 0);
+	if (r < 0)
+		return r;
+	r = set_int(fd, SOL_IPV6, IPV6_V6ONLY, 0);
+	if (r < 0)
+		return r;
+	r = set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
+	if (r < 0)
+		return r;
+	r = set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1);
+	if (r < 0)
+		return r;
+	return set_int(fd, SOL_SOCKET, SO_MARK, (int)mark);
+}
+
+/*
+ * The port it is bound to does not matter to anybody, since connections come
+ * by assignment: with many VMs it is a free one.
+ */
+static int bind_any(int fd, uint16_t port)
+{
+	struct sockaddr_in6 sa = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+
+	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0)
+		return 0;
+	if (errno != EADDRINUSE)
+		return -errno;
+	sa.sin6_port = 0;
+	return bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ? -errno : 0;
+}
+
+int steer_socket_listen(const struct steer_conf *conf, uint16_t port)
+{
+	CLEANUP_FD int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	int r = set_listener_options(fd, conf->mark_base + STEER_MARK_ANSWER);
+	if (r < 0)
+		return r;
+	r = bind_any(fd, port);
+	if (r < 0)
+		return r;
+	if (listen(fd, BACKLOG) < 0)
+		return -errno;
+	return steal_fd(&fd);
+}
+
+static int bind_spare(int fd, int family, const struct ip *source)
+{
+	struct ip_port a = { .ip = *source };
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&a, family, &sa);
+	int r = family == AF_INET ? set_int(fd, SOL_IP, IP_TRANSPARENT, 1) : set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1);
+
+	if (r < 0)
+		return r;
+	return bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
+}
+
+int steer_socket_probe(const struct steer_conf *conf, const struct ip_port *target, const struct ip *source,
+		       struct ip_port *ret_local)
+{
+	int family = ip_is_v4(&target->ip) ? AF_INET : AF_INET6;
+	CLEANUP_FD int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	bool own = ip_is_none(source);
+	struct sockaddr_storage sa;
+	socklen_t len;
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	r = set_int(fd, SOL_SOCKET, SO_MARK, (int)(conf->mark_base + (own ? (uint32_t)MARK_PROBE_OWN : STEER_MARK_PROBE)));
+	if (r == 0)
+		r = set_int(fd, IPPROTO_TCP, TCP_SYNCNT, PROBE_SYN_RETRIES);
+	if (r == 0 && !own)
+		r = bind_spare(fd, family, source);
+	if (r < 0)
+		return r;
+	len = ip_port_to_sockaddr(target, family, &sa);
+	if (connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EINPROGRESS)
+		return -errno;
+	len = sizeof(sa);
+	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+		return -errno;
+	r = ip_port_from_sockaddr(&sa, ret_local);
+	if (r < 0)
+		return r;
+	return steal_fd(&fd);
+}
