@@ -35,7 +35,7 @@ struct channel_options {		/* copied */
 
 /* Starts connecting. -EINVAL, -ENOMEM. */
 MUST_CHECK int channel_new(struct loop *loop, const struct channel_options *options, struct channel **ret_channel);
-/* Detaches all users, cancels their calls. Allowed in every callback. NULL is allowed. */
+/* Detaches all users; their calls end with GRPC_UNAVAILABLE. Allowed in every callback. NULL is allowed. */
 struct channel *channel_free(struct channel *channel);
 
 /* Other target, roots or own certificate. The connection is replaced in order: calls on the old one run on until @grace_ms later. */

@@ -279,6 +279,13 @@ struct grpc_client *grpc_client_free(struct grpc_client *client)
 	return NULL;
 }
 
+void grpc_client_shut(struct grpc_client *client, const char *text)
+{
+	grpc_conn_enter(&client->conn);
+	grpc_conn_end(&client->conn, -ESHUTDOWN, text);
+	grpc_conn_leave(&client->conn);
+}
+
 bool grpc_client_usable(const struct grpc_client *client)
 {
 	return !client->conn.ended && !client->conn.going_away;

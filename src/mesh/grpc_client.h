@@ -52,6 +52,9 @@ MUST_CHECK int grpc_client_new(struct loop *loop, const struct grpc_client_optio
 /* Cancels all calls and closes at once. Allowed in every callback. NULL is allowed. */
 struct grpc_client *grpc_client_free(struct grpc_client *client);
 
+/* Ends it as if the connection were lost: closed() of every call (GRPC_UNAVAILABLE), then closed() of the client with -ESHUTDOWN. */
+void grpc_client_shut(struct grpc_client *client, const char *text);
+
 bool grpc_client_usable(const struct grpc_client *client);	/* takes calls: not closed, not going away */
 size_t grpc_client_n_calls(const struct grpc_client *client);
 

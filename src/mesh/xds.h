@@ -59,7 +59,8 @@ typedef int xds_send_fn(void *data, const Envoy__Service__Discovery__V3__DeltaDi
 
 /* @types are borrowed for its life, at most 8. @data is that of the types' functions. */
 MUST_CHECK int xds_new(const struct xds_type *types, size_t n_types, void *data, struct xds **ret_xds);
-struct xds *xds_free(struct xds *x);
+struct xds *xds_free(struct xds *x);		/* not inside a callback: xds_mute() there, and free it later */
+void xds_mute(struct xds *x);			/* no callback any more */
 
 /* A stream begins. The first request carries @node, which is borrowed for the call. Errors of @send, -ENOMEM. */
 MUST_CHECK int xds_begin(struct xds *x, const Envoy__Config__Core__V3__Node *node, xds_send_fn *send, void *send_data);
