@@ -128,7 +128,8 @@ enum {
 	/*
 	 * Inbound only: connections that the NIC's own processes open to this
 	 * address and port reach the listener too (a proxy's tunnel to a VM on the
-	 * same NIC). At most STEER_N_SAME_NIC distinct ports; prefix must be one address.
+	 * same NIC). At most STEER_N_SAME_NIC distinct ports; prefix must be one
+	 * address. These connections end with the entry: their route is gone.
 	 */
 	MONITOR_DIVERT_SAME_NIC = 2,
 };
