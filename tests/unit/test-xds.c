@@ -39,7 +39,8 @@ static int compare(const void *a, const void *b)
 /* Tables have no order: sort what came out of one. */
 static void add_sorted(const char *sign, char **names, size_t n)
 {
-	qsort(names, n, sizeof(*names), compare);
+	if (n)
+		qsort(names, n, sizeof(*names), compare);
 	for (size_t i = 0; i < n; i++)
 		add(sent, " %s%s", sign, names[i]);
 }
