@@ -1,21 +1,14 @@
 /*
- * Guests, flows, and the way of a packet to the observer of its protocol.
+ * Guests, ports, and the way of a packet to the observer of its protocol.
  */
 #include "discover/engine.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
-#include "base/list.h"
-#include "base/map.h"
-#include "discover/reasm.h"
+#include "base/defs.h"
+#include "discover/engine_state.h"
 #include "proto/packet.h"
-
-enum {
-	MAX_PROTOCOLS = 8,
-	MAX_LEARNT = 4096,
-	TICK_MS = 1000,
-	CLOSED_FLOW_MS = 60 * 1000,	/* remembered, so that a late copy of its packets is nothing new */
-};
 
 static const struct engine_limits default_limits = {
 	.max_guests = 1024,
@@ -23,83 +16,6 @@ static const struct engine_limits default_limits = {
 	.max_flow_bytes = 256 << 10,
 	.max_guest_bytes = 2 << 20,
 	.max_total_bytes = 64 << 20,
-};
-
-struct guest_key {
-	uint64_t id;
-	struct ip address;	/* none with an id */
-};
-
-struct guest {
-	struct map_link link;
-	struct guest_key key;
-	struct list recent;	/* in engine.guests_by_use */
-	struct ip address;	/* to report */
-	struct reasm_budget budget;
-	struct list flows;	/* the one in use last is last */
-	struct list streams;	/* struct engine_stream */
-	size_t n_flows;
-	void *states[MAX_PROTOCOLS];
-};
-
-struct flow_key {
-	uint64_t id;
-	struct ip_port client;
-	struct ip_port server;
-	uint32_t pad;		/* the key is hashed as bytes */
-};
-_Static_assert(sizeof(struct flow_key) == 8 + 18 + 18 + 4, "a key without holes");
-
-struct flow {
-	struct map_link link;
-	struct flow_key key;
-	struct list of_guest;
-	struct engine *engine;
-	struct guest *guest;
-	const struct discover_protocol *protocol;
-	void *stream;		/* NULL: nothing more to learn */
-	struct reasm reasm;
-	uint64_t last_ns;
-	uint64_t frame;
-};
-
-struct engine_stream {
-	struct list of_guest;
-	struct engine *engine;
-	struct guest *guest;	/* NULL: forgotten */
-	const struct discover_protocol *protocol;
-	void *stream;
-	bool ended[2];
-};
-
-struct learnt {			/* which IPv4 address a MAC has */
-	struct map_link link;
-	uint8_t mac[6];
-	struct ip address;
-};
-
-struct ports {
-	uint16_t udp[ENGINE_MAX_PORTS];
-	uint16_t tcp[ENGINE_MAX_PORTS];
-};
-
-struct engine {
-	struct engine_limits limits;
-	observation_fn *emit;
-	void *emit_data;
-	struct ports ports[MAX_PROTOCOLS];
-	struct map guests;
-	struct list guests_by_use;
-	struct map flows;
-	struct map learnt;
-	struct reasm_budget budget;
-	struct reasm_counts counts;
-	struct engine_stats stats;
-	struct ip_prefix only;
-	bool has_only;
-	uint64_t tick_ns;
-	uint64_t now_ns;
-	uint64_t frame;
 };
 
 static void count_and_emit(const struct observation *o, void *data)
@@ -110,7 +26,7 @@ static void count_and_emit(const struct observation *o, void *data)
 	e->emit(o, e->emit_data);
 }
 
-static struct discover_ctx context(struct engine *e, const struct guest *g, uint64_t frame, uint64_t time_ns)
+struct discover_ctx engine_context(struct engine *e, const struct guest *g, uint64_t frame, uint64_t time_ns)
 {
 	return (struct discover_ctx){
 		.guest = g->address, .frame = frame, .time_ns = time_ns, .emit = count_and_emit, .emit_data = e,
@@ -140,7 +56,7 @@ static bool has_port(const uint16_t ports[static ENGINE_MAX_PORTS], uint16_t por
 	return false;
 }
 
-static const struct discover_protocol *protocol_of_port(const struct engine *e, uint8_t ip_proto, uint16_t port)
+const struct discover_protocol *engine_protocol_of_port(const struct engine *e, uint8_t ip_proto, uint16_t port)
 {
 	for (size_t i = 0; i < n_discover_protocols; i++)
 		if (has_port(ip_proto == IPPROTO_UDP ? e->ports[i].udp : e->ports[i].tcp, port))
@@ -155,7 +71,7 @@ static bool speaks(const struct discover_protocol *p, uint8_t ip_proto)
 
 bool engine_wants_port(const struct engine *e, uint8_t ip_proto, uint16_t port)
 {
-	return protocol_of_port(e, ip_proto, port);
+	return engine_protocol_of_port(e, ip_proto, port);
 }
 
 int engine_add_port(struct engine *e, const char *protocol, uint16_t port)
@@ -200,34 +116,12 @@ int engine_set_ports(struct engine *e, const char *protocol, const uint16_t *por
 
 /* ---- guests ---- */
 
-static void flow_free(struct flow *f)
-{
-	struct engine *e = f->engine;
-
-	reasm_deinit(&f->reasm);
-	if (f->stream)
-		f->protocol->stream_free(f->stream);
-	map_remove(&e->flows, &f->link);
-	list_unlink(&f->of_guest);
-	f->guest->n_flows--;
-	free(f);
-}
-
-static void orphan(struct engine_stream *s)
-{
-	list_unlink(&s->of_guest);
-	if (s->stream)
-		s->protocol->stream_free(s->stream);
-	s->stream = NULL;
-	s->guest = NULL;
-}
-
 static void guest_free(struct engine *e, struct guest *g)
 {
 	list_for_each_safe(l, &g->flows)
 		flow_free(list_entry(l, struct flow, of_guest));
 	list_for_each_safe(l, &g->streams)
-		orphan(list_entry(l, struct engine_stream, of_guest));
+		engine_stream_orphan(list_entry(l, struct engine_stream, of_guest));
 	for (size_t i = 0; i < n_discover_protocols; i++)
 		if (g->states[i])
 			discover_protocols[i]->guest_free(g->states[i]);
@@ -259,8 +153,7 @@ static struct guest *guest_new(struct engine *e, const struct guest_key *key)
 	return g;
 }
 
-/* The guest's record, made when there is none; NULL: no memory. */
-static struct guest *guest_get(struct engine *e, const struct engine_guest *who)
+struct guest *engine_guest_get(struct engine *e, const struct engine_guest *who)
 {
 	struct guest_key key = { .id = who->id };
 	struct map_link *l;
@@ -280,160 +173,13 @@ static struct guest *guest_get(struct engine *e, const struct engine_guest *who)
 	return g;
 }
 
-/* The protocol's state for the guest; NULL: it has none, or no memory. */
-static void *guest_state(struct guest *g, const struct discover_protocol *protocol)
+void *engine_guest_state(struct guest *g, const struct discover_protocol *protocol)
 {
 	unsigned row = row_of(protocol);
 
 	if (!g->states[row] && protocol->guest_new)
 		g->states[row] = protocol->guest_new();
 	return g->states[row];
-}
-
-/* ---- TCP ---- */
-
-static enum discover_dir dir_of(unsigned dir)
-{
-	return dir == 0 ? DISCOVER_TO_REGISTRY : DISCOVER_FROM_REGISTRY;
-}
-
-static void flow_sleep(struct flow *f)
-{
-	if (f->stream)
-		f->protocol->stream_free(f->stream);
-	f->stream = NULL;
-}
-
-static void on_data(void *arg, unsigned dir, const uint8_t *data, size_t len)
-{
-	struct flow *f = arg;
-	struct discover_ctx ctx = context(f->engine, f->guest, f->frame, f->last_ns);
-
-	if (f->stream && !f->protocol->stream_data(f->stream, dir_of(dir), data, len, &ctx))
-		flow_sleep(f);
-}
-
-static void on_gap(void *arg, unsigned dir, size_t len)
-{
-	struct flow *f = arg;
-	struct discover_ctx ctx = context(f->engine, f->guest, f->frame, f->last_ns);
-
-	if (f->stream && !f->protocol->stream_gap(f->stream, dir_of(dir), len, &ctx))
-		flow_sleep(f);
-}
-
-static void on_end(void *arg, unsigned dir)
-{
-	struct flow *f = arg;
-	struct discover_ctx ctx = context(f->engine, f->guest, f->frame, f->last_ns);
-
-	if (f->stream && f->protocol->stream_end)
-		f->protocol->stream_end(f->stream, dir_of(dir), &ctx);
-}
-
-static struct reasm_sink sink_of(struct flow *f)
-{
-	return (struct reasm_sink){ .data = on_data, .gap = on_gap, .end = on_end, .arg = f };
-}
-
-/* After the reassembly has run, never within: a flow that nobody listens to holds nothing. */
-static void flow_settle(struct flow *f)
-{
-	if (f->stream && reasm_ended(&f->reasm))
-		flow_sleep(f);
-	if (!f->stream)
-		reasm_deinit(&f->reasm);
-}
-
-static void flow_begin(struct flow *f)
-{
-	f->stream = f->protocol->stream_new(guest_state(f->guest, f->protocol), &f->key.client, &f->key.server);
-	if (!f->stream)
-		f->engine->stats.no_memory++;
-	reasm_init(&f->reasm, f->engine->limits.max_flow_bytes, &f->guest->budget, &f->engine->counts);
-	f->engine->stats.flows++;
-}
-
-static struct flow *flow_new(struct engine *e, struct guest *g, const struct discover_protocol *protocol,
-			     const struct flow_key *key)
-{
-	struct flow *f;
-
-	if (g->n_flows >= e->limits.max_flows_per_guest) {
-		flow_free(list_first(&g->flows, struct flow, of_guest));
-		e->stats.flows_evicted++;
-	}
-	f = calloc(1, sizeof(*f));
-	if (!f || map_add(&e->flows, &f->link, key, sizeof(*key)) < 0) {
-		free(f);
-		e->stats.no_memory++;
-		return NULL;
-	}
-	f->key = *key;
-	f->link.key = &f->key;
-	f->engine = e;
-	f->guest = g;
-	f->protocol = protocol;
-	list_append(&g->flows, &f->of_guest);
-	g->n_flows++;
-	flow_begin(f);
-	return f;
-}
-
-static struct flow *flow_find(struct engine *e, const struct flow_key *key)
-{
-	struct map_link *l = map_find(&e->flows, key, sizeof(*key));
-
-	return l ? container_of(l, struct flow, link) : NULL;
-}
-
-static void flow_segment(struct flow *f, const struct engine_packet *p, unsigned dir)
-{
-	struct reasm_segment seg = {
-		.dir = dir, .seq = p->tcp_seq, .ack = p->tcp_ack, .flags = p->tcp_flags,
-		.data = p->payload, .len = p->len, .wire_len = p->wire_len, .time_ns = p->time_ns,
-	};
-	struct reasm_sink sink = sink_of(f);
-
-	f->frame = p->frame;
-	f->last_ns = p->time_ns;
-	list_unlink(&f->of_guest);
-	list_append(&f->guest->flows, &f->of_guest);
-	if (reasm_is_new_connection(&f->reasm, &seg)) {
-		reasm_flush(&f->reasm, &sink);
-		flow_sleep(f);
-		reasm_deinit(&f->reasm);
-		flow_begin(f);
-	}
-	if (!f->stream)
-		return;
-	reasm_segment(&f->reasm, &seg, &sink);
-	flow_settle(f);
-}
-
-/* A packet of nobody's conversation opens a flow only if it can be the start of one, or holds data. */
-static bool opens_flow(const struct engine_packet *p)
-{
-	return p->wire_len || p->tcp_flags & PACKET_TCP_SYN;
-}
-
-static void take_tcp(struct engine *e, const struct engine_packet *p, const struct engine_guest *who,
-		     const struct discover_protocol *protocol, enum discover_dir dir)
-{
-	bool to = dir == DISCOVER_TO_REGISTRY;
-	struct flow_key key = { .id = who->id, .client = to ? p->src : p->dst, .server = to ? p->dst : p->src };
-	struct flow *f = flow_find(e, &key);
-	struct guest *g;
-
-	if (p->wire_len)
-		e->stats.segments++;
-	if (!f && !opens_flow(p))
-		return;
-	g = guest_get(e, who);
-	if (!f && g)
-		f = flow_new(e, g, protocol, &key);
-	if (f)
-		flow_segment(f, p, to ? 0 : 1);
 }
 
 /* ---- UDP ---- */
@@ -452,14 +198,14 @@ static void take_udp(struct engine *e, const struct engine_packet *p, const stru
 		e->stats.datagrams_cut++;
 		return;
 	}
-	g = guest_get(e, who);
-	state = g ? guest_state(g, protocol) : NULL;
+	g = engine_guest_get(e, who);
+	state = g ? engine_guest_state(g, protocol) : NULL;
 	if (!state) {
 		e->stats.no_memory += !!g;
 		return;
 	}
 	e->stats.datagrams++;
-	ctx = context(e, g, p->frame, p->time_ns);
+	ctx = engine_context(e, g, p->frame, p->time_ns);
 	protocol->datagram(state, &d, &ctx);
 }
 
@@ -502,8 +248,8 @@ static bool choose_client(const struct engine *e, const struct engine_packet *p,
 /* By the ports; where both are of the protocol, by who opens the connection. */
 static const struct discover_protocol *choose_protocol(const struct engine *e, const struct engine_packet *p, enum discover_dir *dir)
 {
-	const struct discover_protocol *to = protocol_of_port(e, p->ip_proto, p->dst.port);
-	const struct discover_protocol *from = protocol_of_port(e, p->ip_proto, p->src.port);
+	const struct discover_protocol *to = engine_protocol_of_port(e, p->ip_proto, p->dst.port);
+	const struct discover_protocol *from = engine_protocol_of_port(e, p->ip_proto, p->src.port);
 	bool answers_syn = p->ip_proto == IPPROTO_TCP && p->tcp_flags & PACKET_TCP_SYN && p->tcp_flags & PACKET_TCP_ACK;
 
 	if (to && from && p->ip_proto == IPPROTO_TCP) {
@@ -546,7 +292,7 @@ void engine_packet(struct engine *e, const struct engine_packet *p)
 	if (is_udp)
 		take_udp(e, p, &who, protocol, dir, dir == DISCOVER_TO_REGISTRY);
 	else
-		take_tcp(e, p, &who, protocol, dir);
+		flow_take(e, p, &who, protocol, dir);
 }
 
 /* ---- frames ---- */
@@ -633,87 +379,7 @@ int engine_frame(struct engine *e, const struct engine_frame *f)
 	return 0;
 }
 
-/* ---- streams of the proxy ---- */
-
-int engine_stream_open(struct engine *e, const struct engine_guest *guest, const struct ip_port *client,
-		       const struct ip_port *server, struct engine_stream **ret_stream)
-{
-	const struct discover_protocol *protocol = protocol_of_port(e, IPPROTO_TCP, server->port);
-	struct engine_stream *s;
-	struct guest *g;
-
-	if (!protocol)
-		return -ENOENT;
-	g = guest_get(e, guest);
-	s = g ? calloc(1, sizeof(*s)) : NULL;
-	if (!s)
-		return -ENOMEM;
-	*s = (struct engine_stream){ .engine = e, .guest = g, .protocol = protocol };
-	s->stream = protocol->stream_new(guest_state(g, protocol), client, server);
-	if (!s->stream) {
-		free(s);
-		return -ENOMEM;
-	}
-	list_append(&g->streams, &s->of_guest);
-	*ret_stream = s;
-	return 0;
-}
-
-bool engine_stream_data(struct engine_stream *s, enum discover_dir dir, const void *data, size_t len,
-			uint64_t frame, uint64_t time_ns)
-{
-	struct discover_ctx ctx;
-
-	if (!s->stream)
-		return false;
-	s->engine->now_ns = MAX(s->engine->now_ns, time_ns);
-	ctx = context(s->engine, s->guest, frame, time_ns);
-	if (s->protocol->stream_data(s->stream, dir, data, len, &ctx))
-		return true;
-	s->protocol->stream_free(s->stream);
-	s->stream = NULL;
-	return false;
-}
-
-void engine_stream_end(struct engine_stream *s, enum discover_dir dir, uint64_t frame, uint64_t time_ns)
-{
-	struct discover_ctx ctx;
-
-	if (!s->stream || s->ended[dir])
-		return;
-	s->ended[dir] = true;
-	ctx = context(s->engine, s->guest, frame, time_ns);
-	if (s->protocol->stream_end)
-		s->protocol->stream_end(s->stream, dir, &ctx);
-}
-
-struct engine_stream *engine_stream_close(struct engine_stream *s, uint64_t frame, uint64_t time_ns)
-{
-	if (!s)
-		return NULL;
-	engine_stream_end(s, DISCOVER_TO_REGISTRY, frame, time_ns);
-	engine_stream_end(s, DISCOVER_FROM_REGISTRY, frame, time_ns);
-	if (s->guest)
-		orphan(s);
-	free(s);
-	return NULL;
-}
-
 /* ---- time ---- */
-
-static void flow_tick(struct flow *f, uint64_t frame, uint64_t time_ns)
-{
-	struct reasm_sink sink = sink_of(f);
-
-	if (!f->stream) {
-		if (time_ns > f->last_ns + CLOSED_FLOW_MS * 1000000ull)
-			flow_free(f);
-		return;
-	}
-	f->frame = frame;
-	reasm_expire(&f->reasm, time_ns, &sink);
-	flow_settle(f);
-}
 
 void engine_tick(struct engine *e, uint64_t frame, uint64_t time_ns)
 {
@@ -721,7 +387,7 @@ void engine_tick(struct engine *e, uint64_t frame, uint64_t time_ns)
 	e->now_ns = MAX(e->now_ns, time_ns);
 	list_for_each_safe(l, &e->guests_by_use) {
 		struct guest *g = list_entry(l, struct guest, recent);
-		struct discover_ctx ctx = context(e, g, frame, time_ns);
+		struct discover_ctx ctx = engine_context(e, g, frame, time_ns);
 
 		list_for_each_safe(fl, &g->flows)
 			flow_tick(list_entry(fl, struct flow, of_guest), frame, time_ns);
@@ -735,16 +401,10 @@ void engine_flush(struct engine *e)
 {
 	list_for_each_safe(l, &e->guests_by_use) {
 		struct guest *g = list_entry(l, struct guest, recent);
-		struct discover_ctx ctx = context(e, g, e->frame, e->now_ns);
+		struct discover_ctx ctx = engine_context(e, g, e->frame, e->now_ns);
 
-		list_for_each_safe(fl, &g->flows) {
-			struct flow *f = list_entry(fl, struct flow, of_guest);
-			struct reasm_sink sink = sink_of(f);
-
-			if (f->stream)
-				reasm_flush(&f->reasm, &sink);
-			flow_settle(f);
-		}
+		list_for_each_safe(fl, &g->flows)
+			flow_flush(list_entry(fl, struct flow, of_guest));
 		for (size_t i = 0; i < n_discover_protocols; i++)
 			if (g->states[i] && discover_protocols[i]->flush)
 				discover_protocols[i]->flush(g->states[i], &ctx);

@@ -292,7 +292,10 @@ static void what_others_announce_is_an_answer_only_to_who_asked(void **state)
 
 static void nothing_grows_beyond_its_limit(void **state)
 {
-	static const struct engine_limits limits = { .max_guests = 3, .max_flows_per_guest = 2, .max_flow_bytes = 1000, .max_guest_bytes = 1500, .max_total_bytes = 2000 };
+	static const struct engine_limits limits = {
+		.max_guests = 3, .max_flows_per_guest = 2, .max_flow_bytes = 1000,
+		.max_guest_bytes = 1500, .max_total_bytes = 2000,
+	};
 	struct feed f = { start(&limits) };
 	static uint8_t bytes[400];
 
