@@ -218,7 +218,7 @@ int cert_csr_new(EVP_PKEY *key, const char *spiffe_id, char **ret_pem)
 
 	if (r == 0 && (!X509_REQ_set_version(req, X509_REQ_VERSION_1) || !X509_REQ_set_pubkey(req, key)))
 		r = -ENOMEM;
-	if (r == 0)
+	if (r == 0 && spiffe_id)
 		r = add_san_request(req, spiffe_id);
 	if (r == 0 && !X509_REQ_sign(req, key, cert_key_digest(key)))
 		r = -EIO;

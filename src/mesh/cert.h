@@ -31,6 +31,8 @@ void cert_key_cleanup(EVP_PKEY **key);
 /*
  * A PKCS#10 request in ztunnel's form: empty subject, one critical
  * subjectAltName with one URI, ecdsa-with-SHA256. RFC 2986, RFC 5280 4.2.1.6.
+ * @spiffe_id NULL: it names nothing, as of a NIC that is told its trust domain
+ * only by the answer.
  */
 MUST_CHECK int cert_csr_new(EVP_PKEY *key, const char *spiffe_id, char **ret_pem);
 
