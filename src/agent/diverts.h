@@ -1,0 +1,41 @@
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include "agent/monitor_client.h"
+#include "base/defs.h"
+#include "base/ip.h"
+
+/*
+ * Which flows of a VM are diverted: the wish, worked out from its addresses,
+ * services and exclusions, and the way from one wish to the next.
+ */
+enum { DIVERTS_MAX = 4096 };	/* of one VM */
+
+struct divert_wish {
+	uint32_t vm;			/* slot */
+	const struct ip *addresses;	/* of the VM */
+	size_t n_addresses;
+	const uint16_t *ports;		/* of its services */
+	size_t n_ports;
+	uint16_t hbone_port;
+	const struct ip_prefix *exclude;	/* destinations that are left alone */
+	size_t n_exclude;
+	bool fail_closed;
+};
+
+struct diverts {
+	struct monitor_divert *v;	/* sorted */
+	size_t n;
+};
+
+/* -E2BIG: more than DIVERTS_MAX entries, -ENOMEM. */
+MUST_CHECK int diverts_make(const struct divert_wish *w, struct diverts *ret_diverts);
+void diverts_deinit(struct diverts *d);
+
+/*
+ * Calls @add for what is in @to and not in @from, then @remove for the reverse,
+ * so that no flow escapes in between. The first error ends it.
+ */
+MUST_CHECK int diverts_change(const struct diverts *from, const struct diverts *to,
+			      int (*add)(void *data, const struct monitor_divert *d),
+			      int (*remove)(void *data, const struct monitor_divert *d), void *data);

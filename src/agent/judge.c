@@ -1,0 +1,195 @@
+/*
+ * Methods that have to be asked: the probe, and (registry.h) the registry.
+ */
+#include "agent/judge.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/backoff.h"
+#include "base/clock.h"
+
+enum { FAR_MIN_MS = 1000, FAR_MAX_MS = 60000 };	/* between probes of what is not in the mesh */
+
+static void arm(struct judge *j);
+
+static bool review(struct judge *j)
+{
+	bool verdict = verdict_of_claim(&j->verdict, j->claim, *j->court->containers, clock_wall_ms());
+
+	if (j->verdict.verdict != VERDICT_UNKNOWN && !j->claim->decided_ns)
+		j->claim->decided_ns = clock_mono_ns();
+	return verdict;
+}
+
+bool judge_review(struct judge *j)
+{
+	return review(j);
+}
+
+/* Another finding of a method that was asked. */
+static void note(struct judge *j, bool verdict)
+{
+	if (j->verdict.verdict != VERDICT_UNKNOWN && !j->claim->decided_ns)
+		j->claim->decided_ns = clock_mono_ns();
+	j->court->changed(j->claim, verdict, j->court->data);
+}
+
+/* --- the probe --- */
+
+static void note_answer(struct judge *j, enum probe_result result, const struct monitor_probe_answer *where)
+{
+	const struct guest *g = j->claim->owner->guest;
+	const char *what = result == PROBE_CONNECTED ? "SYN-ACK" : "RST";
+	uint32_t slot = j->court->slot_of(g, j->court->data);
+	char target[IP_PORT_TEXT_LEN], mac[GUEST_MAC_TEXT_LEN];
+	struct ip_port at = { .ip = j->claim->address, .port = j->claim->port };
+	bool verdict;
+
+	ip_port_format(&at, target);
+	if (!where) {
+		verdict = verdict_note(&j->verdict, VERDICT_BY_PROBE, VERDICT_UNKNOWN, clock_wall_ms(),
+				       "%s of %s came by no port of this NIC", what, target);
+	} else if (where->vm == slot && where->vlan == g->link.vlan && !memcmp(where->mac, g->link.mac, 6)) {
+		verdict = verdict_note(&j->verdict, VERDICT_BY_PROBE, VERDICT_VM, clock_wall_ms(), "%s of %s came out of VM port %s, VLAN %u, from %s",
+				       what, target, g->link.port, where->vlan, guest_mac_format(where->mac, mac));
+	} else if (where->vm == slot && where->vlan == g->link.vlan) {
+		verdict = verdict_note(&j->verdict, VERDICT_BY_PROBE, VERDICT_CONTAINER, clock_wall_ms(),
+				       "%s of %s came out of port %s, but from %s, which is not the VM's MAC: something behind it",
+				       what, target, g->link.port, guest_mac_format(where->mac, mac));
+	} else {
+		verdict = verdict_note(&j->verdict, VERDICT_BY_PROBE, VERDICT_UNKNOWN, clock_wall_ms(),
+				       "%s of %s came by interface %u, VLAN %u, from %s: not the VM's port", what, target, where->ifindex, where->vlan,
+				       guest_mac_format(where->mac, mac));
+	}
+	note(j, verdict);
+}
+
+/*
+ * Silence is news only from one who spoke before: a firewall in the guest may
+ * well drop what comes from a strange address. So is a refusal only from one
+ * who accepted before: services register before they listen.
+ */
+static bool is_miss(const struct judge *j, enum probe_result result)
+{
+	return (result == PROBE_SILENT && j->has_answered) || (result == PROBE_REFUSED && j->has_accepted);
+}
+
+static void count(struct judge *j, enum probe_result result)
+{
+	const struct judge_court *court = j->court;
+	uint64_t now = clock_mono_ms();
+
+	if (result == PROBE_FAILED)
+		return;
+	if (is_miss(j, result)) {
+		if (++j->n_misses == court->misses)
+			catalog_probed(court->catalog, j->claim, false, now);
+		return;
+	}
+	if (result == PROBE_SILENT)
+		return;
+	j->n_misses = 0;
+	j->has_answered = true;
+	j->has_accepted |= result == PROBE_CONNECTED;
+	court->answered(j->claim->owner->guest, court->data);
+	catalog_probed(court->catalog, j->claim, true, now);
+}
+
+static void on_probe(struct probe *p, enum probe_result result, const struct monitor_probe_answer *where)
+{
+	struct judge *j = container_of(p, struct judge, probe);
+
+	count(j, result);
+	arm(j);
+	if (result == PROBE_CONNECTED || result == PROBE_REFUSED) {
+		note_answer(j, result, where);
+	} else if (!j->has_answered) {
+		/* A guest without a default route cannot answer a strange address, a NIC without an address has only that. */
+		j->other_source = !j->other_source;
+		note(j, verdict_note(&j->verdict, VERDICT_BY_PROBE, VERDICT_UNKNOWN, clock_wall_ms(), "no answer within %u ms", j->court->timeout_ms));
+	}
+}
+
+static void send_probe(struct judge *j)
+{
+	const struct judge_court *court = j->court;
+	struct ip_port at = { .ip = j->claim->address, .port = j->claim->port };
+	int r;
+
+	j->n_probes++;
+	j->probe_ns = clock_mono_ns();
+	r = probe_start(&j->probe, court->loop, court->monitor, &at, court->own_address || j->claim->behind || j->other_source, court->timeout_ms,
+			on_probe);
+	if (r < 0) {
+		note(j, verdict_note(&j->verdict, VERDICT_BY_PROBE, VERDICT_UNKNOWN, clock_wall_ms(), "no probe could be sent: %s", strerror(-r)));
+		arm(j);
+	}
+}
+
+static int on_timer(struct timer *t)
+{
+	send_probe(container_of(t, struct judge, timer));
+	return 0;
+}
+
+/* Jittered, so that the probes of many services do not go out together. */
+static void arm(struct judge *j)
+{
+	unsigned doublings = MIN(j->n_probes, 10u);
+	uint64_t delay = j->court->interval_ms;
+
+	if (j->n_probes == 1 && !j->has_answered)
+		delay = 0;		/* from the other source, see on_probe() */
+	else if (!j->close)
+		delay = MIN((uint64_t)FAR_MIN_MS << doublings, (uint64_t)FAR_MAX_MS);
+	/* Without memory for a timer the service is just not probed any more. */
+	if (timer_arm(j->court->loop, &j->timer, backoff_jitter(delay, 10), on_timer) < 0)
+		j->n_misses = 0;
+}
+
+void judge_watch(struct judge *j, bool close)
+{
+	bool sooner = close && !j->close;
+
+	j->close = close;
+	if (sooner && j->court->probe && !j->claim->udp && !j->probe.running)
+		arm(j);
+}
+
+/* --- life --- */
+
+int judge_new(const struct judge_court *court, struct claim *claim, struct judge **ret_judge)
+{
+	struct judge *j = calloc(1, sizeof(*j));
+
+	if (!j)
+		return -ENOMEM;
+	j->court = court;
+	j->claim = claim;
+	j->instance = strdup(claim->n_sources && claim->sources[0].instance ? claim->sources[0].instance : "");
+	if (!j->instance) {
+		free(j);
+		return -ENOMEM;
+	}
+	review(j);
+	/* Not now: the claim may be decided without, and then its proxy comes first. */
+	if (court->probe && !claim->udp && timer_arm(court->loop, &j->timer, 0, on_timer) < 0) {
+		judge_free(j);
+		return -ENOMEM;
+	}
+	*ret_judge = j;
+	return 0;
+}
+
+struct judge *judge_free(struct judge *j)
+{
+	if (!j)
+		return NULL;
+	probe_cancel(&j->probe);
+	timer_cancel(&j->timer);
+	free(j->instance);
+	free(j);
+	return NULL;
+}

@@ -1,0 +1,168 @@
+/*
+ * What the controller has told.
+ */
+#include "agent/knowledge.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/member.h"
+#include "agent/reports.h"
+#include "agent/state.h"
+#include "agent/worker.h"
+#include "base/log.h"
+#include "mesh/pb.h"
+
+enum { STATE_VERSION = 1, MAX_MESSAGE = 256 << 20 };
+
+static const char welcome_file[] = "mesh";
+static const char policies_file[] = "policies";
+static const char containers_file[] = "containers";
+
+static void save(struct worker *w, const char *name, const ProtobufCMessage *m)
+{
+	CLEANUP_FREE uint8_t *data = NULL;
+	size_t len;
+	int r = pb_pack(m, &data, &len);
+
+	if (r == 0)
+		r = state_save(w->conf->state_dir, name, STATE_VERSION, data ? data : (const uint8_t *)"", len, 0600);
+	if (r < 0)
+		log_error("what the controller said could not be stored: a restart without it starts from older", log_str("file", name), log_errno(r));
+}
+
+/* --- the mesh's control plane --- */
+
+void knowledge_take_welcome(struct worker *w, const Outrigger__V1__Welcome *m, bool is_news)
+{
+	const struct config_proxy *conf = &w->conf->proxy;
+	static char levels[][8] = { "error", "warn", "info", "debug" };
+	Outrigger__Ipc__MeshController mesh = OUTRIGGER__IPC__MESH_CONTROLLER__INIT;
+	Outrigger__Ipc__Setup setup = OUTRIGGER__IPC__SETUP__INIT;
+	int r;
+
+	mesh.address = m->mesh_controller;
+	mesh.server_names = m->mesh_server_names;
+	mesh.n_server_names = m->n_mesh_server_names;
+	mesh.roots_pem = m->roots_pem;
+	mesh.kind = m->mesh_kind;
+	mesh.cluster_id = m->cluster_id;
+	setup.nic_id = w->conf->nic;
+	setup.mesh_controller = &mesh;
+	setup.trust_domain = m->trust_domain;
+	setup.workers = conf->workers;
+	setup.access_log = conf->access_log ? conf->access_log : setup.access_log;
+	setup.access_log_json = conf->access_log_json;
+	setup.log_level = levels[w->conf->log.level];
+	setup.log_json = w->conf->log.json;
+	setup.mark_reply = w->conf->steering.mark_base + STEER_MARK_ANSWER;
+	list_for_each(l, &w->places.places)
+		setup.l2 |= list_entry(l, struct place, link)->bridged;
+	w->told_l2 = setup.l2;
+	r = supervisor_set_mesh(&w->supervisor, &setup);
+	if (r < 0) {
+		log_error("the proxies could not be told of the mesh", log_errno(r));
+		return;
+	}
+	snprintf(w->trust_domain, sizeof(w->trust_domain), "%s", m->trust_domain);
+	snprintf(w->mesh_controller, sizeof(w->mesh_controller), "%s", m->mesh_controller);
+	if (is_news)
+		save(w, welcome_file, &m->base);
+}
+
+/* --- policies --- */
+
+void knowledge_take_policies(struct worker *w, const Outrigger__V1__PolicySet *m, bool is_news)
+{
+	struct policy_set *set;
+	struct diag d = {};
+	int r = policy_set_decode(m, &set, &d);
+
+	if (r < 0) {
+		snprintf(w->policy_refused, sizeof(w->policy_refused), "version %llu: %.200s", (unsigned long long)m->version,
+			 d.msg[0] ? d.msg : strerror(-r));
+		log_error("the onboarding policies are refused, the last ones stay in force", log_str("why", w->policy_refused));
+		if (is_news)
+			report_policy_ack(w, m->version, d.msg[0] ? d.msg : strerror(-r));
+		return;
+	}
+	/* Members point into the old set: until they decide anew, at the end of this turn, they point at nobody's. */
+	map_for_each(l, &w->guests.by_id) {
+		struct member *member = member_of(container_of(l, struct guest, by_id));
+
+		if (member) {
+			member->policy = policy_match(set, w->conf->nic, member->guest);
+			member_touch(member);
+		}
+	}
+	policy_set_free(w->policies);
+	w->policies = set;
+	w->policy_refused[0] = 0;
+	log_info("onboarding policies", log_int("version", (int64_t)m->version), log_int("policies", (int64_t)set->n));
+	if (is_news) {
+		save(w, policies_file, &m->base);
+		report_policy_ack(w, m->version, NULL);
+	}
+}
+
+/* --- container-registered addresses --- */
+
+void knowledge_take_containers(struct worker *w, const Outrigger__V1__ContainerSet *m, bool is_news)
+{
+	struct containers *set;
+	struct diag d = {};
+	int r = containers_decode(m, &set, &d);
+
+	if (r < 0) {
+		log_error("the container addresses are refused, the last ones stay in force", log_str("why", d.msg), log_errno(r));
+		return;
+	}
+	containers_free(w->containers);
+	w->containers = set;
+	log_info("container addresses", log_int("version", (int64_t)m->version), log_int("prefixes", (int64_t)set->by_prefix.n));
+	if (is_news)
+		save(w, containers_file, &m->base);
+}
+
+/* --- loading --- */
+
+static int load(struct worker *w, const char *name, const ProtobufCMessageDescriptor *type, ProtobufCMessage **ret_message)
+{
+	CLEANUP_FREE void *data = NULL;
+	size_t len;
+	int r = state_load(w->conf->state_dir, name, STATE_VERSION, &data, &len);
+
+	if (r == 0)
+		r = pb_unpack(type, data, len, MAX_MESSAGE, ret_message);
+	if (r < 0 && r != -ENOENT)
+		log_warn("a state file cannot be used", log_str("file", name), log_errno(r));
+	return r;
+}
+
+void knowledge_repeat_welcome(struct worker *w)
+{
+	ProtobufCMessage *m;
+
+	if (load(w, welcome_file, &outrigger__v1__welcome__descriptor, &m) == 0) {
+		knowledge_take_welcome(w, (const void *)m, false);
+		pb_free(m);
+	}
+}
+
+int knowledge_load(struct worker *w)
+{
+	ProtobufCMessage *m;
+
+	knowledge_repeat_welcome(w);
+	if (load(w, policies_file, &outrigger__v1__policy_set__descriptor, &m) == 0) {
+		knowledge_take_policies(w, (const void *)m, false);
+		pb_free(m);
+	}
+	if (load(w, containers_file, &outrigger__v1__container_set__descriptor, &m) == 0) {
+		knowledge_take_containers(w, (const void *)m, false);
+		pb_free(m);
+	}
+	return 0;
+}

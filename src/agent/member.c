@@ -1,0 +1,406 @@
+/*
+ * What becomes of a guest: policy, verdict, proxy.
+ */
+#include "agent/member.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/reports.h"
+#include "agent/worker.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mesh/names.h"
+
+enum {
+	HBONE_PORT = 15008,
+	TOKEN_AGAIN_MS = 2000,		/* an unanswered or refused request is not repeated sooner */
+	MAX_TEE_PORTS = 32,
+};
+
+/* --- admission --- */
+
+const char *member_refusal(const struct member *m, const struct claim *c, char text[static 400])
+{
+	char host[NAMES_HOST_LEN];
+
+	if (c->udp)
+		return "UDP is not carried by the mesh";
+	if (c->behind)
+		return "the address is not the guest's own";
+	if (!m->policy->name[0])
+		return "no onboarding policy matches this guest";
+	if (!policy_allows_service(m->policy, c->service)) {
+		snprintf(text, 400, "policy \"%.64s\" does not let this guest claim \"%.253s\"", m->policy->name, c->service);
+		return text;
+	}
+	if (m->policy->namespace && names_service_host(c->service, m->policy->namespace, host) < 0)
+		return "the name makes no host name";
+	return NULL;
+}
+
+static bool serves(const struct member *m, const struct claim *c)
+{
+	const struct judge *j = c->user;
+	char text[400];
+
+	return j && j->verdict.verdict == VERDICT_VM && !member_refusal(m, c, text);
+}
+
+/* --- the wish --- */
+
+/* Everything that a VmPut points at, so that it needs no memory of its own. */
+struct wish {
+	struct supervisor_wish wish;
+	struct divert_wish diverts;
+	Outrigger__Ipc__VmPut put;
+	Outrigger__Ipc__Limits limits;
+
+	char workload[NAMES_WORKLOAD_LEN];
+	char uid[NAMES_UID_LEN];
+	char texts[GUEST_MAX_ADDRESSES][IP_TEXT_LEN];
+	char *addresses[GUEST_MAX_ADDRESSES];
+	struct ip ips[GUEST_MAX_ADDRESSES];
+	Outrigger__Ipc__VmPut__LabelsEntry labels[POLICY_MAX_LIST];
+	Outrigger__Ipc__VmPut__LabelsEntry *label_list[POLICY_MAX_LIST];
+	Outrigger__Ipc__ServicePort ports[MEMBER_MAX_SERVICES];
+	Outrigger__Ipc__ServicePort *port_list[MEMBER_MAX_SERVICES];
+	char hosts[MEMBER_MAX_SERVICES][NAMES_HOST_LEN];
+	uint16_t numbers[MEMBER_MAX_SERVICES];
+	uint32_t tee_ports[MAX_TEE_PORTS];
+};
+
+static void wish_addresses(struct wish *w, const struct guest *g)
+{
+	for (size_t i = 0; i < g->n_addresses; i++) {
+		const struct ip *ip = &g->addresses[i]->ip;
+		size_t n = w->put.n_addresses;
+
+		if (ip_is_link_local(ip))
+			continue;
+		w->ips[n] = *ip;
+		ip_format(ip, w->texts[n]);
+		w->addresses[n] = w->texts[n];
+		w->put.n_addresses++;
+	}
+	w->put.addresses = w->addresses;
+	w->diverts.addresses = w->ips;
+	w->diverts.n_addresses = w->put.n_addresses;
+}
+
+static void wish_labels(struct wish *w, const struct policy *p)
+{
+	for (size_t i = 0; i < p->n_labels; i++) {
+		outrigger__ipc__vm_put__labels_entry__init(&w->labels[i]);
+		w->labels[i].key = p->labels[i].key;
+		w->labels[i].value = p->labels[i].value;
+		w->label_list[i] = &w->labels[i];
+	}
+	w->put.labels = w->label_list;
+	w->put.n_labels = p->n_labels;
+}
+
+static void wish_port(struct wish *w, const struct member *m, struct claim *c)
+{
+	static char tcp[] = "tcp";
+	size_t n = w->put.n_ports;
+	Outrigger__Ipc__ServicePort *p = &w->ports[n];
+
+	for (size_t i = 0; i < n; i++)	/* IPv4 and IPv6 of the same */
+		if (!strcmp(w->ports[i].service, c->service) && w->ports[i].port == c->port)
+			return;
+	if (n == MEMBER_MAX_SERVICES || names_service_host(c->service, m->policy->namespace, w->hosts[n]) < 0)
+		return;
+	outrigger__ipc__service_port__init(p);
+	p->service = c->service;
+	p->namespace_ = m->policy->namespace;
+	p->hostname = w->hosts[n];
+	p->port = p->target_port = c->port;
+	p->protocol = c->app_protocol ? c->app_protocol : tcp;
+	w->port_list[n] = p;
+	w->numbers[n] = c->port;
+	w->put.n_ports++;
+}
+
+static size_t wish_ports(struct wish *w, const struct member *m)
+{
+	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+
+	if (g)
+		list_for_each(l, &g->claims) {
+			struct claim *c = list_entry(l, struct claim, link);
+
+			if (serves(m, c))
+				wish_port(w, m, c);
+		}
+	w->put.ports = w->port_list;
+	w->diverts.ports = w->numbers;
+	w->diverts.n_ports = w->put.n_ports;
+	return w->put.n_ports;
+}
+
+static int wish_fill(struct wish *w, struct member *m)
+{
+	const struct policy *p = m->policy;
+	const struct config_proxy *conf = &m->worker->conf->proxy;
+
+	outrigger__ipc__vm_put__init(&w->put);
+	outrigger__ipc__limits__init(&w->limits);
+	if (names_vm_uid(m->guest->id, w->uid) < 0)
+		return -EINVAL;
+	names_vm_workload(m->guest->name, m->guest->id, w->workload);
+	w->put.vm_id = m->guest->id;
+	w->put.namespace_ = p->namespace;
+	w->put.service_account = p->service_account;
+	w->put.workload_name = w->workload;
+	w->put.uid = w->uid;
+	w->put.mode = p->mode == POLICY_STRICT ? OUTRIGGER__IPC__MODE__MODE_STRICT : OUTRIGGER__IPC__MODE__MODE_PERMISSIVE;
+	w->put.tee_ports = w->tee_ports;
+	w->put.n_tee_ports = feed_tee_ports(m->worker, w->tee_ports, MAX_TEE_PORTS);
+	w->limits.connections = conf->connections;
+	w->limits.buffered_bytes = conf->buffered_bytes;
+	w->put.limits = &w->limits;
+	wish_addresses(w, m->guest);
+	wish_labels(w, p);
+	wish_ports(w, m);
+
+	w->diverts.vm = m->place->slot;
+	w->diverts.hbone_port = HBONE_PORT;
+	w->diverts.exclude = p->outbound_exclude;
+	w->diverts.n_exclude = p->n_outbound_exclude;
+	w->diverts.fail_closed = p->fail_closed;
+	policy_group(p, m->guest, m->group);
+	w->wish = (struct supervisor_wish){
+		.slot = m->place->slot, .group = m->group, .put = &w->put, .diverts = &w->diverts, .fail_closed = p->fail_closed,
+	};
+	return 0;
+}
+
+/* --- joining and leaving --- */
+
+static void leave(struct member *m, uint32_t drain_ms)
+{
+	if (!m->joined)
+		return;
+	m->joined = false;
+	log_info("guest leaves the mesh", log_str("guest", m->guest->id), log_str("why", m->why_not));
+	supervisor_unwant(&m->worker->supervisor, m->guest->id, drain_ms);
+	if (m->place && m->place->guest_id && !strcmp(m->place->guest_id, m->guest->id))
+		m->place->guest_id = NULL;
+}
+
+static void join(struct member *m)
+{
+	struct wish *w = calloc(1, sizeof(*w));
+	bool first = !m->joined;
+	int r = w ? wish_fill(w, m) : -ENOMEM;
+
+	if (r == 0) {
+		m->place->guest_id = m->guest->id;
+		r = supervisor_want(&m->worker->supervisor, &w->wish);
+	}
+	free(w);
+	if (r < 0) {
+		log_error("guest could not be given a proxy", log_str("guest", m->guest->id), log_errno(r));
+		snprintf(m->why_not, sizeof(m->why_not), "no proxy: %s", strerror(-r));
+		return;
+	}
+	m->joined = true;
+	m->why_not[0] = 0;
+	if (first) {
+		m->wished_ns = clock_mono_ns();
+		log_info("guest joins the mesh", log_str("guest", m->guest->id), log_str("policy", m->policy->name), log_str("process", m->group));
+	}
+	member_ask_token(m);
+}
+
+void member_ask_token(struct member *m)
+{
+	Outrigger__V1__Report report = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__TokenRequest request = OUTRIGGER__V1__TOKEN_REQUEST__INIT;
+	uint64_t now = clock_mono_ms();
+
+	if (m->token_until > clock_wall_s() || (m->token_asked_ms && now - m->token_asked_ms < TOKEN_AGAIN_MS))
+		return;
+	request.guest_id = m->guest->id;
+	report.msg_case = OUTRIGGER__V1__REPORT__MSG_TOKEN_REQUEST;
+	report.token_request = &request;
+	if (session_say(m->worker->session, &report))
+		m->token_asked_ms = now;
+}
+
+/* --- deciding --- */
+
+static size_t n_served(const struct member *m, const struct catalog_guest *g)
+{
+	size_t n = 0;
+
+	if (g)
+		list_for_each(l, &g->claims)
+			n += serves(m, list_entry(l, struct claim, link));
+	return n;
+}
+
+static bool has_routable_address(const struct guest *g)
+{
+	struct ip v4 = guest_primary_ip(g, false), v6 = guest_primary_ip(g, true);
+
+	return !ip_is_none(&v4) || !ip_is_none(&v6);
+}
+
+/* Why it is not to be in the mesh, or NULL. */
+static const char *obstacle(const struct member *m)
+{
+	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+
+	if (m->worker->revoked)
+		return "the controller has revoked this NIC";
+	if (!m->policy->name[0])
+		return "no onboarding policy matches";
+	if (!policy_joins(m->policy))
+		return m->policy->mode == POLICY_OFF ? "the policy's mode is off" : "the policy's mode is shadow";
+	if (!m->place || !m->place->up)
+		return "its port is down";
+	if (m->place->guest_id && strcmp(m->place->guest_id, m->guest->id))
+		return "another guest of this port has the proxy";
+	if (!has_routable_address(m->guest))
+		return "it has no address but link-local ones";
+	if (n_served(m, g))
+		return NULL;
+	if (!m->policy->client)
+		return "it offers nothing that it may, and the policy takes no mere clients";
+	if (!g || (!g->n_lookups && !g->n_observations[OBS_DISCOVER]))
+		return "it has offered nothing that it may, and asked for nothing";
+	if (m->verdict.verdict != VERDICT_VM)
+		return "the verdict on it is not (yet) that it is a VM";
+	return NULL;
+}
+
+static void sync_addresses(struct member *m)
+{
+	const struct guest *g = m->guest;
+
+	if (!m->place)
+		return;
+	for (size_t i = m->n_known; i-- > 0;)
+		if (!guest_owns(g, &m->known[i])) {
+			places_address(&m->worker->places, m->place, g->link.mac, &m->known[i], false);
+			m->known[i] = m->known[--m->n_known];
+		}
+	for (size_t i = 0; i < g->n_addresses; i++) {
+		bool is_known = false;
+
+		for (size_t j = 0; j < m->n_known; j++)
+			is_known |= ip_equal(&m->known[j], &g->addresses[i]->ip);
+		if (is_known || m->n_known == ELEMENTS(m->known))
+			continue;
+		places_address(&m->worker->places, m->place, g->link.mac, &g->addresses[i]->ip, true);
+		m->known[m->n_known++] = g->addresses[i]->ip;
+	}
+}
+
+static void review_claims(struct member *m)
+{
+	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+
+	if (!g)
+		return;
+	list_for_each(l, &g->claims) {
+		struct claim *c = list_entry(l, struct claim, link);
+		struct judge *j = c->user;
+
+		if (!j)
+			continue;
+		judge_review(j);
+		judge_watch(j, m->joined && serves(m, c));
+		if (c->decided_ns && !m->decided_ns)
+			m->decided_ns = c->decided_ns;
+	}
+}
+
+static void report_all(struct member *m)
+{
+	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+
+	report_guest(m);
+	if (g)
+		list_for_each(l, &g->claims) {
+			struct claim *c = list_entry(l, struct claim, link);
+
+			report_claim(m, c);
+			report_verdict(m, c);
+		}
+	report_verdict(m, NULL);
+	report_proxy(m, m->joined ? supervisor_find(&m->worker->supervisor, m->guest->id) : NULL);
+}
+
+static int decide(struct defer *d)
+{
+	struct member *m = container_of(d, struct member, decide);
+	struct worker *w = m->worker;
+	const char *why;
+
+	m->policy = policy_match(w->policies, w->conf->nic, m->guest);
+	sync_addresses(m);
+	verdict_of_guest(&m->verdict, m->guest, w->containers, clock_wall_ms());
+	review_claims(m);
+	why = obstacle(m);
+	if (why) {
+		snprintf(m->why_not, sizeof(m->why_not), "%s", why);
+		leave(m, w->conf->proxy.drain_ms);
+	} else {
+		if (!m->decided_ns)
+			m->decided_ns = clock_mono_ns();
+		join(m);
+	}
+	review_claims(m);		/* what joined is watched closely */
+	report_all(m);
+	return 0;
+}
+
+void member_touch(struct member *m)
+{
+	loop_defer(m->worker->loop, &m->decide, decide);
+}
+
+/* --- life --- */
+
+int member_new(struct worker *w, struct guest *g)
+{
+	struct member *m = calloc(1, sizeof(*m));
+
+	if (!m)
+		return -ENOMEM;
+	m->worker = w;
+	m->guest = g;
+	m->place = places_by_link(&w->places, &g->link);
+	m->policy = policy_match(w->policies, w->conf->nic, g);
+	m->engine_id = w->next_engine_id += 2;
+	list_init(&m->decide.link);
+	g->user = m;
+	log_info("guest", log_str("guest", g->id), log_str("name", g->name), log_str("policy", m->policy->name),
+		 log_str("mode", policy_mode_name(m->policy->mode)));
+	/* At once: its first packets should find it known to the monitor. */
+	sync_addresses(m);
+	member_touch(m);
+	return 0;
+}
+
+void member_end(struct member *m, const char *reason)
+{
+	struct worker *w = m->worker;
+
+	snprintf(m->why_not, sizeof(m->why_not), "%s", reason);
+	/* It is not there any more: what its connections still hold is of no use. */
+	leave(m, 0);
+	report_proxy(m, NULL);
+	report_guest_gone(m, reason);
+	for (size_t i = 0; m->place && i < m->n_known; i++)
+		places_address(&w->places, m->place, m->guest->link.mac, &m->known[i], false);
+	feed_forget(w, m->guest);
+	defer_cancel(&m->decide);
+	m->guest->user = NULL;
+	free(m);
+}

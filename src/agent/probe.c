@@ -1,0 +1,108 @@
+/*
+ * A probe is a connect() that the monitor opens and we wait for; BPF notes
+ * where the SYN-ACK or RST came in. The connection is reset at once.
+ */
+#include "agent/probe.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+/*
+ * RFC 7335: 192.0.0.8 is the dummy address of IPv4, nobody's. RFC 6666: 100::/64
+ * is the discard prefix. Their answers are caught at the VM's port.
+ */
+static struct ip spare_address(const struct ip *target)
+{
+	static const uint8_t v4[4] = { 192, 0, 0, 8 };
+	static const uint8_t v6[16] = { [0] = 1, [15] = 8 };
+
+	return ip_is_v4(target) ? ip_from_v4(v4) : ip_from_v6(v6);
+}
+
+static void stop(struct probe *p)
+{
+	watch_remove(&p->watch);
+	timer_cancel(&p->timer);
+	p->fd = close_fd(p->fd);
+	p->running = false;
+}
+
+void probe_cancel(struct probe *p)
+{
+	if (p->running)
+		stop(p);
+}
+
+static enum probe_result result_of(int error)
+{
+	switch (error) {
+	case 0:
+		return PROBE_CONNECTED;
+	case ECONNREFUSED:
+	case ECONNRESET:
+		return PROBE_REFUSED;
+	case ETIMEDOUT:
+	case EHOSTUNREACH:	/* nobody answers ARP */
+		return PROBE_SILENT;
+	default:
+		return PROBE_FAILED;
+	}
+}
+
+static int on_answer(struct watch *w, uint32_t events)
+{
+	struct probe *p = container_of(w, struct probe, watch);
+	struct monitor_probe_answer where;
+	struct linger reset = { .l_onoff = 1 };
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	(void)events;
+	if (getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+		error = errno;
+	/* No FIN, no TIME_WAIT: the service sees a connection that was given up. */
+	setsockopt(p->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+
+	enum probe_result result = result_of(error);
+	bool known = (result == PROBE_CONNECTED || result == PROBE_REFUSED) &&
+		     monitor_probe_result(p->monitor, &p->target, &p->local, &where) == 0;
+
+	stop(p);
+	p->fn(p, result, known ? &where : NULL);
+	return 0;
+}
+
+static int on_timeout(struct timer *t)
+{
+	struct probe *p = container_of(t, struct probe, timer);
+
+	stop(p);
+	p->fn(p, PROBE_SILENT, NULL);
+	return 0;
+}
+
+int probe_start(struct probe *p, struct loop *l, struct monitor_client *monitor, const struct ip_port *target,
+		bool own_address, uint32_t timeout_ms, probe_fn *fn)
+{
+	struct monitor_probe request = { .target = *target };
+	int r;
+
+	if (p->running)
+		return -EBUSY;
+	if (!own_address)
+		request.source = spare_address(&target->ip);
+	r = monitor_probe_open(monitor, &request, &p->fd, &p->local);
+	if (r < 0)
+		return r;
+	p->running = true;
+	p->monitor = monitor;
+	p->target = *target;
+	p->fn = fn;
+	r = watch_add(l, &p->watch, p->fd, EPOLLOUT, false, on_answer);
+	if (r == 0)
+		r = timer_arm(l, &p->timer, timeout_ms, on_timeout);
+	if (r < 0)
+		stop(p);
+	return r;
+}

@@ -1,0 +1,367 @@
+/*
+ * The VMs' service proxies, as the supervisor sees them: each is put into its
+ * process, told of changes, and taken out again. Flows are diverted only while
+ * the proxy says that it serves.
+ */
+#include "agent/supervisor_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/proxy_link.h"
+#include "base/clock.h"
+#include "mesh/pb.h"
+
+enum { LEAVE_GRACE_MS = 1000 };
+
+static const char *const state_names[] = {
+	[VM_WAITING] = "waiting",
+	[VM_PREPARING] = "preparing",
+	[VM_SERVING] = "serving",
+	[VM_BROKEN] = "broken",
+	[VM_LEAVING] = "leaving",
+};
+_Static_assert(ELEMENTS(state_names) == _VM_STATE_N, "every state has a name");
+
+const char *vm_state_name(enum vm_state state)
+{
+	return state_names[state];
+}
+
+static void complain(struct proxy_vm *vm, const char *what, int r)
+{
+	vm->process->supervisor->ops.failed(what, vm->id, r, vm->process->supervisor->ops.data);
+}
+
+/* --- diverting --- */
+
+static int remove_divert(void *data, const struct monitor_divert *d)
+{
+	const struct supervisor_system *sys = data;
+	int r = sys->divert_remove(sys->data, d);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+static int add_divert(void *data, const struct monitor_divert *d)
+{
+	const struct supervisor_system *sys = data;
+
+	return sys->divert_add(sys->data, d);
+}
+
+static int copy(const struct diverts *from, struct diverts *ret)
+{
+	struct diverts d = { .n = from->n };
+
+	if (from->n) {
+		d.v = malloc(from->n * sizeof(*d.v));
+		if (!d.v)
+			return -ENOMEM;
+		memcpy(d.v, from->v, from->n * sizeof(*d.v));
+	}
+	*ret = d;
+	return 0;
+}
+
+void proxy_vm_divert(struct proxy_vm *vm, bool on)
+{
+	static const struct diverts none;
+	struct diverts now;
+	int r = copy(on ? &vm->diverts : &none, &now);
+
+	if (r == 0) {
+		r = diverts_change(&vm->set, &now, add_divert, remove_divert, &vm->process->supervisor->system);
+		diverts_deinit(&vm->set);
+		vm->set = now;
+	}
+	if (r < 0)
+		complain(vm, "the VM's flows could not be steered", r);
+}
+
+/* Without a proxy: what is closed stays diverted, and so is refused; the rest goes its old way. */
+static void undivert_open(struct proxy_vm *vm)
+{
+	if (!vm->fail_closed)
+		proxy_vm_divert(vm, false);
+}
+
+/* --- messages --- */
+
+static int send_put(struct proxy_vm *vm, const int *fds, size_t n_fds)
+{
+	Outrigger__Ipc__VmPut put = *vm->put;
+	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+
+	if (vm->token)
+		put.token = vm->token;
+	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT;
+	m.vm_put = &put;
+	return process_send(vm->process, &m, fds, n_fds);
+}
+
+void proxy_vm_send_token(struct proxy_vm *vm, const char *refused)
+{
+	Outrigger__Ipc__VmToken token = OUTRIGGER__IPC__VM_TOKEN__INIT;
+	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+	char none[] = "";
+	char *why = refused ? strdup(refused) : NULL;
+	int r;
+
+	if (!vm->held || vm->process->state != PROCESS_RUNNING) {
+		free(why);
+		return;		/* it goes with the VmPut */
+	}
+	token.vm_id = vm->id;
+	token.token = vm->token && !refused ? vm->token : none;
+	token.refused = why ? why : none;
+	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_TOKEN;
+	m.vm_token = &token;
+	r = process_send(vm->process, &m, NULL, 0);
+	if (r < 0)
+		complain(vm, "the proxy does not take a token", r);
+	free(why);
+}
+
+static int send_remove(struct proxy_vm *vm, uint32_t drain_ms)
+{
+	Outrigger__Ipc__VmRemove remove = OUTRIGGER__IPC__VM_REMOVE__INIT;
+	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+
+	remove.vm_id = vm->id;
+	remove.drain_ms = drain_ms;
+	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE;
+	m.vm_remove = &remove;
+	return process_send(vm->process, &m, NULL, 0);
+}
+
+/* --- the state machine --- */
+
+enum { VM_GONE = _VM_STATE_N };
+
+static int put(struct proxy_vm *vm)
+{
+	const struct supervisor_system *sys = &vm->process->supervisor->system;
+	int fds[2] = { -1, -1 };
+	int r = 0;
+
+	if (process_had(vm->process, vm->id)) {
+		vm->held = true;	/* adopted: it has its listeners */
+		r = send_put(vm, NULL, 0);
+	} else {
+		r = sys->listeners_make(sys->data, vm->slot, fds);
+		if (r == 0)
+			r = send_put(vm, fds, 2);
+		close_fd(fds[0]);
+		close_fd(fds[1]);
+		vm->held = r == 0;
+	}
+	if (r < 0) {
+		complain(vm, "the VM could not be handed to its proxy", r);
+		snprintf(vm->detail, sizeof(vm->detail), "could not be handed to its proxy: %s", strerror(-r));
+		return VM_BROKEN;
+	}
+	return VM_PREPARING;
+}
+
+static int on_want_waiting(struct proxy_vm *vm)
+{
+	return vm->process->state == PROCESS_RUNNING ? put(vm) : VM_WAITING;
+}
+
+static int update(struct proxy_vm *vm)
+{
+	int r = send_put(vm, NULL, 0);
+
+	if (r < 0)
+		complain(vm, "the proxy does not take a change", r);
+	return r;
+}
+
+static int on_want_held(struct proxy_vm *vm)
+{
+	update(vm);
+	return (int)vm->state;
+}
+
+static int on_want_serving(struct proxy_vm *vm)
+{
+	update(vm);
+	proxy_vm_divert(vm, true);
+	return VM_SERVING;
+}
+
+static int on_want_broken(struct proxy_vm *vm)
+{
+	if (!vm->held)
+		return on_want_waiting(vm);
+	return update(vm) < 0 ? VM_BROKEN : VM_PREPARING;
+}
+
+static int on_ready(struct proxy_vm *vm)
+{
+	if (!vm->ready_ns)
+		vm->ready_ns = clock_mono_ns();
+	proxy_vm_divert(vm, true);
+	return VM_SERVING;
+}
+
+static int on_failed(struct proxy_vm *vm)
+{
+	undivert_open(vm);
+	return VM_BROKEN;
+}
+
+static int on_lost(struct proxy_vm *vm)
+{
+	vm->held = false;
+	vm->said = OUTRIGGER__IPC__VM_STATE__VM_STARTING;
+	undivert_open(vm);
+	return VM_WAITING;
+}
+
+static int on_leave_timer(struct timer *t)
+{
+	proxy_vm_event(container_of(t, struct proxy_vm, timer), VM_EV_STOPPED);
+	return 0;
+}
+
+static int on_left(struct proxy_vm *vm)
+{
+	struct supervisor *s = vm->process->supervisor;
+	struct process *p;
+
+	vm->held = false;
+	timer_cancel(&vm->timer);
+	if (!vm->wanted)
+		return VM_GONE;
+	p = process_get(s, vm->next_group[0] ? vm->next_group : vm->process->group);
+	if (!p)
+		return VM_GONE;
+	vm->next_group[0] = 0;
+	vm->state = VM_WAITING;
+	proxy_vm_enter(vm, p);
+	process_event(p, PROCESS_EV_WANTED);
+	return on_want_waiting(vm);
+}
+
+static int on_unwant(struct proxy_vm *vm)
+{
+	proxy_vm_divert(vm, false);
+	if (!vm->held || send_remove(vm, vm->drain_ms) < 0)
+		return on_left(vm);
+	if (timer_arm(vm->process->supervisor->loop, &vm->timer, vm->drain_ms + LEAVE_GRACE_MS, on_leave_timer) < 0)
+		return on_left(vm);
+	return VM_LEAVING;
+}
+
+static int stay(struct proxy_vm *vm)
+{
+	return (int)vm->state;
+}
+
+typedef int handler(struct proxy_vm *vm);	/* returns the next state */
+
+static handler *const transitions[_VM_STATE_N][_VM_EVENT_N] = {
+	[VM_WAITING]   = { [VM_EV_WANT] = on_want_waiting, [VM_EV_UNWANT] = on_unwant, [VM_EV_PROCESS_UP] = put, [VM_EV_PROCESS_LOST] = stay,
+			   [VM_EV_READY] = stay,           [VM_EV_FAILED] = stay,      [VM_EV_STOPPED] = stay },
+	[VM_PREPARING] = { [VM_EV_WANT] = on_want_held,    [VM_EV_UNWANT] = on_unwant, [VM_EV_PROCESS_LOST] = on_lost,
+			   [VM_EV_READY] = on_ready,       [VM_EV_FAILED] = on_failed, [VM_EV_STOPPED] = on_failed },
+	[VM_SERVING]   = { [VM_EV_WANT] = on_want_serving, [VM_EV_UNWANT] = on_unwant, [VM_EV_PROCESS_LOST] = on_lost,
+			   [VM_EV_READY] = stay,           [VM_EV_FAILED] = on_failed, [VM_EV_STOPPED] = on_failed },
+	[VM_BROKEN]    = { [VM_EV_WANT] = on_want_broken,  [VM_EV_UNWANT] = on_unwant, [VM_EV_PROCESS_LOST] = on_lost,
+			   [VM_EV_READY] = on_ready,       [VM_EV_FAILED] = stay,      [VM_EV_STOPPED] = stay },
+	[VM_LEAVING]   = { [VM_EV_WANT] = stay,            [VM_EV_UNWANT] = stay,      [VM_EV_PROCESS_LOST] = on_left,
+			   [VM_EV_READY] = stay,           [VM_EV_FAILED] = stay,      [VM_EV_STOPPED] = on_left },
+};
+
+void proxy_vm_event(struct proxy_vm *vm, enum vm_event ev)
+{
+	struct supervisor *s = vm->process->supervisor;
+	handler *h = transitions[vm->state][ev];
+	int next;
+
+	if (!h) {
+		complain(vm, "proxy of a VM: an event that its state does not know", -ENOTRECOVERABLE);
+		return;
+	}
+	next = h(vm);
+	if (next != VM_GONE) {
+		bool changed = vm->state != (enum vm_state)next;
+
+		vm->state = (enum vm_state)next;
+		if (changed)
+			s->ops.changed(vm, s->ops.data);
+		return;
+	}
+	s->ops.gone(vm, s->ops.data);
+	proxy_vm_free(vm);
+}
+
+/* --- what the proxy says --- */
+
+void proxy_vm_status(struct proxy_vm *vm, const Outrigger__Ipc__VmStatus *m)
+{
+	static const enum vm_event events[] = {
+		[OUTRIGGER__IPC__VM_STATE__VM_STARTING] = _VM_EVENT_N,
+		[OUTRIGGER__IPC__VM_STATE__VM_CERTIFICATE] = _VM_EVENT_N,
+		[OUTRIGGER__IPC__VM_STATE__VM_READY] = VM_EV_READY,
+		[OUTRIGGER__IPC__VM_STATE__VM_DEGRADED] = VM_EV_READY,
+		[OUTRIGGER__IPC__VM_STATE__VM_DRAINING] = _VM_EVENT_N,
+		[OUTRIGGER__IPC__VM_STATE__VM_STOPPED] = VM_EV_STOPPED,
+		[OUTRIGGER__IPC__VM_STATE__VM_FAILED] = VM_EV_FAILED,
+	};
+	struct supervisor *s = vm->process->supervisor;
+
+	if ((unsigned)m->state >= ELEMENTS(events))
+		return;
+	vm->said = m->state;
+	vm->said_ns = m->mono_ns;
+	vm->cert_not_after = m->cert_not_after;
+	snprintf(vm->detail, sizeof(vm->detail), "%s", m->detail);
+	if (m->identity[0])
+		snprintf(vm->identity, sizeof(vm->identity), "%s", m->identity);
+	if (events[m->state] == _VM_EVENT_N) {
+		s->ops.changed(vm, s->ops.data);
+		return;
+	}
+
+	enum vm_state before = vm->state;
+	if (transitions[before][events[m->state]] == stay)
+		s->ops.changed(vm, s->ops.data);
+	proxy_vm_event(vm, events[m->state]);
+}
+
+/* --- life --- */
+
+void proxy_vm_enter(struct proxy_vm *vm, struct process *p)
+{
+	struct process *old = vm->process;
+
+	list_unlink(&vm->in_process);
+	vm->process = p;
+	list_append(&p->vms, &vm->in_process);
+	if (old && old != p && list_empty(&old->vms))
+		process_event(old, PROCESS_EV_EMPTY);
+}
+
+void proxy_vm_free(struct proxy_vm *vm)
+{
+	struct process *p = vm->process;
+	struct supervisor *s = p->supervisor;
+
+	timer_cancel(&vm->timer);
+	map_remove(&s->vms, &vm->by_id);
+	list_unlink(&vm->in_process);
+	diverts_deinit(&vm->diverts);
+	diverts_deinit(&vm->set);
+	pb_free(vm->put);
+	if (vm->token)
+		explicit_bzero(vm->token, strlen(vm->token));
+	free(vm->token);
+	free(vm);
+	if (list_empty(&p->vms) && p->state != PROCESS_IDLE)
+		process_event(p, PROCESS_EV_EMPTY);
+}

@@ -1,0 +1,642 @@
+/*
+ * Enrolment, certificate and session with the controller.
+ *
+ * One gRPC connection at a time. Without a certificate it calls Enroll, else
+ * Session; Renew is called on the session's connection at half of the
+ * certificate's life, and the next connection uses what came.
+ */
+#include "agent/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/state.h"
+#include "base/backoff.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mesh/cert.h"
+#include "mesh/grpc_client.h"
+#include "mesh/identity.h"
+#include "mesh/pb.h"
+
+enum {
+	PROTOCOL_VERSION = 1,
+	STATE_VERSION = 1,
+	CALL_DEADLINE_MS = 20000,
+	CHECK_MS = 30000,	/* how often it is seen whether the certificate wants renewal */
+	ENROLL_EXPIRY_S = 60,	/* a certificate that is over so soon is as good as none */
+	SETTLED_MS = 10000,	/* a session that lasted so long was a good one */
+};
+
+static const char key_file[] = "nic.key";
+static const char chain_file[] = "nic.crt";
+
+static const char *const state_names[] = {
+	[SESSION_OFF] = "off",
+	[SESSION_ENROLLING] = "enrolling",
+	[SESSION_CONNECTING] = "connecting",
+	[SESSION_OPEN] = "open",
+	[SESSION_WAITING] = "waiting",
+};
+_Static_assert(ELEMENTS(state_names) == _SESSION_STATE_N, "every state has a name");
+
+struct session {
+	struct loop *loop;
+	struct session_conf conf;
+	struct session_ops ops;
+	struct mirror mirror;
+	struct session_info info;
+
+	char *key_pem;		/* of the NIC's certificate; NULL: not enrolled */
+	char *chain_pem;
+	char *new_key_pem;	/* of the request that is under way */
+	int64_t renew_at;	/* seconds since 1970 */
+
+	struct grpc_client *client;
+	struct grpc_call *stream;	/* Session */
+	struct grpc_call *unary;	/* Enroll or Renew */
+	bool synced;
+	uint64_t seq;
+	uint64_t opened_ms;
+
+	struct timer retry;
+	struct timer check;
+	struct defer reconnect;
+	struct backoff backoff;
+};
+
+const char *session_state_name(enum session_state state)
+{
+	return state_names[state];
+}
+
+void session_get_info(const struct session *s, struct session_info *ret_info)
+{
+	*ret_info = s->info;
+}
+
+static void enter(struct session *s, enum session_state state, const char *detail)
+{
+	bool told = state == s->info.state && !strcmp(detail, s->info.detail);
+
+	if (state != s->info.state)
+		s->info.since_ms = clock_mono_ms();
+	s->info.state = state;
+	snprintf(s->info.detail, sizeof(s->info.detail), "%s", detail);
+	if (!told)
+		s->ops.changed(state, s->info.detail, s->ops.data);
+}
+
+/* --- the certificate --- */
+
+static int take_chain(struct session *s, char *key_pem, char *chain_pem)
+{
+	struct cert_info info;
+	struct identity id;
+	int r = cert_info(chain_pem, &info);
+
+	if (r < 0)
+		return r;
+	if (identity_parse(info.id, &id) < 0 || id.kind != IDENTITY_NIC || strcmp(id.nic, s->conf.nic))
+		return -EKEYREJECTED;
+	snprintf(s->info.trust_domain, sizeof(s->info.trust_domain), "%s", id.trust_domain);
+	s->info.cert_not_after = info.not_after;
+	s->renew_at = info.not_before + (info.not_after - info.not_before) / 2;
+	cert_pem_wipe(s->key_pem);
+	free(s->chain_pem);
+	s->key_pem = key_pem;
+	s->chain_pem = chain_pem;
+	return 0;
+}
+
+static void load_certificate(struct session *s)
+{
+	void *key = NULL, *chain = NULL;
+	size_t len;
+	int r = state_load(s->conf.state_dir, key_file, STATE_VERSION, &key, &len);
+
+	if (r == 0)
+		r = state_load(s->conf.state_dir, chain_file, STATE_VERSION, &chain, &len);
+	if (r == 0)
+		r = take_chain(s, key, chain);
+	if (r == 0)
+		return;
+	if (r != -ENOENT)
+		log_warn("the NIC's certificate cannot be used: a join token is needed", log_str("dir", s->conf.state_dir), log_errno(r));
+	cert_pem_wipe(key);
+	free(chain);
+}
+
+static bool enrolled(const struct session *s)
+{
+	return s->key_pem && s->info.cert_not_after > clock_wall_s() + ENROLL_EXPIRY_S;
+}
+
+/* A new key, and the request for its certificate. The key waits in new_key_pem. */
+static int make_request(struct session *s, const char *trust_domain, char **ret_csr)
+{
+	CLEANUP_KEY EVP_PKEY *key = NULL;
+	char text[IDENTITY_TEXT_LEN] = "";
+	struct identity id;
+	int r;
+
+	/* Before the enrolment nobody has told us the trust domain: the controller fills the name in. */
+	if (trust_domain[0]) {
+		r = identity_nic(trust_domain, s->conf.nic, &id);
+		if (r < 0)
+			return r;
+		identity_format(&id, text);
+	}
+	r = cert_key_new(&key);
+	if (r < 0)
+		return r;
+	cert_pem_wipe(s->new_key_pem);
+	s->new_key_pem = NULL;
+	r = cert_key_to_pem(key, &s->new_key_pem);
+	if (r < 0)
+		return r;
+	return cert_csr_new(key, text[0] ? text : NULL, ret_csr);
+}
+
+static int join_chain(const Outrigger__V1__EnrollResponse *m, char **ret_chain)
+{
+	struct cert_list list = {};
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < m->n_cert_chain; i++)
+		r = cert_list_add(&list, m->cert_chain[i]);
+	if (r == 0)
+		r = list.n ? cert_list_join(&list, 0, list.n, ret_chain) : -EBADMSG;
+	cert_list_deinit(&list);
+	return r;
+}
+
+static int take_certificate(struct session *s, const Outrigger__V1__EnrollResponse *m)
+{
+	char *chain = NULL;
+	int r = s->new_key_pem ? join_chain(m, &chain) : -EBADMSG;
+
+	if (r == 0)
+		r = take_chain(s, s->new_key_pem, chain);
+	if (r < 0) {
+		free(chain);
+		return r;
+	}
+	s->new_key_pem = NULL;
+	r = state_save(s->conf.state_dir, key_file, STATE_VERSION, s->key_pem, strlen(s->key_pem), 0600);
+	if (r == 0)
+		r = state_save(s->conf.state_dir, chain_file, STATE_VERSION, s->chain_pem, strlen(s->chain_pem), 0600);
+	if (r < 0)
+		log_error("the NIC's certificate could not be stored: a restart will need a join token", log_str("dir", s->conf.state_dir),
+			  log_errno(r));
+	return 0;
+}
+
+/* --- the connection --- */
+
+static int on_retry(struct timer *t);
+static int on_reconnect(struct defer *d);
+
+static void disconnect(struct session *s)
+{
+	s->stream = NULL;
+	s->unary = NULL;
+	s->synced = false;
+	s->client = grpc_client_free(s->client);
+}
+
+static void retry_later(struct session *s, const char *why)
+{
+	disconnect(s);
+	if (s->info.state == SESSION_OFF)
+		return;
+	if (s->opened_ms && clock_mono_ms() - s->opened_ms > SETTLED_MS)
+		backoff_reset(&s->backoff);
+	s->opened_ms = 0;
+	enter(s, SESSION_WAITING, why);
+	if (timer_arm(s->loop, &s->retry, backoff_next(&s->backoff), on_retry) < 0)
+		log_error("no memory to reach the controller again");
+}
+
+static void on_closed(struct grpc_client *client, void *data, int r, const char *text)
+{
+	struct session *s = data;
+
+	(void)client;
+	retry_later(s, r == 0 ? "the controller has closed the connection" : text);
+}
+
+static void on_going_away(struct grpc_client *client, void *data)
+{
+	struct session *s = data;
+
+	(void)client;
+	loop_defer(s->loop, &s->reconnect, on_reconnect);
+}
+
+static int connect_controller(struct session *s, bool with_certificate)
+{
+	static const struct grpc_client_ops ops = { .closed = on_closed, .going_away = on_going_away };
+	static const char *const alpn[] = { "h2", NULL };
+	struct tls_config tls = { .role = TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .roots_pem = s->conf.roots_pem, .alpn = alpn };
+	struct tls_expect expect = { .server_name = s->conf.server_name };
+	struct grpc_client_options options = { .target = s->conf.address, .expect = s->conf.server_name ? &expect : NULL };
+	struct diag d = {};
+	int r;
+
+	if (with_certificate) {
+		tls.cert_pem = s->chain_pem;
+		tls.key_pem = s->key_pem;
+	}
+	r = tls_ctx_new(&tls, &options.tls, &d);
+	if (r < 0) {
+		log_error("no TLS with the controller", log_str("why", d.msg), log_errno(r));
+		return r;
+	}
+	r = grpc_client_new(s->loop, &options, &ops, s, &s->client);
+	tls_ctx_unref(options.tls);
+	return r;
+}
+
+/* --- enrolment and renewal --- */
+
+static void on_enrolled(struct grpc_call *call, void *data, const struct grpc_status *status, const uint8_t *bytes, size_t len)
+{
+	struct session *s = data;
+	ProtobufCMessage *m;
+	char why[640];
+	int r;
+
+	(void)call;
+	s->unary = NULL;
+	if (status->code != GRPC_OK) {
+		snprintf(why, sizeof(why), "enrolment was refused: %s", status->message);
+		log_error("the controller refuses the enrolment", log_str("why", status->message), log_str("code", grpc_code_name(status->code)));
+		retry_later(s, why);
+		return;
+	}
+	r = pb_unpack(&outrigger__v1__enroll_response__descriptor, bytes, len, 0, &m);
+	if (r == 0) {
+		r = take_certificate(s, (const Outrigger__V1__EnrollResponse *)(const void *)m);
+		pb_free(m);
+	}
+	if (r < 0) {
+		log_error("the controller's answer to the enrolment is no good", log_errno(r));
+		retry_later(s, "the controller's answer to the enrolment is no good");
+		return;
+	}
+	log_info("enrolled", log_str("nic", s->conf.nic), log_str("trust_domain", s->info.trust_domain));
+	loop_defer(s->loop, &s->reconnect, on_reconnect);
+}
+
+static int enroll(struct session *s)
+{
+	static const struct grpc_call_options options = { .path = "/outrigger.v1.Provisioner/Enroll", .deadline_ms = CALL_DEADLINE_MS };
+	Outrigger__V1__EnrollRequest m = OUTRIGGER__V1__ENROLL_REQUEST__INIT;
+	CLEANUP_FREE char *csr = NULL;
+	CLEANUP_FREE char *token = strdup(s->conf.join_token);
+	CLEANUP_FREE char *nic = strdup(s->conf.nic);
+	char version[] = OUTRIGGER_VERSION;
+	int r = token && nic ? connect_controller(s, false) : -ENOMEM;
+
+	if (r == 0)
+		r = make_request(s, "", &csr);
+	if (r < 0)
+		return r;
+	m.join_token = token;
+	m.nic_id = nic;
+	m.csr_pem = csr;
+	m.version = version;
+	r = grpc_client_unary(s->client, &options, &m.base, on_enrolled, s, &s->unary);
+	explicit_bzero(token, strlen(token));
+	return r;
+}
+
+static void on_renewed(struct grpc_call *call, void *data, const struct grpc_status *status, const uint8_t *bytes, size_t len)
+{
+	struct session *s = data;
+	ProtobufCMessage *m;
+	int r = -EBADMSG;
+
+	(void)call;
+	s->unary = NULL;
+	if (status->code != GRPC_OK) {
+		log_warn("the NIC's certificate was not renewed", log_str("why", status->message), log_str("code", grpc_code_name(status->code)));
+		return;
+	}
+	if (pb_unpack(&outrigger__v1__enroll_response__descriptor, bytes, len, 0, &m) == 0) {
+		r = take_certificate(s, (const Outrigger__V1__EnrollResponse *)(const void *)m);
+		pb_free(m);
+	}
+	if (r < 0)
+		log_error("the renewed certificate is no good", log_errno(r));
+	else
+		loop_defer(s->loop, &s->reconnect, on_reconnect);	/* with it */
+}
+
+static void renew(struct session *s)
+{
+	static const struct grpc_call_options options = { .path = "/outrigger.v1.Provisioner/Renew", .deadline_ms = CALL_DEADLINE_MS };
+	Outrigger__V1__RenewRequest m = OUTRIGGER__V1__RENEW_REQUEST__INIT;
+	CLEANUP_FREE char *csr = NULL;
+	int r = make_request(s, s->info.trust_domain, &csr);
+
+	if (r == 0) {
+		m.csr_pem = csr;
+		r = grpc_client_unary(s->client, &options, &m.base, on_renewed, s, &s->unary);
+	}
+	if (r < 0)
+		log_error("no renewal of the NIC's certificate", log_errno(r));
+}
+
+static int on_check(struct timer *t)
+{
+	struct session *s = container_of(t, struct session, check);
+
+	if (s->info.state == SESSION_OPEN && !s->unary && clock_wall_s() >= s->renew_at)
+		renew(s);
+	return timer_arm(s->loop, &s->check, CHECK_MS, on_check);
+}
+
+/* --- the session --- */
+
+bool session_say(struct session *s, Outrigger__V1__Report *report)
+{
+	int r;
+
+	if (!s->stream || !s->synced)
+		return false;
+	report->seq = ++s->seq;
+	r = grpc_call_send_pb(s->stream, &report->base);
+	report->seq = 0;
+	/* Too slow a controller: a new session says it all again. */
+	if (r < 0) {
+		log_warn("the session is lost", log_errno(r));
+		loop_defer(s->loop, &s->reconnect, on_reconnect);
+	}
+	return r == 0;
+}
+
+static int say_packed(struct session *s, const uint8_t *data, size_t len)
+{
+	ProtobufCMessage *m;
+	int r = pb_unpack(&outrigger__v1__report__descriptor, data, len, 0, &m);
+
+	if (r < 0)
+		return r;
+	((Outrigger__V1__Report *)(void *)m)->seq = ++s->seq;
+	r = grpc_call_send_pb(s->stream, m);
+	pb_free(m);
+	return r;
+}
+
+static int say_everything(struct session *s)
+{
+	Outrigger__V1__Report report = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__Synced synced = OUTRIGGER__V1__SYNCED__INIT;
+	int r = 0;
+
+	for (size_t i = 0; i < _MIRROR_CLASS_N; i++)
+		list_for_each(l, &s->mirror.entries[i]) {
+			const struct mirror_entry *e = list_entry(l, struct mirror_entry, link);
+
+			if (r == 0)
+				r = say_packed(s, e->data, e->len);
+		}
+	if (r < 0)
+		return r;
+	report.seq = ++s->seq;
+	report.msg_case = OUTRIGGER__V1__REPORT__MSG_SYNCED;
+	report.synced = &synced;
+	return grpc_call_send_pb(s->stream, &report.base);
+}
+
+static int say_hello(struct session *s)
+{
+	Outrigger__V1__Report report = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__AgentHello hello = OUTRIGGER__V1__AGENT_HELLO__INIT;
+	CLEANUP_FREE char *nic = strdup(s->conf.nic);
+	char software[] = "outrigger-agent " OUTRIGGER_VERSION;
+	char hostname[256] = "";
+
+	if (!nic)
+		return -ENOMEM;
+	if (gethostname(hostname, sizeof(hostname) - 1) < 0)
+		hostname[0] = 0;
+	hello.version = PROTOCOL_VERSION;
+	hello.software = software;
+	hello.nic_id = nic;
+	hello.hostname = hostname;
+	hello.boot_id = s->conf.boot_id;
+	report.seq = s->seq = 1;
+	report.msg_case = OUTRIGGER__V1__REPORT__MSG_HELLO;
+	report.hello = &hello;
+	return grpc_call_send_pb(s->stream, &report.base);
+}
+
+static void take_welcome(struct session *s, const Outrigger__V1__Welcome *m)
+{
+	if (m->version != PROTOCOL_VERSION) {
+		log_error("the controller speaks an unknown version of the protocol", log_int("version", m->version));
+		loop_defer(s->loop, &s->reconnect, on_reconnect);
+		return;
+	}
+	s->opened_ms = clock_mono_ms();
+	s->info.n_connects++;
+	enter(s, SESSION_OPEN, "");
+	s->ops.welcome(m, s->ops.data);
+}
+
+static void take_revoked(struct session *s, const char *reason)
+{
+	log_error("the controller has revoked this NIC", log_str("reason", reason));
+	enter(s, SESSION_OFF, reason);
+	loop_defer(s->loop, &s->reconnect, on_reconnect);	/* which leaves it at the disconnection */
+	s->ops.revoked(reason, s->ops.data);
+}
+
+static void on_directive(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
+{
+	struct session *s = data;
+	ProtobufCMessage *pb;
+	int r = pb_unpack(&outrigger__v1__directive__descriptor, bytes, len, 0, &pb);
+
+	(void)call;
+	if (r < 0) {
+		log_error("the controller sent what is no directive", log_errno(r));
+		loop_defer(s->loop, &s->reconnect, on_reconnect);
+		return;
+	}
+	const Outrigger__V1__Directive *m = (const void *)pb;
+	switch (m->msg_case) {
+	case OUTRIGGER__V1__DIRECTIVE__MSG_WELCOME:
+		take_welcome(s, m->welcome);
+		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_POLICIES:
+		s->ops.policies(m->policies, s->ops.data);
+		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_CONTAINERS:
+		s->ops.containers(m->containers, s->ops.data);
+		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_TOKEN:
+		s->ops.token(m->token, s->ops.data);
+		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_DRAIN:
+		s->ops.drain(m->drain, s->ops.data);
+		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_REVOKED:
+		take_revoked(s, m->revoked->reason);
+		break;
+	default:
+		break;		/* of a newer controller */
+	}
+	pb_free(pb);
+}
+
+static void on_stream_closed(struct grpc_call *call, void *data, const struct grpc_status *status)
+{
+	struct session *s = data;
+
+	(void)call;
+	s->stream = NULL;
+	s->synced = false;
+	if (s->info.state == SESSION_OFF)
+		return;
+	log_warn("the session with the controller has ended", log_str("why", status->message), log_str("code", grpc_code_name(status->code)));
+	enter(s, SESSION_WAITING, status->message[0] ? status->message : grpc_code_name(status->code));
+	loop_defer(s->loop, &s->reconnect, on_reconnect);
+}
+
+static int open_session(struct session *s)
+{
+	static const struct grpc_call_ops ops = { .message = on_directive, .closed = on_stream_closed };
+	static const struct grpc_call_options options = { .path = "/outrigger.v1.Provisioner/Session" };
+	int r = connect_controller(s, true);
+
+	if (r == 0)
+		r = grpc_client_stream(s->client, &options, &ops, s, &s->stream);
+	if (r == 0)
+		r = say_hello(s);
+	if (r == 0)
+		r = say_everything(s);
+	if (r == 0)
+		s->synced = true;
+	return r;
+}
+
+static void attempt(struct session *s)
+{
+	int r;
+
+	if (enrolled(s)) {
+		enter(s, SESSION_CONNECTING, "");
+		r = open_session(s);
+	} else if (s->conf.join_token && s->conf.join_token[0]) {
+		enter(s, SESSION_ENROLLING, "");
+		r = enroll(s);
+	} else {
+		retry_later(s, "no certificate of this NIC and no join token");
+		return;
+	}
+	if (r < 0) {
+		log_error("the controller cannot be called", log_str("address", s->conf.address), log_errno(r));
+		retry_later(s, strerror(-r));
+	}
+}
+
+static int on_retry(struct timer *t)
+{
+	struct session *s = container_of(t, struct session, retry);
+
+	disconnect(s);
+	attempt(s);
+	return 0;
+}
+
+/* Outside of the connection's own callbacks. */
+static int on_reconnect(struct defer *d)
+{
+	struct session *s = container_of(d, struct session, reconnect);
+
+	if (s->info.state == SESSION_OFF) {
+		disconnect(s);
+	} else if (s->info.state == SESSION_WAITING) {
+		char why[sizeof(s->info.detail)];
+
+		memcpy(why, s->info.detail, sizeof(why));
+		retry_later(s, why);
+	} else {
+		disconnect(s);
+		attempt(s);
+	}
+	return 0;
+}
+
+/* --- life --- */
+
+int session_new(struct loop *l, const struct session_conf *conf, const struct session_ops *ops, struct session **ret_session)
+{
+	struct session *s = calloc(1, sizeof(*s));
+	int r = 0;
+
+	if (!s)
+		return -ENOMEM;
+	s->loop = l;
+	s->conf = *conf;
+	s->ops = *ops;
+	s->backoff = (struct backoff){ .min_ms = 100, .max_ms = 15000 };
+	s->info.since_ms = clock_mono_ms();
+	mirror_init(&s->mirror);
+	if (conf->address) {
+		load_certificate(s);
+		s->info.state = SESSION_WAITING;
+		r = timer_arm(l, &s->retry, 0, on_retry);
+		if (r == 0)
+			r = timer_arm(l, &s->check, CHECK_MS, on_check);
+	} else {
+		snprintf(s->info.detail, sizeof(s->info.detail), "no controller is configured");
+	}
+	if (r < 0) {
+		session_free(s);
+		return r;
+	}
+	*ret_session = s;
+	return 0;
+}
+
+struct session *session_free(struct session *s)
+{
+	if (!s)
+		return NULL;
+	disconnect(s);
+	timer_cancel(&s->retry);
+	timer_cancel(&s->check);
+	defer_cancel(&s->reconnect);
+	mirror_deinit(&s->mirror);
+	cert_pem_wipe(s->key_pem);
+	cert_pem_wipe(s->new_key_pem);
+	free(s->chain_pem);
+	free(s);
+	return NULL;
+}
+
+/* --- reports --- */
+
+void session_put(struct session *s, enum mirror_class class, const char *key, Outrigger__V1__Report *report)
+{
+	bool changed;
+	int r = mirror_put(&s->mirror, class, key, report, &changed);
+
+	if (r < 0)
+		log_error("a report is lost", log_errno(r));
+	else if (changed)
+		session_say(s, report);
+}
+
+void session_drop(struct session *s, enum mirror_class class, const char *key, Outrigger__V1__Report *gone)
+{
+	if (mirror_drop(&s->mirror, class, key) && gone)
+		session_say(s, gone);
+}

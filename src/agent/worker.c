@@ -1,0 +1,546 @@
+/*
+ * The worker: its parts, and what each tells the others.
+ */
+#include "agent/worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+
+#include "agent/admin.h"
+#include "agent/adopt.h"
+#include "agent/knowledge.h"
+#include "agent/member.h"
+#include "agent/reports.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+enum {
+	TICK_MS = 1000,
+	LINGER_MS = 60000,
+	LOAD_EVERY_TICKS = 10,
+};
+
+/* --- guests --- */
+
+static void on_guest_changed(struct guest *g, void *data)
+{
+	struct worker *w = data;
+
+	if (!member_of(g) && member_new(w, g) < 0) {
+		log_error("no memory for a guest", log_str("guest", g->id));
+		return;
+	}
+	catalog_guest_changed(&w->catalog, g);
+	member_touch(member_of(g));
+}
+
+static void on_guest_gone(struct guest *g, const char *reason, void *data)
+{
+	struct worker *w = data;
+
+	log_info("guest is gone", log_str("guest", g->id), log_str("reason", reason));
+	catalog_guest_gone(&w->catalog, g, reason);
+	if (member_of(g))
+		member_end(member_of(g), reason);
+}
+
+static void touch_everybody(struct worker *w)
+{
+	map_for_each(l, &w->guests.by_id) {
+		struct member *m = member_of(container_of(l, struct guest, by_id));
+
+		if (m)
+			member_touch(m);
+	}
+}
+
+/* --- places --- */
+
+static void on_place_up(struct place *p, void *data)
+{
+	struct worker *w = data;
+
+	if (p->bridged && !w->told_l2)
+		knowledge_repeat_welcome(w);
+	if (guest_port_up(&w->guests, p->port, clock_mono_ms()) < 0)
+		log_error("no memory for the configured guests", log_str("port", p->port));
+}
+
+static void on_place_down(struct place *p, const char *reason, void *data)
+{
+	struct worker *w = data;
+
+	guest_port_down(&w->guests, p->port, reason);
+}
+
+/* --- claims --- */
+
+static void arm_expiry(struct worker *w);
+
+static void on_claimed(struct claim *c, void *data)
+{
+	struct worker *w = data;
+	struct member *m = member_of(c->owner->guest);
+	struct judge *j;
+
+	c->first_seen_wall_ms = clock_wall_ms() - (int64_t)((c->claimed_ns - MIN(c->packet_ns, c->claimed_ns)) / 1000000);
+	log_info("claim", log_str("service", c->service), log_ip("address", &c->address), log_int("port", c->port),
+		 log_str("protocol", c->sources[0].protocol), log_str("guest", c->owner->guest->id));
+	if (judge_new(&w->court, c, &j) < 0) {
+		log_error("no memory to judge a claim", log_str("service", c->service));
+		return;
+	}
+	c->user = j;
+	arm_expiry(w);
+	if (m)
+		member_touch(m);
+}
+
+static void on_claim_changed(struct claim *c, void *data)
+{
+	struct member *m = member_of(c->owner->guest);
+
+	arm_expiry(data);
+	if (m)
+		member_touch(m);
+}
+
+static void on_claim_gone(struct claim *c, const char *reason, void *data)
+{
+	struct member *m = member_of(c->owner->guest);
+
+	(void)data;
+	log_info("claim is gone", log_str("service", c->service), log_ip("address", &c->address), log_int("port", c->port),
+		 log_str("reason", reason));
+	if (m) {
+		report_claim_gone(m, c, reason);
+		member_touch(m);
+	}
+	c->user = judge_free(c->user);
+}
+
+static void on_looked_up(struct catalog_guest *g, const struct lookup *l, void *data)
+{
+	struct member *m = member_of(g->guest);
+
+	(void)l;
+	(void)data;
+	if (m)
+		member_touch(m);
+}
+
+static void on_judged(struct claim *c, bool verdict, void *data)
+{
+	struct member *m = member_of(c->owner->guest);
+	const struct judge *j = c->user;
+
+	(void)data;
+	if (verdict && j)
+		log_info("verdict", log_str("service", c->service), log_str("verdict", verdict_name(j->verdict.verdict)),
+			 log_str("guest", c->owner->guest->id));
+	if (m)
+		member_touch(m);
+}
+
+static void on_answered(struct guest *g, void *data)
+{
+	struct worker *w = data;
+
+	guest_touch(&w->guests, g, clock_mono_ms());
+}
+
+static uint32_t slot_of(const struct guest *g, void *data)
+{
+	const struct member *m = member_of(g);
+
+	(void)data;
+	return m && m->place ? m->place->slot : 0;
+}
+
+/* --- proxies --- */
+
+static void on_vm_changed(struct proxy_vm *vm, void *data)
+{
+	struct worker *w = data;
+	struct guest *g = guest_by_id(&w->guests, vm->id);
+
+	log_info("proxy", log_str("guest", vm->id), log_str("state", vm_state_name(vm->state)), log_str("says", supervisor_said_name(vm->said)),
+		 log_str("detail", vm->detail));
+	if (g && member_of(g))
+		member_touch(member_of(g));
+}
+
+static void on_vm_gone(struct proxy_vm *vm, void *data)
+{
+	struct worker *w = data;
+	struct guest *g = guest_by_id(&w->guests, vm->id);
+
+	log_info("proxy is gone", log_str("guest", vm->id));
+	if (g && member_of(g))
+		member_touch(member_of(g));
+}
+
+static void on_token_wanted(struct proxy_vm *vm, const char *reason, void *data)
+{
+	struct worker *w = data;
+	struct guest *g = guest_by_id(&w->guests, vm->id);
+
+	if (!g || !member_of(g))
+		return;
+	log_debug("proxy wants a token", log_str("guest", vm->id), log_str("reason", reason));
+	if (strcmp(reason, "first") || !vm->token)
+		member_of(g)->token_until = 0;		/* the one that it has is no good */
+	member_ask_token(member_of(g));
+}
+
+static void on_supervisor_failed(const char *what, const char *subject, int r, void *data)
+{
+	(void)data;
+	if (r)
+		LOG_LIMITED(LOG_L_ERROR, "proxy", log_str("what", what), log_str("of", subject), log_errno(r));
+	else
+		LOG_LIMITED(LOG_L_WARN, "proxy", log_str("what", what), log_str("of", subject));
+}
+
+static int sys_spawn(void *data, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid)
+{
+	return monitor_proxy_spawn(((struct worker *)data)->monitor, s, ret_proxy, ret_pid);
+}
+
+static int sys_kill(void *data, uint32_t proxy)
+{
+	return monitor_proxy_signal(((struct worker *)data)->monitor, proxy, SIGKILL);
+}
+
+static int sys_listeners_make(void *data, uint32_t vm, int ret_fds[2])
+{
+	return monitor_listeners_make(((struct worker *)data)->monitor, vm, ret_fds);
+}
+
+static int sys_divert_add(void *data, const struct monitor_divert *d)
+{
+	return monitor_divert_add(((struct worker *)data)->monitor, d);
+}
+
+static int sys_divert_remove(void *data, const struct monitor_divert *d)
+{
+	return monitor_divert_remove(((struct worker *)data)->monitor, d);
+}
+
+/* --- the controller --- */
+
+static void on_welcome(const Outrigger__V1__Welcome *m, void *data)
+{
+	struct worker *w = data;
+
+	knowledge_take_welcome(w, m, true);
+	/* Requests of the last session may have been lost with it. */
+	map_for_each(l, &w->guests.by_id) {
+		struct member *member = member_of(container_of(l, struct guest, by_id));
+
+		if (member)
+			member->token_asked_ms = 0;
+	}
+	touch_everybody(w);
+}
+
+static void on_policies(const Outrigger__V1__PolicySet *m, void *data)
+{
+	knowledge_take_policies(data, m, true);
+	touch_everybody(data);
+}
+
+static void on_containers(const Outrigger__V1__ContainerSet *m, void *data)
+{
+	knowledge_take_containers(data, m, true);
+	touch_everybody(data);
+}
+
+static void on_token(const Outrigger__V1__Token *t, void *data)
+{
+	struct worker *w = data;
+	struct guest *g = guest_by_id(&w->guests, t->guest_id);
+	struct member *m = g ? member_of(g) : NULL;
+
+	if (!m)
+		return;
+	snprintf(m->token_refused, sizeof(m->token_refused), "%s", t->refused);
+	if (t->refused[0]) {
+		LOG_LIMITED(LOG_L_WARN, "the controller gives no token", log_str("guest", t->guest_id), log_str("why", t->refused));
+	} else {
+		m->token_until = t->expires_at;
+		if (!m->token_ns)
+			m->token_ns = clock_mono_ns();
+	}
+	if (supervisor_token(&w->supervisor, t->guest_id, t->token, t->refused[0] ? t->refused : NULL) < 0)
+		log_error("no memory for a token", log_str("guest", t->guest_id));
+}
+
+static void on_drain(const Outrigger__V1__Drain *m, void *data)
+{
+	struct worker *w = data;
+
+	log_info("the controller drains", log_str("guest", m->guest_id[0] ? m->guest_id : "all"));
+	if (m->guest_id[0])
+		supervisor_unwant(&w->supervisor, m->guest_id, m->drain_ms);
+	else
+		supervisor_shutdown(&w->supervisor, m->drain_ms);
+}
+
+static void on_revoked(const char *reason, void *data)
+{
+	struct worker *w = data;
+
+	(void)reason;
+	w->revoked = true;
+	touch_everybody(w);
+}
+
+static void on_session_changed(enum session_state state, const char *detail, void *data)
+{
+	(void)data;
+	if (state == SESSION_WAITING)
+		LOG_LIMITED(LOG_L_WARN, "the controller is out of reach", log_str("why", detail));
+	else
+		log_info("controller", log_str("session", session_state_name(state)));
+}
+
+/* --- time --- */
+
+static int on_expiry(struct timer *t)
+{
+	struct worker *w = container_of(t, struct worker, expiry);
+
+	catalog_expire(&w->catalog, clock_mono_ms());
+	arm_expiry(w);
+	return 0;
+}
+
+static void arm_expiry(struct worker *w)
+{
+	uint64_t now = clock_mono_ms(), next = UINT64_MAX;
+
+	list_for_each(lg, &w->catalog.by_guest)
+		list_for_each(l, &list_entry(lg, struct catalog_guest, link)->claims)
+			next = MIN(next, claim_until_ms(list_entry(l, struct claim, link)));
+	if (next == UINT64_MAX)
+		timer_cancel(&w->expiry);
+	else if (timer_arm(w->loop, &w->expiry, next > now ? next - now : TICK_MS, on_expiry) < 0)
+		log_error("no memory for a timer");
+}
+
+static int on_tick(struct timer *t)
+{
+	struct worker *w = container_of(t, struct worker, tick);
+	static unsigned n;
+
+	engine_tick(w->engine, w->frame, clock_mono_ns());
+	guest_expire(&w->guests, clock_mono_ms());
+	catalog_expire(&w->catalog, clock_mono_ms());
+	supervisor_tick(&w->supervisor);
+	map_for_each(l, &w->guests.by_id) {
+		struct guest *g = container_of(l, struct guest, by_id);
+		struct member *m = member_of(g);
+		const struct proxy_vm *vm = m && m->joined ? supervisor_find(&w->supervisor, g->id) : NULL;
+
+		if (vm && vm->load.connections_open)
+			guest_touch(&w->guests, g, clock_mono_ms());
+		if (vm && vm->state != VM_SERVING)
+			member_ask_token(m);
+	}
+	if (++n % LOAD_EVERY_TICKS == 0)
+		report_load(w);
+	return timer_arm(w->loop, &w->tick, TICK_MS, on_tick);
+}
+
+/* --- the monitor --- */
+
+static int on_monitor(struct watch *watch, uint32_t events)
+{
+	struct worker *w = container_of(watch, struct worker, monitor_watch);
+	int r = monitor_client_dispatch(w->monitor);
+
+	(void)events;
+	if (r < 0)
+		log_error("the monitor is gone", log_errno(r));
+	return r;
+}
+
+static void on_exit_of_proxy(const struct monitor_exit *e, void *data)
+{
+	struct worker *w = data;
+
+	supervisor_exited(&w->supervisor, e);
+}
+
+static void on_signal(int signo, void *data)
+{
+	struct worker *w = data;
+
+	log_info("told to end", log_int("signal", signo));
+	loop_stop(w->loop);
+}
+
+/* --- putting it together --- */
+
+static int start_monitor(struct worker *w, int sock)
+{
+	int r = monitor_client_new(sock, &w->monitor);
+
+	if (r < 0)
+		return r;
+	monitor_client_on_exit(w->monitor, on_exit_of_proxy, w);
+	r = monitor_load(w->monitor, &w->loaded);
+	if (r < 0) {
+		log_error("steering could not be set up", log_errno(r));
+		return r;
+	}
+	log_info("steering is set up", log_str("attached_by", w->loaded.tcx ? "tcx" : "clsact"), log_int("adopted", w->loaded.adopted));
+	return watch_add(w->loop, &w->monitor_watch, monitor_client_fd(w->monitor), EPOLLIN, false, on_monitor);
+}
+
+static int start_knowledge(struct worker *w)
+{
+	const struct config *conf = w->conf;
+	struct guest_limits limits = {
+		.per_nic = conf->limits.guests, .per_port = conf->limits.guests_per_port, .address_ms = conf->limits.address_lifetime_ms,
+	};
+	struct guest_events on_guest = { .changed = on_guest_changed, .gone = on_guest_gone, .data = w };
+	struct catalog_events on_catalog = {
+		.claimed = on_claimed, .changed = on_claim_changed, .gone = on_claim_gone, .looked_up = on_looked_up, .data = w,
+	};
+	int r = config_rules(conf, &w->rules, &w->n_rules);
+
+	if (r < 0)
+		return r;
+	guest_table_init(&w->guests, conf->nic, w->rules, w->n_rules, &limits, &on_guest);
+	catalog_init(&w->catalog, &w->guests, &on_catalog);
+	map_init(&w->tees);
+	w->court = (struct judge_court){
+		.loop = w->loop, .monitor = w->monitor, .catalog = &w->catalog,
+		.containers = (const struct containers *const *)&w->containers,
+		.probe = conf->probe.enabled, .own_address = conf->probe.own_address, .interval_ms = conf->probe.interval_ms,
+		.timeout_ms = conf->probe.timeout_ms, .misses = conf->probe.misses,
+		.slot_of = slot_of, .changed = on_judged, .answered = on_answered, .data = w,
+	};
+	r = engine_new(NULL, feed_observation, w, &w->engine);
+	if (r < 0)
+		return r;
+	return feed_set_ports(w);
+}
+
+static int start_supervisor(struct worker *w, const char *run_dir)
+{
+	static const char *const levels[] = { "error", "warn", "info", "debug" };
+	struct supervisor_conf conf = {
+		.run_dir = run_dir, .state_dir = "", .mark_base = w->conf->steering.mark_base, .workers = w->conf->proxy.workers,
+		.log_level = levels[w->conf->log.level], .log_json = w->conf->log.json, .drain_ms = w->conf->proxy.drain_ms, .linger_ms = LINGER_MS,
+	};
+	struct supervisor_system system = {
+		.spawn = sys_spawn, .kill = sys_kill, .listeners_make = sys_listeners_make, .divert_add = sys_divert_add,
+		.divert_remove = sys_divert_remove, .data = w,
+	};
+	struct supervisor_ops ops = {
+		.changed = on_vm_changed, .gone = on_vm_gone, .token_wanted = on_token_wanted, .tee = feed_tee,
+		.failed = on_supervisor_failed, .data = w,
+	};
+
+	return supervisor_init(&w->supervisor, w->loop, &conf, &system, &ops);
+}
+
+static int start_session(struct worker *w, const struct worker_start *start)
+{
+	struct session_conf conf = {
+		.nic = w->conf->nic, .address = w->conf->controller.address, .server_name = w->conf->controller.server_name,
+		.roots_pem = start->roots_pem, .join_token = start->join_token, .state_dir = w->conf->state_dir,
+	};
+	struct session_ops ops = {
+		.welcome = on_welcome, .policies = on_policies, .containers = on_containers, .token = on_token, .drain = on_drain,
+		.revoked = on_revoked, .changed = on_session_changed, .data = w,
+	};
+
+	if (getrandom(&conf.boot_id, sizeof(conf.boot_id), 0) < 0)
+		return -errno;
+	return session_new(w->loop, &conf, &ops, &w->session);
+}
+
+static int start_places(struct worker *w)
+{
+	struct places_events ev = { .up = on_place_up, .down = on_place_down, .data = w };
+	int r = places_init(&w->places, w->loop, w->conf, w->monitor, w->loaded.adopted, &ev);
+
+	if (r < 0)
+		return r;
+	r = capture_new(w->loop, steal_fd(&w->loaded.ring_fd), w->loaded.ring_bytes, feed_record, w, &w->capture);
+	if (r < 0)
+		return r;
+	return timer_arm(w->loop, &w->tick, TICK_MS, on_tick);
+}
+
+static int start_all(struct worker *w, const struct worker_start *start, int sock, const char *run_dir)
+{
+	static const int signals[] = { SIGTERM, SIGINT };
+	int r = start_monitor(w, sock);
+
+	if (r == 0)
+		r = start_supervisor(w, run_dir);
+	if (r == 0)
+		r = start_session(w, start);
+	if (r == 0)
+		r = start_knowledge(w);
+	if (r == 0)
+		r = start_places(w);
+	if (r == 0)
+		r = knowledge_load(w);
+	if (r == 0)
+		r = adopt_predecessors(w);
+	if (r == 0)
+		r = admin_new(w, &w->admin);
+	if (r == 0)
+		r = loop_on_signal(w->loop, signals, ELEMENTS(signals), on_signal, w);
+	return r;
+}
+
+static void stop_all(struct worker *w)
+{
+	admin_free(w->admin);
+	timer_cancel(&w->tick);
+	timer_cancel(&w->expiry);
+	capture_free(w->capture);
+	session_free(w->session);
+	supervisor_deinit(&w->supervisor);
+	watch_remove(&w->monitor_watch);
+	monitor_client_free(w->monitor);
+}
+
+int worker_run(const struct worker_start *start, int sock)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+	char run_dir[80];
+	int r = w ? loop_new(&w->loop) : -ENOMEM;
+
+	if (r < 0) {
+		close_fd(sock);
+		free(w);
+		return r;
+	}
+	w->conf = start->conf;
+	w->started_ms = clock_mono_ms();
+	w->loaded.ring_fd = -1;
+	if ((size_t)snprintf(run_dir, sizeof(run_dir), "%s/proxies", w->conf->run_dir) >= sizeof(run_dir))
+		r = -ENAMETOOLONG;
+	if (r == 0)
+		r = start_all(w, start, sock, run_dir);
+	if (r == 0) {
+		log_info("outrigger-agent is up", log_str("nic", w->conf->nic), log_str("version", OUTRIGGER_VERSION));
+		r = loop_run(w->loop);
+	}
+	/* The process ends here, and with it what the parts hold of each other; the proxies go on. */
+	stop_all(w);
+	return r;
+}

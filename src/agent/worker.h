@@ -1,0 +1,96 @@
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "agent/capture.h"
+#include "agent/catalog.h"
+#include "agent/config.h"
+#include "agent/containers.h"
+#include "agent/guest.h"
+#include "agent/judge.h"
+#include "agent/monitor_client.h"
+#include "agent/places.h"
+#include "agent/policy.h"
+#include "agent/session.h"
+#include "agent/supervisor.h"
+#include "base/defs.h"
+#include "base/loop.h"
+#include "discover/engine.h"
+
+/*
+ * The unprivileged worker: everything of the agent that looks at bytes from
+ * the network or decides. One loop, one thread. worker.c puts the parts
+ * together; feed.c brings what was captured to the engine and what that
+ * observed to the catalog; member.c decides; admin.c tells.
+ */
+struct tee;
+struct admin;
+
+struct worker {
+	/* Fixed for its life. */
+	struct loop *loop;
+	const struct config *conf;
+	struct monitor_client *monitor;
+	struct watch monitor_watch;
+	struct monitor_loaded loaded;
+	struct guest_rule *rules;
+	size_t n_rules;
+	struct judge_court court;
+	uint64_t started_ms;
+
+	/* What is known. */
+	struct places places;
+	struct guest_table guests;
+	struct catalog catalog;
+	struct policy_set *policies;	/* NULL: none yet */
+	struct containers *containers;
+	char policy_refused[256];	/* why the last set was not taken; "" when it was */
+	char trust_domain[256];
+	char mesh_controller[256];
+	bool revoked;
+	bool told_l2;			/* the proxies know that ports are bridged */
+
+	/* What is done. */
+	struct engine *engine;
+	struct capture *capture;
+	struct supervisor supervisor;
+	struct session *session;
+	struct admin *admin;
+	struct timer tick;
+	struct timer expiry;
+
+	/* feed.c: the packet at hand. */
+	struct guest *current;
+	uint64_t frame;
+	uint64_t next_engine_id;
+	uint8_t datagram[4096];		/* one that comes in pieces */
+	size_t n_datagram;
+	struct map tees;		/* struct tee */
+	uint64_t n_unplaced;		/* records of no place or guest */
+	uint64_t n_sightings;
+	uint64_t n_claims_refused;
+	uint64_t n_claims_full;
+};
+
+struct worker_start {			/* the strings are borrowed for the worker's life */
+	const struct config *conf;
+	const char *roots_pem;
+	const char *join_token;
+};
+
+/*
+ * Runs until SIGTERM or SIGINT (returns 0), or until something fails that it
+ * cannot go on without. @sock: to the monitor, taken over. Has no privileges
+ * any more and needs none.
+ */
+MUST_CHECK int worker_run(const struct worker_start *start, int sock);
+
+/* --- feed.c --- */
+int feed_record(const struct capture_record *r, void *data);		/* a capture_fn */
+void feed_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *t, void *data);
+void feed_observation(const struct observation *o, void *data);		/* an observation_fn */
+void feed_forget(struct worker *w, const struct guest *g);
+void feed_deinit(struct worker *w);
+/* What is to be sniffed: every port of the engine's protocols. */
+MUST_CHECK int feed_set_ports(struct worker *w);
+/* The TCP ones of them: streams to these are copied by the proxies. */
+size_t feed_tee_ports(const struct worker *w, uint32_t *ports, size_t max);
