@@ -10,6 +10,8 @@
  * What the main thread learns of connections: for the access log and for
  * metrics with labels. Reports of a worker come in batches, at most 100 ms late.
  */
+struct worker;
+
 enum flow_direction { FLOW_OUTBOUND, FLOW_INBOUND };
 
 enum flow_event {
@@ -64,6 +66,7 @@ struct flow_peer *flow_peer_unref(struct flow_peer *p);
 
 struct flow_report {
 	struct mail mail;		/* to the main thread */
+	struct worker *worker;		/* that made it */
 	uint64_t id;			/* of the connection, in this process */
 	enum flow_event event;
 	enum flow_direction direction;
@@ -89,6 +92,7 @@ void flow_report_free(struct flow_report *r);	/* with its references */
 /* A copy of a stream to a registry (vm_conf.tee_ports), in order. */
 struct flow_tee {
 	struct mail mail;
+	struct worker *worker;		/* that made it */
 	struct vm *vm;			/* a reference */
 	uint64_t id;			/* of the connection */
 	struct ip_port client;

@@ -38,7 +38,7 @@ struct vm_counters {
 	uint64_t retries;		/* next endpoints tried */
 };
 
-struct vm_limits {			/* 0 is replaced by the default */
+struct vm_limits {			/* vm_conf_new() fills in the defaults */
 	uint32_t connections;		/* open at once; 10000 */
 	uint64_t buffered_bytes;	/* in user memory, all connections together; 64 MiB */
 	uint32_t connect_timeout_ms;	/* of one attempt; 5000 */
@@ -90,7 +90,7 @@ struct vm_conf {
 	char *baggage;			/* value of the header that introduces this VM to its peers; NULL: none */
 };
 
-/* All zero but for its references (one, and one of @vm, which is taken). -ENOMEM. The maker fills it in before it is shared. */
+/* All zero but for the limits and the references (one, and one of @vm, which is taken). The maker fills it in before it is shared. -ENOMEM. */
 MUST_CHECK int vm_conf_new(struct vm *vm, struct vm_conf **ret_conf);
 struct vm_conf *vm_conf_ref(struct vm_conf *c);
 struct vm_conf *vm_conf_unref(struct vm_conf *c);	/* frees what it points to */

@@ -1,0 +1,128 @@
+#pragma once
+#include "proto/h2.h"
+#include "proxy/sock.h"
+#include "proxy/worker_internal.h"
+
+/*
+ * One connection through the proxy.
+ *
+ *	outbound	local = the VM's socket;  other side: a stream, or far = a plain socket
+ *	inbound, HBONE	local = socket to the VM; other side: a stream
+ *	inbound, plain	local = the client's socket; far = socket to the VM
+ *
+ * Bytes are read from one side only while the other takes them. Each direction
+ * ends on its own (FIN, END_STREAM); a reset on one side is a reset on the
+ * other. flow_out.c and flow_in.c decide where it goes.
+ */
+enum flow_state {
+	FLOW_DECIDING,			/* parked: waits for a snapshot, a certificate, a socket */
+	FLOW_CONNECTING,		/* a plain upstream */
+	FLOW_WAITING,			/* for a tunnel */
+	FLOW_REQUESTED,			/* CONNECT is sent */
+	FLOW_OPEN,
+	FLOW_DEAD,
+};
+
+struct pool_entry;
+
+struct flow {
+	/* fixed */
+	struct worker_vm *v;
+	uint64_t id;
+	int64_t start_ms;		/* wall clock */
+	uint64_t started_ms;		/* monotonic */
+	struct ip_port source;
+	struct ip_port destination;
+	enum flow_direction direction;
+
+	/* changes */
+	enum flow_state state;
+	struct list of_vm;
+	struct list of_tunnel;		/* among the flows of @tunnel */
+	struct list waiting;		/* parked, no_socket, pool entry, or tunnel's stalled */
+	struct sock local;
+	struct sock far;
+	struct h2_stream stream;
+	struct hbone *tunnel;
+	struct pool_entry *pool;	/* while it waits for a tunnel of it */
+	struct timer timer;		/* of connecting and of deciding */
+	struct defer free_defer;
+	struct flow_peer *peer;
+	struct ip_port upstream;	/* where it goes */
+	uint64_t bytes_sent;		/* by the client */
+	uint64_t bytes_received;
+	uint64_t active_ms;		/* when bytes last moved */
+	uint64_t reported_ms;		/* last progress */
+	uint32_t tried[BALANCE_TRIED_MAX];
+	uint32_t workload_id;		/* of the endpoint at hand, known to the balancer; UINT32_MAX: none */
+	uint32_t connect_ms;
+	uint64_t tee_lost[2];
+	uint16_t status;
+	uint8_t n_tried;
+	uint8_t attempts;
+	bool tee : 1;
+	bool tee_begun : 1;
+	bool asked : 1;			/* the main thread was asked to resolve the destination */
+	bool unresolved : 1;		/* that is what it waits for */
+	bool counted : 1;		/* in the VM's connections */
+	bool opened : 1;
+	bool hbone : 1;
+	bool refused : 1;		/* inbound: its CONNECT was answered with an error */
+	char *why;
+};
+
+/* A new flow of @v in state DECIDING. NULL: out of memory, or over the VM's budget (which is counted). */
+struct flow *flow_new(struct worker_vm *v, enum flow_direction direction);
+/* Ends it, now: closes both sides, reports. Harmless when it is dead. @why may be NULL. */
+void flow_end(struct flow *f, enum flow_result result, const char *why);
+/* Both sides are there: bytes may move. */
+void flow_open(struct flow *f);
+
+void flow_report_progress(struct flow *f);
+
+/* Gives up the other side, to try another. Outbound. */
+void flow_leave(struct flow *f);
+
+/* Takes @fd over and watches it. 0 or negative; @fd is then closed. */
+MUST_CHECK int flow_take_local(struct flow *f, int fd, bool connecting);
+MUST_CHECK int flow_take_far(struct flow *f, int fd, bool connecting);
+
+/* Waits in @list until something new is known; too late @timeout_ms after it first did. */
+void flow_park(struct flow *f, struct list *list, uint32_t timeout_ms);
+/* Waits in @list for an attempt that begins now. */
+void flow_wait(struct flow *f, struct list *list, uint32_t timeout_ms);
+/* Once: asks the main thread what @ip is. */
+void flow_ask(struct flow *f, const struct ip *ip);
+
+/* --- from the tunnel --- */
+static inline struct flow *flow_of_stream(struct h2_stream *s)
+{
+	return container_of(s, struct flow, stream);
+}
+void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, bool end);
+void flow_resume(struct flow *f);		/* the tunnel takes bytes again */
+void flow_reset_by_peer(struct flow *f, uint32_t code);
+void flow_tunnel_lost(struct flow *f, const char *why);
+
+/* --- flow_out.c: outbound --- */
+void flow_out_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
+void flow_out_decide(struct flow *f);		/* at first, and when something new is known */
+void flow_out_failed(struct flow *f, const char *why);	/* this endpoint; tries the next */
+void flow_out_connected(struct flow *f);	/* a plain upstream */
+void flow_out_request(struct flow *f, struct hbone *t);	/* on a tunnel that takes it */
+void flow_out_response(struct flow *f, unsigned status);
+void flow_out_timeout(struct flow *f);
+
+/* --- flow_in.c: inbound --- */
+void flow_in_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
+void flow_in_request(struct hbone *t, const struct h2_message *m, bool end);
+void flow_in_decide(struct flow *f);
+void flow_in_connected(struct flow *f);
+void flow_in_failed(struct flow *f, const char *why);
+void flow_in_timeout(struct flow *f);
+void flow_in_recheck(struct flow *f);		/* policies have changed */
+/* May @principal, from @f->source, reach this VM at @port? What to do is done but for AUTHZ_ALLOWED. */
+struct authz_verdict flow_in_check(struct worker_vm *target, const struct ip_port *source, const struct ip_port *destination,
+				   const char *principal);
+/* Connects @local or @far to @target's VM; @src in whose name. */
+void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst);

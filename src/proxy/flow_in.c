@@ -1,0 +1,252 @@
+/*
+ * Inbound: somebody wants to reach the VM, through a tunnel or in plaintext.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proxy/flow.h"
+#include "proxy/hbone.h"
+#include "proxy/upstream.h"
+
+/* --- may it? --- */
+
+struct authz_verdict flow_in_check(struct worker_vm *target, const struct ip_port *source, const struct ip_port *destination,
+				   const char *principal)
+{
+	const struct snapshot *s = target->w->snap;
+	struct authz_conn conn = { .source = *source, .destination = *destination, .principal = principal };
+
+	if (!s)
+		return (struct authz_verdict){ .outcome = AUTHZ_UNDECIDED, .reason = AUTHZ_R_NOT_READY };
+	return authz_check(s, snapshot_workload(s, target->conf->uid), &conn);
+}
+
+static const char *principal_of(const struct flow *f)
+{
+	return f->tunnel ? tls_peer_id(f->tunnel->tls) : NULL;
+}
+
+/* A CONNECT is answered, a plain connection is reset. */
+static void refuse(struct flow *f, unsigned status, enum flow_result result, const char *why)
+{
+	if (f->tunnel && f->stream.id) {
+		f->status = (uint16_t)status;
+		f->refused = h2_respond(&f->tunnel->h2, &f->stream, status, NULL, 0, true) == 0;
+	}
+	flow_end(f, result, why);
+}
+
+void flow_in_decide(struct flow *f)
+{
+	struct worker_vm *v = f->v;
+	struct authz_verdict verdict = flow_in_check(v, &f->source, &f->upstream, principal_of(f));
+	char text[AUTHZ_TEXT_LEN];
+
+	f->state = FLOW_DECIDING;
+	switch (verdict.outcome) {
+	case AUTHZ_ALLOWED:
+		flow_in_connect(f, &f->source, &f->upstream);
+		break;
+	case AUTHZ_DENIED:
+		refuse(f, 401, FLOW_R_DENIED, authz_text(&verdict, text));
+		break;
+	default:
+		flow_park(f, &v->w->parked, v->conf->limits.resolve_timeout_ms);
+		if (f->state == FLOW_DECIDING)
+			flow_ask(f, &f->upstream.ip);
+		break;
+	}
+}
+
+void flow_in_recheck(struct flow *f)
+{
+	struct authz_verdict verdict;
+	char text[AUTHZ_TEXT_LEN];
+
+	if (f->direction != FLOW_INBOUND || (f->state != FLOW_OPEN && f->state != FLOW_CONNECTING))
+		return;
+	verdict = flow_in_check(f->v, &f->source, &f->upstream, principal_of(f));
+	if (verdict.outcome == AUTHZ_DENIED)
+		flow_end(f, FLOW_R_POLICY_CHANGED, authz_text(&verdict, text));
+}
+
+/* --- to the VM --- */
+
+void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct worker *w = f->v->w;
+	int fd, r;
+
+	f->attempts = 1;
+	fd = upstream_connect(w, UPSTREAM_TO_VM, src, dst);
+	if (fd == -EAGAIN) {
+		flow_park(f, &w->no_socket, f->v->conf->limits.connect_timeout_ms);
+		return;
+	}
+	if (fd < 0) {
+		flow_in_failed(f, strerror(-fd));
+		return;
+	}
+	f->state = FLOW_CONNECTING;
+	r = f->tunnel ? flow_take_local(f, fd, true) : flow_take_far(f, fd, true);
+	if (r < 0)
+		refuse(f, 503, FLOW_R_INTERNAL, "no memory to watch a socket");
+	else
+		flow_wait(f, &w->connecting, f->v->conf->limits.connect_timeout_ms);
+}
+
+void flow_in_connected(struct flow *f)
+{
+	if (f->tunnel) {
+		f->status = 200;
+		if (h2_respond(&f->tunnel->h2, &f->stream, 200, NULL, 0, false) < 0) {
+			flow_end(f, FLOW_R_INTERNAL, "out of memory");
+			return;
+		}
+	}
+	flow_open(f);
+}
+
+void flow_in_failed(struct flow *f, const char *why)
+{
+	refuse(f, 503, FLOW_R_CONNECT, why);
+}
+
+void flow_in_timeout(struct flow *f)
+{
+	if (f->state == FLOW_CONNECTING)
+		refuse(f, 503, FLOW_R_CONNECT, "connecting took too long");
+	else if (f->state == FLOW_DECIDING)
+		refuse(f, 503, FLOW_R_UNKNOWN, "the mesh did not say in time who may connect");
+}
+
+/* --- plaintext --- */
+
+void flow_in_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct flow *f = flow_new(v, FLOW_INBOUND);
+
+	if (!f) {
+		close_fd(fd);
+		return;
+	}
+	f->source = *src;
+	f->destination = f->upstream = *dst;
+	if (flow_take_local(f, fd, false) < 0) {
+		flow_end(f, FLOW_R_INTERNAL, "no descriptors or memory");
+		return;
+	}
+	if (v->conf->plain_in == VM_PLAIN_DENY) {
+		flow_end(f, FLOW_R_PLAINTEXT, "only mutual TLS may reach this VM");
+		return;
+	}
+	if (v->w->snap)
+		f->peer = peers_get(v->w, snapshot_workload_by_ip(v->w->snap, &src->ip), NULL, NULL, false);
+	flow_in_decide(f);
+}
+
+/* --- HBONE --- */
+
+/*
+ * The client's own address, which a proxy in between (a NIC's, a node's) tells
+ * in "forwarded: for=". It is believed if the mesh says that the identity that
+ * was proved lives there; else anybody could pass for any address.
+ */
+static struct ip_port client_of(const struct hbone *t, const struct h2_message *m)
+{
+	const char *value = h2_message_get(m, "forwarded"), *id = tls_peer_id(t->tls), *at, *end;
+	const struct snap_workload *w;
+	char text[IP_PORT_TEXT_LEN];
+	struct ip_port claimed;
+
+	at = value ? strstr(value, "for=") : NULL;
+	if (!at || !id || !t->v->w->snap)
+		return t->remote;
+	at += at[4] == '"' ? 5 : 4;
+	end = at + strcspn(at, "\";, ");
+	if ((size_t)(end - at) >= sizeof(text))
+		return t->remote;
+	memcpy(text, at, (size_t)(end - at));
+	text[end - at] = 0;
+	if (ip_port_parse(text, &claimed) < 0) {
+		claimed.port = 0;
+		if (ip_parse(text, &claimed.ip) < 0)
+			return t->remote;
+	}
+	w = snapshot_workload_by_ip(t->v->w->snap, &claimed.ip);
+	return w && !strcmp(w->kind->identity, id) ? claimed : t->remote;
+}
+
+/* "host:port" of a service of which this VM is an endpoint. */
+static bool resolve_host(struct worker_vm *v, const char *authority, struct ip_port *ret_dst)
+{
+	const struct snapshot *s = v->w->snap;
+	const struct snap_workload *own = s ? snapshot_workload(s, v->conf->uid) : NULL;
+	const char *colon = strrchr(authority, ':');
+	struct snap_route route;
+	unsigned long port;
+	char *end;
+
+	if (!own || !colon)
+		return false;
+	port = strtoul(colon + 1, &end, 10);
+	if (*end || !port || port > 65535)
+		return false;
+	if (snapshot_route_host(s, authority, (size_t)(colon - authority), (uint16_t)port, v->conf->namespace, &route) != 0 || !route.service)
+		return false;
+	ret_dst->port = snap_target_port(route.service, own, (uint16_t)port);
+	return ret_dst->port != 0;
+}
+
+/* What a CONNECT asks for. NULL, or why it is refused. */
+static const char *target_of(const struct hbone *t, const struct h2_message *m, struct ip_port *ret_dst)
+{
+	struct ip_port dst;
+
+	if (strcmp(m->method, "CONNECT") != 0 || m->protocol)
+		return "not a plain CONNECT";
+	*ret_dst = t->local;
+	if (ip_port_parse(m->authority, &dst) < 0)
+		return resolve_host(t->v, m->authority, ret_dst) ? NULL : "the authority is no service of this VM";
+	if (!ip_equal(&dst.ip, &t->local.ip))
+		return "the authority names another address than the one dialled";
+	if (!dst.port)
+		return "the authority has no port";
+	*ret_dst = dst;
+	return NULL;
+}
+
+void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
+{
+	struct worker_vm *v = t->v;
+	struct flow *f = flow_new(v, FLOW_INBOUND);
+	const char *why;
+
+	(void)end;
+	if (!f)
+		return;			/* not accepted: REFUSED_STREAM */
+	if (h2_accept(&t->h2, &f->stream) < 0) {
+		flow_end(f, FLOW_R_INTERNAL, "out of memory");
+		return;
+	}
+	f->tunnel = t;
+	f->hbone = true;
+	f->local.connecting = true;	/* what comes before the VM is there, waits */
+	list_append(&t->flows, &f->of_tunnel);
+	t->idle_ms = 0;
+	f->source = client_of(t, m);
+	f->destination = f->upstream = t->local;
+	if (v->w->snap) {
+		const struct snap_workload *from = snapshot_workload_by_ip(v->w->snap, &f->source.ip);
+		const char *id = tls_peer_id(t->tls);
+
+		f->peer = peers_get(v->w, from && id && !strcmp(from->kind->identity, id) ? from : NULL, NULL, id, true);
+	}
+	why = target_of(t, m, &f->upstream);
+	f->destination = f->upstream;
+	if (why)
+		refuse(f, 400, FLOW_R_BAD_REQUEST, why);
+	else
+		flow_in_decide(f);
+}

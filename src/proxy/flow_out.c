@@ -1,0 +1,308 @@
+/*
+ * Outbound: a VM has dialled somebody. Who is that, how is it reached, and if
+ * it is not, who else will do?
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proxy/flow.h"
+#include "proxy/pool.h"
+#include "proxy/hbone.h"
+#include "proxy/upstream.h"
+
+enum { MAX_ATTEMPTS = 3 };
+
+void flow_out_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct flow *f = flow_new(v, FLOW_OUTBOUND);
+
+	if (!f) {
+		close_fd(fd);
+		return;
+	}
+	f->source = *src;
+	f->destination = *dst;
+	if (flow_take_local(f, fd, false) < 0) {
+		flow_end(f, FLOW_R_INTERNAL, "no descriptors or memory");
+		return;
+	}
+	flow_out_decide(f);
+}
+
+/* --- plain upstreams --- */
+
+static void connect_plain(struct flow *f, enum upstream_kind kind, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct worker *w = f->v->w;
+	int fd;
+
+	f->upstream = *dst;
+	fd = upstream_connect(w, kind, src, dst);
+	if (fd == -EAGAIN) {
+		f->state = FLOW_DECIDING;
+		flow_park(f, &w->no_socket, f->v->conf->limits.connect_timeout_ms);
+		return;
+	}
+	if (fd < 0) {
+		flow_out_failed(f, strerror(-fd));
+		return;
+	}
+	f->state = FLOW_CONNECTING;
+	if (flow_take_far(f, fd, true) < 0) {
+		flow_end(f, FLOW_R_INTERNAL, "no memory to watch a socket");
+		return;
+	}
+	flow_wait(f, &w->connecting, f->v->conf->limits.connect_timeout_ms);
+}
+
+/* As the VM meant it, untouched. */
+static void pass_through(struct flow *f, enum vm_plain policy, const char *what)
+{
+	if (policy == VM_PLAIN_DENY) {
+		flow_end(f, FLOW_R_PLAINTEXT, what);
+		return;
+	}
+	f->attempts++;
+	connect_plain(f, UPSTREAM_FROM_VM, &f->source, &f->destination);
+}
+
+void flow_out_connected(struct flow *f)
+{
+	if (f->workload_id != UINT32_MAX)
+		balance_succeeded(f->v->w->balance, f->workload_id);
+	flow_open(f);
+}
+
+/* --- an endpoint of the mesh --- */
+
+static void note_endpoint(struct flow *f, const struct snap_endpoint *e, bool mutual_tls)
+{
+	struct worker *w = f->v->w;
+	const char *ids[SNAP_IDS_MAX];
+
+	f->attempts++;
+	f->upstream = e->target;
+	flow_peer_unref(f->peer);
+	f->peer = peers_get(w, e->workload, e->service, mutual_tls && snap_endpoint_ids(e, ids) ? ids[0] : NULL, mutual_tls);
+	if (e->workload && balance_opened(w->balance, e->workload->id) == 0)
+		f->workload_id = e->workload->id;
+}
+
+static void dial_hbone(struct flow *f, const struct snap_endpoint *e)
+{
+	struct worker_vm *v = f->v;
+	char why[160];
+	int r;
+
+	f->hbone = true;
+	f->state = FLOW_WAITING;
+	r = pool_join(v, f, e, why);
+	if (r < 0) {
+		flow_out_failed(f, why);
+		return;
+	}
+	if (f->state == FLOW_WAITING || f->state == FLOW_REQUESTED)
+		flow_wait(f, f->pool ? &f->pool->waiting : &v->w->connecting, v->conf->limits.connect_timeout_ms);
+}
+
+/*
+ * Both VMs are in this process: authorised by both identities, and then
+ * directly, since there is no wire between them that TLS could protect.
+ */
+static void connect_neighbour(struct flow *f, struct worker_vm *to, const struct snap_endpoint *e)
+{
+	struct authz_verdict verdict;
+	char text[AUTHZ_TEXT_LEN];
+
+	if (to == f->v) {		/* itself: nobody to be asked */
+		connect_plain(f, UPSTREAM_OWN, &f->source, &e->target);
+		return;
+	}
+	verdict = flow_in_check(to, &f->source, &e->target, tls_ctx_id(f->v->conf->client));
+	if (verdict.outcome != AUTHZ_ALLOWED) {
+		flow_end(f, FLOW_R_DENIED, authz_text(&verdict, text));
+		return;
+	}
+	connect_plain(f, UPSTREAM_TO_VM, &f->source, &e->target);
+}
+
+static void dial(struct flow *f, const struct snap_endpoint *e)
+{
+	struct worker *w = f->v->w;
+	struct worker_vm *neighbour = worker_vm_by_ip(w, &e->target.ip);
+
+	if (e->tunnel == TUNNEL_HBONE && !f->v->conf->client) {
+		f->state = FLOW_DECIDING;	/* its certificate is on its way */
+		flow_park(f, &w->parked, f->v->conf->limits.resolve_timeout_ms);
+		return;
+	}
+	note_endpoint(f, e, e->tunnel == TUNNEL_HBONE);
+	if (e->tunnel == TUNNEL_HBONE && neighbour && !neighbour->removed) {
+		connect_neighbour(f, neighbour, e);
+	} else if (e->tunnel == TUNNEL_HBONE) {
+		dial_hbone(f, e);
+	} else if (e->tunnel == TUNNEL_NONE && f->v->conf->plain_mesh == VM_PLAIN_ALLOW) {
+		bool same = ip_equal(&e->target.ip, &f->destination.ip) && e->target.port == f->destination.port;
+
+		connect_plain(f, same ? UPSTREAM_FROM_VM : UPSTREAM_OWN, &f->source, &e->target);
+	} else if (e->tunnel == TUNNEL_NONE) {
+		flow_end(f, FLOW_R_PLAINTEXT, "the destination speaks no mutual TLS");
+	} else {
+		flow_out_failed(f, "the destination speaks a kind of tunnel that we do not");
+	}
+}
+
+static void pick(struct flow *f, const struct snap_route *route)
+{
+	struct worker *w = f->v->w;
+	struct balance_ask ask = {
+		.snapshot = w->snap,
+		.route = route,
+		.source = snapshot_workload(w->snap, f->v->conf->uid),
+		.tried = f->tried,
+		.n_tried = f->n_tried,
+		.now_ms = loop_now_ms(w->loop),
+	};
+	struct snap_endpoint e;
+
+	switch (balance_pick(w->balance, &ask, &e)) {
+	case 0:
+		dial(f, &e);
+		break;
+	case BALANCE_E_NONE:
+		flow_end(f, FLOW_R_NO_ENDPOINT, "the service has no endpoint");
+		break;
+	case BALANCE_E_UNHEALTHY:
+		flow_end(f, FLOW_R_NO_ENDPOINT, "no endpoint of the service is healthy");
+		break;
+	default:
+		flow_end(f, FLOW_R_CONNECT, "no endpoint could be reached");
+		break;
+	}
+}
+
+void flow_out_decide(struct flow *f)
+{
+	struct worker_vm *v = f->v;
+	struct snap_route route;
+	int r;
+
+	f->state = FLOW_DECIDING;
+	f->unresolved = false;
+	r = v->w->snap ? snapshot_route(v->w->snap, &f->destination, &route) : SNAP_E_UNKNOWN;
+	switch (r) {
+	case 0:
+		pick(f, &route);
+		break;
+	case SNAP_E_UNKNOWN:
+		f->unresolved = true;
+		flow_park(f, &v->w->parked, v->conf->limits.resolve_timeout_ms);
+		if (f->state == FLOW_DECIDING)
+			flow_ask(f, &f->destination.ip);
+		break;
+	case SNAP_E_ABSENT:
+		pass_through(f, v->conf->plain_absent, "the mesh does not know the destination");
+		break;
+	default:
+		flow_end(f, FLOW_R_NO_PORT, "the service has no such port");
+		break;
+	}
+}
+
+/* --- attempts that fail --- */
+
+void flow_out_failed(struct flow *f, const char *why)
+{
+	struct worker *w = f->v->w;
+	bool of_mesh = f->workload_id != UINT32_MAX;
+
+	if (f->state == FLOW_DEAD)
+		return;
+	free(f->why);
+	f->why = strdup(why);
+	timer_cancel(&f->timer);
+	list_unlink(&f->waiting);
+	flow_leave(f);
+	if (of_mesh) {
+		balance_failed(w->balance, f->workload_id, loop_now_ms(w->loop));
+		balance_closed(w->balance, f->workload_id);
+		if (f->n_tried < BALANCE_TRIED_MAX)
+			f->tried[f->n_tried++] = f->workload_id;
+		f->workload_id = UINT32_MAX;
+	}
+	if (!of_mesh || f->attempts >= MAX_ATTEMPTS) {
+		flow_end(f, FLOW_R_CONNECT, NULL);
+		return;
+	}
+	worker_add(&f->v->count->retries, 1);
+	flow_out_decide(f);
+}
+
+void flow_out_timeout(struct flow *f)
+{
+	struct worker_vm *v = f->v;
+
+	switch (f->state) {
+	case FLOW_DECIDING:
+		if (f->unresolved)
+			pass_through(f, v->conf->plain_unresolved, "the mesh did not say in time what the destination is");
+		else if (!v->conf->client)
+			flow_end(f, FLOW_R_NO_CERTIFICATE, "this VM's proxy has no certificate yet");
+		else
+			flow_end(f, FLOW_R_INTERNAL, "no socket in time");
+		break;
+	case FLOW_CONNECTING:
+	case FLOW_WAITING:
+	case FLOW_REQUESTED:
+		flow_out_failed(f, "connecting took too long");
+		break;
+	default:
+		break;
+	}
+}
+
+/* --- the CONNECT --- */
+
+void flow_out_request(struct flow *f, struct hbone *t)
+{
+	char authority[IP_PORT_TEXT_LEN], source[IP_PORT_TEXT_LEN], forwarded[IP_PORT_TEXT_LEN + 8];
+	struct h2_header list[4];
+	size_t n = 0;
+	int r;
+
+	ip_port_format(&f->upstream, authority);
+	ip_port_format(&f->source, source);
+	snprintf(forwarded, sizeof(forwarded), "for=\"%s\"", source);
+	list[n++] = h2_header(":method", "CONNECT");
+	list[n++] = h2_header(":authority", authority);
+	list[n++] = h2_header_once("forwarded", forwarded);
+	if (f->v->conf->baggage)
+		list[n++] = h2_header("baggage", f->v->conf->baggage);
+	r = h2_open(&t->h2, &f->stream, list, n, false);
+	if (r < 0) {
+		flow_out_failed(f, r == -ENOMEM ? "out of memory" : "the tunnel takes no more streams");
+		return;
+	}
+	f->tunnel = t;
+	list_append(&t->flows, &f->of_tunnel);
+	t->idle_ms = 0;
+	f->state = FLOW_REQUESTED;
+}
+
+void flow_out_response(struct flow *f, unsigned status)
+{
+	char why[64];
+
+	f->status = (uint16_t)status;
+	if (status >= 200 && status < 300) {
+		balance_succeeded(f->v->w->balance, f->workload_id);
+		flow_open(f);
+		return;
+	}
+	snprintf(why, sizeof(why), "the peer answered %u", status);
+	if (status == 401 || status == 403)
+		flow_end(f, FLOW_R_DENIED, why);	/* its policy: others of the service have the same */
+	else
+		flow_out_failed(f, why);
+}

@@ -1,0 +1,527 @@
+/*
+ * HBONE connections.
+ *
+ * Nothing here frees a tunnel in the middle of a callback: what goes wrong is
+ * noted by hbone_break(), and the end comes as a deferred call of the loop.
+ */
+#include "proxy/hbone.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "proxy/flow.h"
+#include "proxy/pool.h"
+#include "proxy/upstream.h"
+
+static int on_events(struct watch *w, uint32_t events);
+
+/* --- the end --- */
+
+void hbone_end(struct hbone *t)
+{
+	struct worker_vm *v = t->v;
+	struct worker *w = v->w;
+
+	t->broken = true;
+	hbone_rx_flush(w);
+	while (!list_empty(&t->flows)) {
+		struct flow *f = list_entry(t->flows.next, struct flow, of_tunnel);
+
+		list_unlink(&f->of_tunnel);
+		flow_tunnel_lost(f, t->why);
+	}
+	defer_cancel(&t->end_defer);
+	timer_cancel(&t->open_timer);
+	watch_remove(&t->watch);
+	if (t->pool)
+		pool_tunnel_gone(t->pool, t, t->open);
+	list_unlink(&t->dirty);
+	list_unlink(&t->of_vm);
+	if (t->open)
+		h2_deinit(&t->h2);
+	if (t->staging)
+		worker_staging_put(w, t->staging);
+	tls_session_free(t->tls);
+	vm_conf_unref(t->conf);
+	bytes_deinit(&t->out);
+	close_fd(t->fd);
+	__atomic_store_n(&w->load.n_tunnels, w->load.n_tunnels - 1, __ATOMIC_RELAXED);
+	free(t);
+	worker_vm_check(v);
+}
+
+/* What is still to be said (an alert, a GOAWAY), then the end. */
+static int on_end(struct defer *d)
+{
+	struct hbone *t = container_of(d, struct hbone, end_defer);
+
+	hbone_flush(t);
+	hbone_end(t);
+	return 0;
+}
+
+void hbone_break(struct hbone *t, const char *why)
+{
+	if (t->broken)
+		return;
+	t->broken = true;
+	snprintf(t->why, sizeof(t->why), "%s", why ? why : "the tunnel broke");
+	loop_defer(t->v->w->loop, &t->end_defer, on_end);
+}
+
+/* --- out --- */
+
+static void rewatch(struct hbone *t)
+{
+	if (t->watch.loop)
+		(void)!watch_modify(&t->watch, (uint32_t)EPOLLIN | (t->out.len || t->connecting ? (uint32_t)EPOLLOUT : 0u));
+}
+
+static void mark_dirty(struct hbone *t)
+{
+	if (list_empty(&t->dirty))
+		list_append(&t->v->w->dirty, &t->dirty);
+}
+
+/* Sends @len bytes, keeps what the kernel does not take. */
+static void send_bytes(struct hbone *t, const uint8_t *data, size_t len)
+{
+	ssize_t n = 0;
+
+	if (!t->out.len && !t->connecting && len) {
+		do
+			n = send(t->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		while (n < 0 && errno == EINTR);
+		if (n < 0 && errno != EAGAIN) {
+			hbone_break(t, strerror(errno));
+			return;
+		}
+		n = MAX(n, 0);
+	}
+	if (bytes_append(&t->out, data + n, len - (size_t)n) < 0)
+		hbone_break(t, "too many bytes wait for the peer");
+	else if (t->out.len)
+		rewatch(t);
+}
+
+/* Encrypts and sends what @h2 has written. */
+static void seal(struct hbone *t)
+{
+	struct worker *w = t->v->w;
+	struct iovec iov = { t->h2.out.data, t->h2.out.len };
+	size_t n;
+	int r;
+
+	if (!t->h2.out.len)
+		return;
+	r = tls_seal(t->tls, &iov, 1, w->cipher, WORKER_CIPHER_SIZE, &n);
+	__atomic_store_n(&w->load.bytes_tls, w->load.bytes_tls + t->h2.out.len, __ATOMIC_RELAXED);
+	t->h2.out.len = 0;
+	if (r < 0)
+		hbone_break(t, "cannot encrypt");
+	else
+		send_bytes(t, w->cipher, n);
+}
+
+void hbone_flush(struct hbone *t)
+{
+	struct worker *w = t->v->w;
+
+	list_unlink(&t->dirty);
+	if (t->open) {
+		seal(t);
+		if (t->h2.failed)
+			hbone_break(t, t->h2.error);
+	}
+	while (tls_pending(t->tls)) {
+		size_t n = tls_take(t->tls, w->cipher, WORKER_CIPHER_SIZE);
+
+		if (!n)
+			break;
+		send_bytes(t, w->cipher, n);
+	}
+	if (!t->staging)
+		return;
+	worker_staging_put(w, t->staging);
+	t->staging = NULL;
+	t->h2.out = (struct h2_out){};
+}
+
+/* h2 wants room. */
+static bool on_room(struct h2 *h, size_t n)
+{
+	struct hbone *t = container_of(h, struct hbone, h2);
+
+	if (!t->staging) {
+		t->staging = worker_staging_get(t->v->w);
+		if (!t->staging)
+			return false;
+		h->out = (struct h2_out){ t->staging->data, 0, WORKER_STAGING_SIZE };
+		mark_dirty(t);
+	}
+	if (h->out.size - h->out.len < n)
+		seal(t);
+	return h->out.size - h->out.len >= n;
+}
+
+static void resume_stalled(struct hbone *t)
+{
+	while (!list_empty(&t->stalled) && !hbone_is_stuffed(t)) {
+		struct flow *f = list_entry(t->stalled.next, struct flow, waiting);
+
+		list_unlink(&f->waiting);
+		flow_resume(f);
+	}
+}
+
+static void on_writable(struct hbone *t)
+{
+	ssize_t n = t->out.len ? send(t->fd, t->out.data, t->out.len, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+
+	if (n < 0 && errno != EAGAIN && errno != EINTR) {
+		hbone_break(t, strerror(errno));
+		return;
+	}
+	if (n > 0)
+		bytes_consume(&t->out, (size_t)n);
+	rewatch(t);
+	resume_stalled(t);
+}
+
+/* --- what the streams bring --- */
+
+void hbone_rx_flush(struct worker *w)
+{
+	struct flow *f = w->rx_flow;
+	size_t n = w->n_rx;
+	bool end = w->rx_end;
+
+	w->rx_flow = NULL;
+	w->n_rx = 0;
+	w->rx_end = false;
+	if (f)
+		flow_from_stream(f, w->rx_iov, n, end);
+}
+
+void hbone_rx_forget(struct worker *w, const struct flow *f)
+{
+	if (w->rx_flow != f)
+		return;
+	for (size_t i = 0; i < w->n_rx && f->tunnel; i++)
+		h2_consume(&f->tunnel->h2, NULL, w->rx_iov[i].iov_len);
+	w->rx_flow = NULL;
+	w->n_rx = 0;
+	w->rx_end = false;
+}
+
+static void on_data(struct h2 *h, struct h2_stream *s, const uint8_t *data, size_t len, bool end)
+{
+	struct worker *w = container_of(h, struct hbone, h2)->v->w;
+	struct flow *f = flow_of_stream(s);
+
+	if (w->rx_flow != f || w->n_rx == WORKER_RX_PARTS)
+		hbone_rx_flush(w);
+	w->rx_flow = f;
+	if (len)
+		w->rx_iov[w->n_rx++] = (struct iovec){ (void *)(uintptr_t)data, len };
+	w->rx_end |= end;
+}
+
+static void on_request(struct h2 *h, const struct h2_message *m, bool end)
+{
+	flow_in_request(container_of(h, struct hbone, h2), m, end);
+}
+
+static void on_response(struct h2 *h, struct h2_stream *s, const struct h2_message *m, bool end)
+{
+	struct flow *f = flow_of_stream(s);
+
+	(void)h;
+	if (f->state != FLOW_REQUESTED)
+		return;
+	flow_out_response(f, m->status);
+	if (end && f->state == FLOW_OPEN)
+		flow_from_stream(f, NULL, 0, true);
+}
+
+static void on_reset(struct h2 *h, struct h2_stream *s, uint32_t code)
+{
+	struct worker *w = container_of(h, struct hbone, h2)->v->w;
+	struct flow *f = flow_of_stream(s);
+
+	if (w->rx_flow == f)
+		hbone_rx_flush(w);
+	flow_reset_by_peer(f, code);
+}
+
+static void on_stream_writable(struct h2 *h, struct h2_stream *s)
+{
+	(void)h;
+	flow_resume(flow_of_stream(s));
+}
+
+static void on_goaway(struct h2 *h, uint32_t code)
+{
+	struct hbone *t = container_of(h, struct hbone, h2);
+
+	(void)code;
+	t->draining = true;
+	if (!h2_n_streams(h))
+		hbone_break(t, "the peer closed the tunnel");
+}
+
+static void on_pong(struct h2 *h)
+{
+	container_of(h, struct hbone, h2)->ping_ms = 0;
+}
+
+static const struct h2_ops ops = {
+	.room = on_room,
+	.request = on_request,
+	.response = on_response,
+	.data = on_data,
+	.reset = on_reset,
+	.writable = on_stream_writable,
+	.goaway = on_goaway,
+	.pong = on_pong,
+};
+
+/* --- in --- */
+
+static void opened(struct hbone *t)
+{
+	const char *alpn = tls_alpn(t->tls);
+
+	timer_cancel(&t->open_timer);
+	if (alpn && strcmp(alpn, "h2") != 0) {
+		hbone_break(t, "the peer speaks no HTTP/2");
+		return;
+	}
+	t->open = true;
+	if (h2_init(&t->h2, t->server, NULL, &ops) < 0) {
+		hbone_break(t, "out of memory");
+		return;
+	}
+	t->idle_ms = loop_now_ms(t->v->w->loop);
+	worker_add(&t->v->count->tunnels_opened[t->server ? FLOW_INBOUND : FLOW_OUTBOUND], 1);
+	if (t->pool)
+		pool_tunnel_open(t->pool);
+}
+
+static void tls_failed(struct hbone *t, int r)
+{
+	if (r == TLS_E_CLOSED) {
+		hbone_break(t, "the peer closed the tunnel");
+		return;
+	}
+	if (r == TLS_E_VERIFY)
+		worker_add(&t->v->count->tls_refused, 1);
+	if (!t->open)
+		worker_add(&t->v->count->tunnels_failed[t->server ? FLOW_INBOUND : FLOW_OUTBOUND], 1);
+	hbone_break(t, r < 0 ? strerror(-r) : tls_error(t->tls));
+}
+
+static void take_plaintext(struct hbone *t, const uint8_t *data, size_t len)
+{
+	struct worker *w = t->v->w;
+	int r;
+
+	__atomic_store_n(&w->load.bytes_tls, w->load.bytes_tls + len, __ATOMIC_RELAXED);
+	r = h2_recv(&t->h2, data, len, loop_now_ms(w->loop));
+	hbone_rx_flush(w);
+	if (r == 0)
+		return;
+	if (r > 0)
+		worker_add(&t->v->count->h2_errors, 1);
+	hbone_break(t, t->h2.error);
+}
+
+static void feed(struct hbone *t, const uint8_t *data, size_t len)
+{
+	struct worker *w = t->v->w;
+	struct tls_in in = { .data = data, .len = len, .out = w->plain, .out_size = WORKER_PLAIN_SIZE };
+	int r;
+
+	do {
+		r = tls_feed(t->tls, &in);
+		if (!t->open && !t->broken && tls_is_open(t->tls))
+			opened(t);
+		if (in.out_len && !t->broken)
+			take_plaintext(t, in.out, in.out_len);
+	} while (r == 0 && !t->broken && (in.len || in.out_size - in.out_len < TLS_PLAINTEXT_MAX));
+	if (r != 0 && !t->broken)
+		tls_failed(t, r);
+	if (tls_pending(t->tls))
+		mark_dirty(t);
+}
+
+static void on_readable(struct hbone *t)
+{
+	struct worker *w = t->v->w;
+	ssize_t n = recv(t->fd, w->net, WORKER_NET_SIZE, MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		hbone_break(t, n < 0 ? strerror(errno) : "the peer closed the tunnel");
+		return;
+	}
+	t->rx_ms = loop_now_ms(w->loop);
+	feed(t, w->net, (size_t)n);
+}
+
+static int on_events(struct watch *w, uint32_t events)
+{
+	struct hbone *t = container_of(w, struct hbone, watch);
+
+	if (t->broken)
+		return 0;
+	if (t->connecting) {
+		socklen_t len = sizeof(int);
+		int error = 0;
+
+		if (getsockopt(t->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+			error = errno;
+		if (error) {
+			worker_add(&t->v->count->tunnels_failed[FLOW_OUTBOUND], 1);
+			hbone_break(t, strerror(error));
+			return 0;
+		}
+		t->connecting = false;
+		on_writable(t);
+	} else if (events & EPOLLOUT) {
+		on_writable(t);
+	}
+	if (!t->broken && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		on_readable(t);
+	return 0;
+}
+
+/* --- the beginning --- */
+
+static int on_open_timeout(struct timer *timer)
+{
+	struct hbone *t = container_of(timer, struct hbone, open_timer);
+
+	worker_add(&t->v->count->tunnels_failed[t->server ? FLOW_INBOUND : FLOW_OUTBOUND], 1);
+	hbone_break(t, t->connecting ? "connecting took too long" : "the TLS handshake took too long");
+	return 0;
+}
+
+static struct hbone *hbone_new(struct worker_vm *v, int fd, bool server, struct tls_ctx *ctx, const struct tls_expect *expect)
+{
+	struct hbone *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return NULL;
+	t->v = v;
+	t->conf = vm_conf_ref(v->conf);
+	t->fd = fd;
+	t->server = server;
+	t->connecting = !server;
+	t->rx_ms = loop_now_ms(v->w->loop);
+	list_init(&t->of_pool);
+	list_init(&t->of_vm);
+	list_init(&t->flows);
+	list_init(&t->stalled);
+	list_init(&t->dirty);
+	bytes_init(&t->out, HBONE_OUT_MAX);
+	if (tls_session_new(ctx, expect, &t->tls) < 0 ||
+	    watch_add(v->w->loop, &t->watch, fd, EPOLLIN | (server ? 0u : (uint32_t)EPOLLOUT), false, on_events) < 0 ||
+	    timer_arm(v->w->loop, &t->open_timer, HBONE_OPEN_TIMEOUT_MS, on_open_timeout) < 0) {
+		watch_remove(&t->watch);
+		tls_session_free(t->tls);
+		vm_conf_unref(t->conf);
+		free(t);
+		return NULL;
+	}
+	list_append(&v->tunnels, &t->of_vm);
+	__atomic_store_n(&v->w->load.n_tunnels, v->w->load.n_tunnels + 1, __ATOMIC_RELAXED);
+	if (tls_pending(t->tls))
+		mark_dirty(t);
+	return t;
+}
+
+struct hbone *hbone_dial(struct worker_vm *v, struct pool_entry *pool, char why[static 160])
+{
+	struct tls_expect expect = { .ids = pool->ids, .n_ids = pool->n_ids, .trust_domain = pool->n_ids ? NULL : v->conf->trust_domain };
+	int fd = upstream_connect(v->w, UPSTREAM_OWN, NULL, &pool->addr);
+	struct hbone *t;
+
+	if (fd < 0) {
+		snprintf(why, 160, "%s", strerror(-fd));
+		return NULL;
+	}
+	t = hbone_new(v, fd, false, v->conf->client, &expect);
+	if (!t) {
+		snprintf(why, 160, "out of memory");
+		close_fd(fd);
+		return NULL;
+	}
+	t->pool = pool;
+	t->remote = pool->addr;
+	return t;
+}
+
+void hbone_accept(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct tls_expect expect = { .trust_domain = v->conf->trust_domain };
+	struct hbone *t = v->conf->server ? hbone_new(v, fd, true, v->conf->server, &expect) : NULL;
+
+	if (!t) {
+		worker_add(&v->count->tunnels_failed[FLOW_INBOUND], 1);
+		close_fd(fd);
+		return;
+	}
+	t->local = *dst;
+	t->remote = *src;
+}
+
+/* --- growing old --- */
+
+void hbone_drain(struct hbone *t)
+{
+	if (t->broken || t->draining)
+		return;
+	t->draining = true;
+	if (!t->open || !h2_n_streams(&t->h2))
+		hbone_break(t, "drained");
+	else
+		h2_shutdown(&t->h2);
+}
+
+void hbone_flow_gone(struct hbone *t)
+{
+	if (t->broken || !t->open)
+		return;
+	if (list_empty(&t->flows)) {
+		t->idle_ms = loop_now_ms(t->v->w->loop);
+		if (t->draining) {
+			h2_goaway(&t->h2, H2_NO_ERROR);
+			hbone_break(t, "drained");
+		}
+	}
+	if (t->pool && !list_empty(&t->pool->waiting) && hbone_takes_streams(t))
+		pool_tunnel_open(t->pool);
+}
+
+void hbone_tick(struct hbone *t, uint64_t now_ms)
+{
+	if (!t->open || t->broken)
+		return;
+	if (t->ping_ms && now_ms - t->ping_ms > HBONE_PING_TIMEOUT_MS) {
+		hbone_break(t, "the peer does not answer any more");
+	} else if (t->pool && t->idle_ms && now_ms - t->idle_ms > HBONE_IDLE_MS) {
+		h2_goaway(&t->h2, H2_NO_ERROR);
+		(void)!tls_shutdown(t->tls);
+		hbone_break(t, "idle");
+	} else if (now_ms - t->rx_ms > HBONE_PING_MS && !t->ping_ms) {
+		t->ping_ms = now_ms;
+		h2_ping(&t->h2);
+	} else if (now_ms - t->rx_ms > HBONE_REST_MS) {
+		tls_rest(t->tls);
+	}
+}

@@ -1,0 +1,79 @@
+#pragma once
+#include "base/bytes.h"
+#include "mesh/tls.h"
+#include "proto/h2.h"
+#include "proxy/worker_internal.h"
+
+/*
+ * An HBONE connection: TCP, TLS, HTTP/2, on either side. What its streams
+ * produce in a turn of the loop is encrypted and sent at the turn's end at one
+ * go.
+ */
+enum {
+	HBONE_STUFFED = 256 * 1024,	/* bytes that wait: its streams are not read any more */
+	HBONE_OUT_MAX = 4 * 1024 * 1024,
+	HBONE_OPEN_TIMEOUT_MS = 10000,
+	HBONE_IDLE_MS = 300 * 1000,	/* without streams, one that we dialled is closed */
+	HBONE_REST_MS = 5000,		/* quiet for so long: expanded keys go */
+	HBONE_PING_MS = 10000,		/* nothing came for so long: is the peer there? */
+	HBONE_PING_TIMEOUT_MS = 20000,
+};
+
+struct hbone {
+	struct worker_vm *v;
+	struct pool_entry *pool;	/* one that we dialled */
+	struct list of_pool;
+	struct list of_vm;
+	struct list flows;
+	struct list stalled;		/* flows that wait for it to take bytes */
+	struct list dirty;		/* in the worker's list */
+	struct watch watch;
+	struct timer open_timer;
+	struct defer end_defer;
+	int fd;
+	bool server : 1;
+	bool connecting : 1;
+	bool open : 1;			/* h2 is there */
+	bool broken : 1;		/* ends at the next occasion */
+	bool draining : 1;
+	bool cut : 1;			/* freed by the next deferred call */
+	struct vm_conf *conf;		/* of when it began: the handshake borrows from it */
+	struct tls_session *tls;
+	struct h2 h2;
+	struct staging *staging;	/* lent to @h2 */
+	struct bytes out;		/* encrypted, waits for the kernel */
+	struct ip_port local;		/* server: the VM's address that was dialled */
+	struct ip_port remote;
+	uint64_t rx_ms;			/* when bytes last came */
+	uint64_t idle_ms;		/* since when it has no streams; 0: it has */
+	uint64_t ping_ms;		/* 0: none under way */
+	char why[160];			/* it broke */
+};
+
+/* Dials @pool's address. NULL with @why filled in. */
+struct hbone *hbone_dial(struct worker_vm *v, struct pool_entry *pool, char why[static 160]);
+/* Serves an accepted connection; takes @fd over in any case. */
+void hbone_accept(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
+
+/* Ends it after the callbacks of this turn. */
+void hbone_break(struct hbone *t, const char *why);
+void hbone_drain(struct hbone *t);
+/* Ends it here and now; not from within a callback of its own. */
+void hbone_end(struct hbone *t);
+
+void hbone_flush(struct hbone *t);		/* from the turn hook */
+void hbone_tick(struct hbone *t, uint64_t now_ms);
+void hbone_flow_gone(struct hbone *t);	/* a flow has left it */
+static inline bool hbone_is_stuffed(const struct hbone *t)
+{
+	return t->out.len + t->h2.out.len > HBONE_STUFFED;
+}
+static inline bool hbone_takes_streams(const struct hbone *t)
+{
+	return t->open && !t->broken && !t->draining && h2_can_open(&t->h2);
+}
+
+/* What the streams of this batch brought, to their sockets. */
+void hbone_rx_flush(struct worker *w);
+/* @f dies: drop what the batch holds for it. */
+void hbone_rx_forget(struct worker *w, const struct flow *f);

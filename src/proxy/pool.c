@@ -1,0 +1,205 @@
+/*
+ * Pools of tunnels.
+ */
+#include "proxy/pool.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proxy/flow.h"
+#include "proxy/hbone.h"
+
+enum { FIRST_BACKOFF_MS = 100, MAX_BACKOFF_MS = 5000 };
+
+/* --- entries --- */
+
+static void make_key(uint8_t key[static 26], const struct ip_port *addr, const char *const *ids, size_t n_ids)
+{
+	uint64_t hash = 0;
+
+	for (size_t i = 0; i < n_ids; i++)
+		hash = hash * 31 + map_hash(ids[i], strlen(ids[i]));
+	memcpy(key, addr->ip.b, 16);
+	memcpy(key + 16, &addr->port, 2);
+	memcpy(key + 18, &hash, 8);
+}
+
+static void entry_free(struct pool_entry *p)
+{
+	map_remove(&p->v->pool, &p->link);
+	for (size_t i = 0; i < p->n_ids; i++)
+		free((void *)(uintptr_t)p->ids[i]);
+	free(p->ids);
+	free(p);
+}
+
+static struct pool_entry *entry_new(struct worker_vm *v, const uint8_t key[static 26], const struct ip_port *addr,
+				    const char *const *ids, size_t n_ids)
+{
+	struct pool_entry *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->v = v;
+	p->addr = *addr;
+	list_init(&p->tunnels);
+	list_init(&p->waiting);
+	memcpy(p->key, key, sizeof(p->key));
+	if (map_add(&v->pool, &p->link, p->key, sizeof(p->key)) < 0) {
+		free(p);
+		return NULL;
+	}
+	p->ids = calloc(n_ids + 1, sizeof(*p->ids));
+	for (size_t i = 0; p->ids && i < n_ids && (p->ids[i] = strdup(ids[i])); i++)
+		p->n_ids++;
+	if (!p->ids || p->n_ids != n_ids) {
+		entry_free(p);
+		return NULL;
+	}
+	return p;
+}
+
+static struct pool_entry *entry_of(struct worker_vm *v, const struct snap_endpoint *e)
+{
+	const char *ids[SNAP_IDS_MAX];
+	size_t n = snap_endpoint_ids(e, ids);
+	uint8_t key[26];
+
+	make_key(key, &e->hbone, ids, n);
+
+	struct map_link *l = map_find(&v->pool, key, sizeof(key));
+	return l ? container_of(l, struct pool_entry, link) : entry_new(v, key, &e->hbone, ids, n);
+}
+
+/* --- tunnels for flows --- */
+
+/* The one with the fewest streams, or NULL. */
+static struct hbone *choose(struct pool_entry *p)
+{
+	struct hbone *best = NULL;
+
+	list_for_each(l, &p->tunnels) {
+		struct hbone *t = list_entry(l, struct hbone, of_pool);
+
+		if (hbone_takes_streams(t) && (!best || h2_n_streams(&t->h2) < h2_n_streams(&best->h2)))
+			best = t;
+	}
+	return best;
+}
+
+static bool one_is_coming(const struct pool_entry *p)
+{
+	list_for_each(l, &p->tunnels) {
+		const struct hbone *t = list_entry(l, struct hbone, of_pool);
+
+		if (!t->open && !t->broken)
+			return true;
+	}
+	return false;
+}
+
+static bool dial(struct pool_entry *p, char why[static 160])
+{
+	struct hbone *t = hbone_dial(p->v, p, why);
+
+	if (!t)
+		return false;
+	list_append(&p->tunnels, &t->of_pool);
+	p->n_tunnels++;
+	return true;
+}
+
+int pool_join(struct worker_vm *v, struct flow *f, const struct snap_endpoint *e, char why[static 160])
+{
+	struct pool_entry *p = entry_of(v, e);
+	struct hbone *t;
+
+	if (!p) {
+		snprintf(why, 160, "out of memory");
+		return -ENOMEM;
+	}
+	t = choose(p);
+	if (!t && !one_is_coming(p) && loop_now_ms(v->w->loop) < p->retry_ms) {
+		snprintf(why, 160, "%s", p->why);
+		return -EHOSTDOWN;
+	}
+	if ((!t || h2_n_streams(&t->h2) >= POOL_SOFT_STREAMS) && p->n_tunnels < POOL_MAX_TUNNELS && !one_is_coming(p))
+		if (!dial(p, why) && !t)
+			return -EHOSTDOWN;
+	if (t)
+		flow_out_request(f, t);
+	else
+		f->pool = p;
+	return 0;
+}
+
+void pool_leave(struct flow *f)
+{
+	list_unlink(&f->waiting);
+	f->pool = NULL;
+}
+
+void pool_tunnel_open(struct pool_entry *p)
+{
+	struct worker *w = p->v->w;
+	struct hbone *t;
+
+	p->backoff_ms = 0;
+	p->retry_ms = 0;
+	while (!list_empty(&p->waiting) && (t = choose(p))) {
+		struct flow *f = list_entry(p->waiting.next, struct flow, waiting);
+
+		pool_leave(f);
+		list_append(&w->connecting, &f->waiting);
+		flow_out_request(f, t);
+	}
+}
+
+void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
+{
+	struct list lost;
+	char why[160];
+
+	list_unlink(&t->of_pool);
+	p->n_tunnels--;
+	if (choose(p) || one_is_coming(p) || (was_open && list_empty(&p->waiting)))
+		return;
+	if (was_open && dial(p, why))
+		return;
+	p->backoff_ms = p->backoff_ms ? MIN(p->backoff_ms * 2, (uint32_t)MAX_BACKOFF_MS) : FIRST_BACKOFF_MS;
+	p->retry_ms = loop_now_ms(p->v->w->loop) + p->backoff_ms;
+	snprintf(p->why, sizeof(p->why), "%s", t->why);
+	snprintf(why, sizeof(why), "%s", t->why);
+
+	list_init(&lost);			/* they may come back to this very entry, and be told to wait */
+	while (!list_empty(&p->waiting)) {
+		struct list *l = p->waiting.next;
+
+		list_unlink(l);
+		list_append(&lost, l);
+	}
+	while (!list_empty(&lost)) {
+		struct flow *f = list_entry(lost.next, struct flow, waiting);
+
+		pool_leave(f);
+		flow_out_failed(f, why);
+	}
+}
+
+void pool_tick(struct worker_vm *v, uint64_t now_ms)
+{
+	map_for_each(l, &v->pool) {
+		struct pool_entry *p = container_of(l, struct pool_entry, link);
+
+		if (!p->n_tunnels && list_empty(&p->waiting) && now_ms > p->retry_ms + MAX_BACKOFF_MS)
+			entry_free(p);
+	}
+}
+
+void pool_free_all(struct worker_vm *v)
+{
+	map_for_each(l, &v->pool)
+		entry_free(container_of(l, struct pool_entry, link));
+	map_deinit(&v->pool);
+}

@@ -1,0 +1,134 @@
+/*
+ * TCP sockets of connections.
+ */
+#include "proxy/sock.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+void sock_init(struct sock *s)
+{
+	*s = (struct sock){ .fd = -1 };
+	bytes_init(&s->out, SOCK_OUT_MAX);
+}
+
+static uint32_t wanted(const struct sock *s)
+{
+	return (s->reading && !s->connecting ? (uint32_t)EPOLLIN : 0u) | (s->out.len || s->connecting ? (uint32_t)EPOLLOUT : 0u);
+}
+
+int sock_add(struct sock *s, struct loop *l, int fd, bool connecting, watch_fn *fn)
+{
+	s->fd = fd;
+	s->connecting = connecting;
+	return watch_add(l, &s->watch, fd, wanted(s), false, fn);
+}
+
+size_t sock_close(struct sock *s, bool rst)
+{
+	size_t dropped = s->out.len;
+
+	watch_remove(&s->watch);
+	if (s->fd >= 0 && rst) {
+		struct linger l = { .l_onoff = 1 };
+
+		setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+	}
+	s->fd = close_fd(s->fd);
+	bytes_deinit(&s->out);
+	return dropped;
+}
+
+void sock_rewatch(struct sock *s)
+{
+	if (s->watch.loop)
+		(void)!watch_modify(&s->watch, wanted(s));	/* fails only for want of kernel memory: then at the next try */
+}
+
+void sock_read(struct sock *s, bool on)
+{
+	s->reading = on && !s->eof;
+	sock_rewatch(s);
+}
+
+int sock_connected(struct sock *s)
+{
+	socklen_t len = sizeof(int);
+	int error = 0;
+
+	if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+		return -errno;
+	if (error)
+		return -error;
+	s->connecting = false;
+	return 0;
+}
+
+static ssize_t send_iov(int fd, const struct iovec *iov, size_t n)
+{
+	struct msghdr msg = { .msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = n };
+	ssize_t r;
+
+	do
+		r = n == 1 ? send(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT) :
+			     sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (r < 0 && errno == EINTR);
+	if (r < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	return r;
+}
+
+int sock_write(struct sock *s, const struct iovec *iov, size_t n_iov, size_t *ret_sent)
+{
+	size_t skip = 0;
+	int r;
+
+	*ret_sent = 0;
+	if (!s->out.len && !s->connecting && n_iov) {
+		ssize_t n = send_iov(s->fd, iov, n_iov);
+
+		if (n < 0)
+			return (int)n;
+		*ret_sent = skip = (size_t)n;
+	}
+	for (size_t i = 0; i < n_iov; i++) {
+		size_t part = MIN(skip, iov[i].iov_len);
+
+		skip -= part;
+		r = bytes_append(&s->out, (uint8_t *)iov[i].iov_base + part, iov[i].iov_len - part);
+		if (r < 0)
+			return r;
+	}
+	if (s->out.len)
+		sock_rewatch(s);
+	return 0;
+}
+
+int sock_flush(struct sock *s, size_t *ret_sent)
+{
+	struct iovec iov = { s->out.data, s->out.len };
+
+	*ret_sent = 0;
+	if (s->out.len && !s->connecting) {
+		ssize_t n = send_iov(s->fd, &iov, 1);
+
+		if (n < 0)
+			return (int)n;
+		*ret_sent = (size_t)n;
+		bytes_consume(&s->out, (size_t)n);
+	}
+	if (s->end_wanted)
+		sock_end(s);
+	sock_rewatch(s);
+	return 0;
+}
+
+void sock_end(struct sock *s)
+{
+	s->end_wanted = true;
+	if (s->out.len || s->connecting || s->ended || s->fd < 0)
+		return;
+	s->ended = true;
+	shutdown(s->fd, SHUT_WR);
+}

@@ -1,0 +1,382 @@
+/*
+ * The worker thread: its loop, its mail, its turns.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proxy/flow.h"
+#include "proxy/hbone.h"
+
+enum {
+	REPORT_DELAY_MS = 100,
+	REPORTS_MAX = 256,		/* so many are posted at once */
+	TICK_MS = 1000,
+	STAGING_KEEP = 2,		/* free buffers that are kept */
+};
+
+/* --- to the main thread --- */
+
+void worker_post_now(struct worker *w, struct mail *m)
+{
+	mailbox_post(w->conf.main, m);
+}
+
+static void post_reports(struct worker *w)
+{
+	struct mail *first = w->reports;
+
+	timer_cancel(&w->report_timer);
+	w->reports = NULL;
+	w->reports_end = &w->reports;
+	w->n_reports = 0;
+	mailbox_post_list(w->conf.main, first);
+}
+
+static int on_report_timer(struct timer *t)
+{
+	post_reports(container_of(t, struct worker, report_timer));
+	return 0;
+}
+
+void worker_post(struct worker *w, struct mail *m)
+{
+	m->next = NULL;
+	*w->reports_end = m;
+	w->reports_end = &m->next;
+	if (++w->n_reports >= REPORTS_MAX)
+		post_reports(w);
+	else if (!w->report_timer.loop && timer_arm(w->loop, &w->report_timer, REPORT_DELAY_MS, on_report_timer) < 0)
+		post_reports(w);
+}
+
+struct ask_mail {
+	struct mail mail;
+	struct worker *w;
+	struct vm *vm;
+	struct ip ip;
+};
+
+static void deliver_ask(struct mail *m, void *receiver)
+{
+	struct ask_mail *a = container_of(m, struct ask_mail, mail);
+
+	(void)receiver;
+	a->w->conf.events->resolve(a->w->conf.events_data, a->vm, &a->ip);
+	vm_unref(a->vm);
+	free(a);
+}
+
+void worker_ask(struct worker *w, struct vm *vm, const struct ip *ip)
+{
+	struct ask_mail *a = calloc(1, sizeof(*a));
+
+	if (!a)
+		return;			/* it will time out */
+	*a = (struct ask_mail){ .mail.fn = deliver_ask, .w = w, .vm = vm_ref(vm), .ip = *ip };
+	mailbox_post(w->conf.main, &a->mail);
+}
+
+/* --- buffers of a turn --- */
+
+struct staging *worker_staging_get(struct worker *w)
+{
+	struct staging *s = list_first(&w->staging, struct staging, link);
+
+	if (!s) {
+		s = malloc(sizeof(*s));
+		if (s)
+			list_init(&s->link);
+		return s;
+	}
+	list_unlink(&s->link);
+	w->n_staging--;
+	return s;
+}
+
+void worker_staging_put(struct worker *w, struct staging *s)
+{
+	if (w->n_staging >= STAGING_KEEP) {
+		free(s);
+		return;
+	}
+	list_append(&w->staging, &s->link);
+	w->n_staging++;
+}
+
+/* --- turns --- */
+
+/* What the turn has produced goes out: one record set and one send() a tunnel. */
+static void on_turn(void *data)
+{
+	struct worker *w = data;
+
+	while (!list_empty(&w->dirty))
+		hbone_flush(list_entry(w->dirty.next, struct hbone, dirty));
+	__atomic_store_n(&w->load.n_turns, w->load.n_turns + 1, __ATOMIC_RELAXED);
+}
+
+/* Flows that waited for news, each once. */
+static void wake(struct list *waiting)
+{
+	struct list now;
+
+	list_init(&now);
+	while (!list_empty(waiting)) {
+		struct list *l = waiting->next;
+
+		list_unlink(l);
+		list_append(&now, l);
+	}
+	while (!list_empty(&now)) {
+		struct flow *f = list_entry(now.next, struct flow, waiting);
+
+		list_unlink(&f->waiting);
+		if (f->direction == FLOW_OUTBOUND)
+			flow_out_decide(f);
+		else
+			flow_in_decide(f);
+	}
+}
+
+static void on_refill(void *data)
+{
+	struct worker *w = data;
+
+	wake(&w->no_socket);
+}
+
+static int on_tick(struct timer *t)
+{
+	struct worker *w = container_of(t, struct worker, tick_timer);
+	uint64_t now = loop_now_ms(w->loop);
+
+	map_for_each(l, &w->vms)
+		worker_vm_tick(container_of(l, struct worker_vm, link), now);
+	return timer_arm(w->loop, &w->tick_timer, TICK_MS, on_tick);
+}
+
+/* --- commands --- */
+
+struct command {
+	struct mail mail;
+	struct snapshot *snapshot;
+	struct vm_conf *conf;
+	struct vm *vm;
+	uint32_t drain_ms;
+};
+
+static struct command *command_new(void (*fn)(struct mail *m, void *receiver))
+{
+	struct command *c = calloc(1, sizeof(*c));
+
+	if (c)
+		c->mail.fn = fn;
+	return c;
+}
+
+static void do_snapshot(struct mail *m, void *receiver)
+{
+	struct command *c = container_of(m, struct command, mail);
+	struct worker *w = receiver;
+	struct snapshot *old = w->snap;
+	bool policies = !old || snapshot_policy_serial(old) != snapshot_policy_serial(c->snapshot);
+
+	w->snap = c->snapshot;
+	free(c);
+	peers_clear(w);
+	if (policies)
+		map_for_each(l, &w->vms)
+			worker_vm_recheck(container_of(l, struct worker_vm, link));
+	wake(&w->parked);
+	snapshot_unref(old);
+}
+
+int worker_set_snapshot(struct worker *w, struct snapshot *s)
+{
+	struct command *c = command_new(do_snapshot);
+
+	if (!c)
+		return -ENOMEM;
+	c->snapshot = snapshot_ref(s);
+	mailbox_post(&w->box, &c->mail);
+	return 0;
+}
+
+static void do_put(struct mail *m, void *receiver)
+{
+	struct command *c = container_of(m, struct command, mail);
+	struct worker *w = receiver;
+
+	(void)!worker_vm_put(w, c->conf);	/* out of memory: the VM is not served by this worker, others do */
+	free(c);
+	wake(&w->parked);
+}
+
+int worker_put_vm(struct worker *w, struct vm_conf *conf)
+{
+	struct command *c = command_new(do_put);
+
+	if (!c)
+		return -ENOMEM;
+	c->conf = vm_conf_ref(conf);
+	mailbox_post(&w->box, &c->mail);
+	return 0;
+}
+
+static void do_remove(struct mail *m, void *receiver)
+{
+	struct command *c = container_of(m, struct command, mail);
+
+	worker_vm_remove(receiver, c->vm, c->drain_ms);
+	vm_unref(c->vm);
+	free(c);
+}
+
+int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms)
+{
+	struct command *c = command_new(do_remove);
+
+	if (!c)
+		return -ENOMEM;
+	c->vm = vm_ref(vm);
+	c->drain_ms = drain_ms;
+	mailbox_post(&w->box, &c->mail);
+	return 0;
+}
+
+static void do_stop(struct mail *m, void *receiver)
+{
+	struct worker *w = receiver;
+
+	(void)m;
+	w->stopping = true;
+	loop_stop(w->loop);
+}
+
+static void on_mail(void *data)
+{
+	struct worker *w = data;
+
+	mailbox_deliver(&w->box, w);
+}
+
+/* --- life --- */
+
+static void *run(void *data)
+{
+	struct worker *w = data;
+	char name[16];
+
+	snprintf(name, sizeof(name), "worker-%u", (unsigned)(w->conf.index & 0xff));
+	pthread_setname_np(pthread_self(), name);
+	while (!w->stopping)
+		(void)!loop_run(w->loop);	/* ends by itself only for want of memory for a timer: go on */
+	worker_vm_free_all(w);
+	for (int i = 0; i < 4 && w->vms.n; i++)	/* what was deferred, and what that deferred */
+		(void)!loop_turn(w->loop, 0);
+	post_reports(w);
+	return NULL;
+}
+
+static int worker_init(struct worker *w)
+{
+	int r;
+
+	r = loop_new(&w->loop);
+	if (r < 0)
+		return r;
+	mailbox_init(&w->box, w->loop);
+	loop_on_wake(w->loop, on_mail, w);
+	loop_set_turn_hook(w->loop, on_turn, w);
+	r = balance_new(w->conf.balance, 0, &w->balance);
+	if (r < 0)
+		return r;
+	w->net = malloc(WORKER_NET_SIZE);
+	w->plain = malloc(WORKER_PLAIN_SIZE);
+	w->cipher = malloc(WORKER_CIPHER_SIZE);
+	if (!w->net || !w->plain || !w->cipher)
+		return -ENOMEM;
+	if (w->conf.sockd_sock >= 0) {
+		r = sockd_pool_new(w->loop, steal_fd(&w->conf.sockd_sock), &w->sockd);
+		if (r < 0)
+			return r;
+		sockd_on_refill(w->sockd, on_refill, w);
+	}
+	return timer_arm(w->loop, &w->tick_timer, TICK_MS, on_tick);
+}
+
+static void worker_free(struct worker *w)
+{
+	for (struct staging *s; (s = list_first(&w->staging, struct staging, link));) {
+		list_unlink(&s->link);
+		free(s);
+	}
+	peers_clear(w);
+	snapshot_unref(w->snap);
+	balance_free(w->balance);
+	sockd_pool_free(w->sockd);
+	close_fd(w->conf.sockd_sock);
+	map_deinit(&w->vms);
+	loop_free(w->loop);
+	free(w->net);
+	free(w->plain);
+	free(w->cipher);
+	free(w);
+}
+
+int worker_new(const struct worker_conf *conf, struct worker **ret_worker)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+	int r;
+
+	if (!w) {
+		close_fd(conf->sockd_sock);
+		return -ENOMEM;
+	}
+	w->conf = *conf;
+	w->reports_end = &w->reports;
+	map_init(&w->vms);
+	list_init(&w->dirty);
+	list_init(&w->staging);
+	list_init(&w->parked);
+	list_init(&w->no_socket);
+	list_init(&w->connecting);
+	r = worker_init(w);
+	if (r == 0)
+		r = -pthread_create(&w->thread, NULL, run, w);
+	if (r < 0) {
+		worker_free(w);
+		return r;
+	}
+	*ret_worker = w;
+	return 0;
+}
+
+struct worker *worker_stop(struct worker *w)
+{
+	struct mail stop = { .fn = do_stop };
+
+	if (!w)
+		return NULL;
+	mailbox_post(&w->box, &stop);
+	pthread_join(w->thread, NULL);
+	mailbox_deliver(&w->box, w);		/* commands that came too late: they hold references */
+	worker_vm_free_all(w);
+	for (int i = 0; i < 4 && w->vms.n; i++)
+		(void)!loop_turn(w->loop, 0);
+	post_reports(w);
+	mailbox_deliver(w->conf.main, NULL);	/* reports name their worker */
+	worker_free(w);
+	return NULL;
+}
+
+void worker_load(const struct worker *w, struct worker_load *ret_load)
+{
+	ret_load->n_flows = __atomic_load_n(&w->load.n_flows, __ATOMIC_RELAXED);
+	ret_load->n_tunnels = __atomic_load_n(&w->load.n_tunnels, __ATOMIC_RELAXED);
+	ret_load->n_turns = __atomic_load_n(&w->load.n_turns, __ATOMIC_RELAXED);
+	ret_load->bytes_tls = __atomic_load_n(&w->load.bytes_tls, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,122 @@
+#pragma once
+#include <pthread.h>
+#include "base/list.h"
+#include "base/loop.h"
+#include "base/map.h"
+#include "proxy/sockd.h"
+#include "proxy/worker.h"
+
+/*
+ * What the files of a worker share: everything here belongs to its thread.
+ */
+struct flow;
+struct hbone;
+
+enum {
+	WORKER_NET_SIZE = 256 * 1024,		/* one read of a tunnel */
+	WORKER_READ_SIZE = 64 * 1024,		/* one read of an application's socket */
+	WORKER_STAGING_SIZE = 256 * 1024,	/* plaintext of a tunnel that waits for the end of the turn */
+	WORKER_PLAIN_SIZE = WORKER_NET_SIZE + 64 * 1024,
+	WORKER_CIPHER_SIZE = WORKER_STAGING_SIZE + 64 * 1024,
+	WORKER_PEER_CACHE = 256,		/* slots of the cache of struct flow_peer; a power of two */
+	WORKER_RX_PARTS = 16,
+};
+
+struct staging {
+	struct list link;
+	uint8_t data[WORKER_STAGING_SIZE];
+};
+
+struct peer_slot {
+	uint32_t workload_id;
+	uint32_t service_id;
+	bool mutual_tls;
+	struct flow_peer *peer;
+};
+
+struct worker {
+	/* fixed for the thread's life */
+	struct worker_conf conf;
+	pthread_t thread;
+	struct loop *loop;
+	struct balance *balance;
+	struct sockd_pool *sockd;	/* NULL: ordinary sockets */
+	uint8_t *net;			/* bytes from sockets */
+	uint8_t *plain;			/* decrypted */
+	uint8_t *cipher;		/* encrypted, on its way out */
+
+	/* changes */
+	struct mailbox box;
+	struct snapshot *snap;		/* may be NULL at the beginning */
+	struct map vms;			/* struct worker_vm by slot */
+	struct list dirty;		/* tunnels that have something to send */
+	struct list staging;		/* free ones */
+	size_t n_staging;
+	struct list parked;		/* flows that wait for a newer snapshot or configuration */
+	struct list no_socket;		/* flows that wait for sockd */
+	struct list connecting;		/* flows that wait for the network */
+	struct peer_slot peers[WORKER_PEER_CACHE];
+
+	/* data of one stream that came in pieces, to be sent on in one call */
+	struct flow *rx_flow;
+	struct iovec rx_iov[WORKER_RX_PARTS];
+	size_t n_rx;
+	bool rx_end;
+
+	struct mail *reports;		/* that wait to be posted, oldest first */
+	struct mail **reports_end;
+	size_t n_reports;
+	struct timer report_timer;
+	struct timer tick_timer;	/* every second */
+	uint64_t next_flow_id;
+	uint64_t tee_outstanding;	/* atomic: bytes of tee messages that the main thread has not taken */
+	struct worker_load load;	/* atomic fields */
+	bool stopping;
+};
+
+/* A VM, on one worker. */
+struct worker_vm {
+	struct map_link link;		/* by the slot in @vm */
+	struct worker *w;
+	struct vm *vm;
+	struct vm_conf *conf;
+	struct vm_counters *count;	/* this worker's */
+	struct watch outbound;
+	struct watch inbound;
+	struct list flows;
+	struct list tunnels;
+	struct map pool;		/* struct pool_entry: tunnels that we dial */
+	struct timer drain_timer;
+	struct defer free_defer;
+	bool removed;
+};
+
+static inline void worker_add(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);	/* one writer */
+}
+
+/* --- worker.c --- */
+void worker_post(struct worker *w, struct mail *m);		/* to the main thread, with the next batch */
+void worker_post_now(struct worker *w, struct mail *m);
+void worker_ask(struct worker *w, struct vm *vm, const struct ip *ip);	/* main thread: what is @ip? */
+struct staging *worker_staging_get(struct worker *w);		/* NULL: out of memory */
+void worker_staging_put(struct worker *w, struct staging *s);
+
+/* --- worker_vm.c --- */
+struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot);
+/* The VM of this process that has the address, or NULL. */
+struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip);
+int worker_vm_put(struct worker *w, struct vm_conf *c);		/* takes the reference */
+void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms);
+/* Something of it has gone: is it all, after a removal? */
+void worker_vm_check(struct worker_vm *v);
+void worker_vm_free_all(struct worker *w);
+void worker_vm_tick(struct worker_vm *v, uint64_t now_ms);
+void worker_vm_recheck(struct worker_vm *v);		/* policies have changed */
+
+/* --- peers.c --- */
+/* Who is behind an endpoint or a workload; a new reference, or NULL (out of memory, or nothing is known). */
+struct flow_peer *peers_get(struct worker *w, const struct snap_workload *workload, const struct snap_service *service,
+			    const char *identity, bool mutual_tls);
+void peers_clear(struct worker *w);

@@ -1,0 +1,300 @@
+/*
+ * VMs on a worker: their listeners, and all that comes and goes with them.
+ */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "proxy/flow.h"
+#include "proxy/pool.h"
+#include "proxy/hbone.h"
+
+enum { ACCEPTS_A_TURN = 16 };
+
+struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
+{
+	struct map_link *l = map_find(&w->vms, &slot, sizeof(slot));
+
+	return l ? container_of(l, struct worker_vm, link) : NULL;
+}
+
+struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip)
+{
+	map_for_each(l, &w->vms) {
+		struct worker_vm *v = container_of(l, struct worker_vm, link);
+
+		for (size_t i = 0; i < v->conf->n_addresses; i++)
+			if (ip_equal(&v->conf->addresses[i], ip))
+				return v;
+	}
+	return NULL;
+}
+
+/* --- listeners --- */
+
+/* The address that was dialled: the socket's own, since it is transparent. */
+static bool dialled(int fd, struct ip_port *ret_dst)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+
+	return getsockname(fd, (struct sockaddr *)&sa, &len) == 0 && ip_port_from_sockaddr(&sa, ret_dst) == 0;
+}
+
+/* -EAGAIN when there is none, or another worker was quicker. */
+static int accept_one(int listener, struct ip_port *ret_src, struct ip_port *ret_dst)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+	int fd = accept4(listener, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (ip_port_from_sockaddr(&sa, ret_src) < 0 || !dialled(fd, ret_dst)) {
+		close_fd(fd);
+		return -ECONNABORTED;
+	}
+	return fd;
+}
+
+static int on_outbound(struct watch *watch, uint32_t events)
+{
+	struct worker_vm *v = container_of(watch, struct worker_vm, outbound);
+	struct ip_port src, dst;
+
+	(void)events;
+	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+		int fd = accept_one(watch->fd, &src, &dst);
+
+		if (fd == -ECONNABORTED || fd == -EINTR)
+			continue;
+		if (fd < 0)
+			break;		/* none left; or no descriptors: then the next turn may have some */
+		flow_out_accepted(v, fd, &src, &dst);
+	}
+	return 0;
+}
+
+static int on_inbound(struct watch *watch, uint32_t events)
+{
+	struct worker_vm *v = container_of(watch, struct worker_vm, inbound);
+	struct ip_port src, dst;
+
+	(void)events;
+	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+		int fd = accept_one(watch->fd, &src, &dst);
+
+		if (fd == -ECONNABORTED || fd == -EINTR)
+			continue;
+		if (fd < 0)
+			break;
+		if (dst.port == v->w->conf.hbone_port)
+			hbone_accept(v, fd, &src, &dst);
+		else
+			flow_in_accepted(v, fd, &src, &dst);
+	}
+	return 0;
+}
+
+/* Workers share the listener; the kernel wakes one of them. Options are inherited by what is accepted. */
+static int listen_on(struct worker *w, struct watch *watch, int fd, watch_fn *fn)
+{
+	int one = 1;
+
+	if (fd < 0)
+		return 0;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+	return watch_add(w->loop, watch, fd, EPOLLIN | EPOLLEXCLUSIVE, false, fn);
+}
+
+/* --- coming --- */
+
+static int vm_add(struct worker *w, struct vm_conf *c)
+{
+	struct worker_vm *v = calloc(1, sizeof(*v));
+	int r;
+
+	if (!v)
+		return -ENOMEM;
+	v->w = w;
+	v->vm = vm_ref(c->vm);
+	v->conf = c;
+	v->count = &c->vm->counters[w->conf.index];
+	list_init(&v->flows);
+	list_init(&v->tunnels);
+	map_init(&v->pool);
+	r = map_add(&w->vms, &v->link, &v->vm->slot, sizeof(v->vm->slot));
+	if (r < 0) {
+		vm_unref(v->vm);
+		free(v);
+		return r;
+	}
+	r = listen_on(w, &v->outbound, v->vm->outbound_fd, on_outbound);
+	if (r == 0)
+		r = listen_on(w, &v->inbound, v->vm->inbound_fd, on_inbound);
+	if (r < 0) {
+		watch_remove(&v->outbound);
+		map_remove(&w->vms, &v->link);
+		vm_unref(v->vm);
+		free(v);
+	}
+	return r;
+}
+
+/*
+ * Tunnels that we dialled with the old certificate carry what they carry, and
+ * take nothing new.
+ */
+static void retire_tunnels(struct worker_vm *v)
+{
+	list_for_each_safe(l, &v->tunnels) {
+		struct hbone *t = list_entry(l, struct hbone, of_vm);
+
+		if (t->pool)
+			hbone_drain(t);
+	}
+}
+
+int worker_vm_put(struct worker *w, struct vm_conf *c)
+{
+	struct worker_vm *v = worker_vm_find(w, c->vm->slot);
+
+	if (!v) {
+		int r = vm_add(w, c);
+
+		if (r < 0)
+			vm_conf_unref(c);
+		return r;
+	}
+	struct vm_conf *old = v->conf;
+	v->conf = c;
+	if (old->client && old->client != c->client)
+		retire_tunnels(v);
+	vm_conf_unref(old);
+	return 0;
+}
+
+/* --- going --- */
+
+static void removed(struct mail *m, void *receiver);
+
+struct removed_mail {
+	struct mail mail;
+	struct worker *w;
+	struct vm *vm;
+};
+
+/* On the main thread. */
+static void removed(struct mail *m, void *receiver)
+{
+	struct removed_mail *r = container_of(m, struct removed_mail, mail);
+
+	(void)receiver;
+	if (r->w->conf.events->removed)
+		r->w->conf.events->removed(r->w->conf.events_data, r->vm);
+	vm_unref(r->vm);
+	free(r);
+}
+
+static int really_free(struct defer *d)
+{
+	struct worker_vm *v = container_of(d, struct worker_vm, free_defer);
+	struct worker *w = v->w;
+	struct removed_mail *m = calloc(1, sizeof(*m));
+
+	timer_cancel(&v->drain_timer);
+	map_remove(&w->vms, &v->link);
+	pool_free_all(v);
+	vm_conf_unref(v->conf);
+	if (m) {
+		*m = (struct removed_mail){ .mail.fn = removed, .w = w, .vm = vm_ref(v->vm) };
+		worker_post_now(w, &m->mail);
+	}
+	vm_unref(v->vm);
+	free(v);
+	return 0;
+}
+
+void worker_vm_check(struct worker_vm *v)
+{
+	if (v->removed && list_empty(&v->flows) && list_empty(&v->tunnels))
+		loop_defer(v->w->loop, &v->free_defer, really_free);
+}
+
+/* Ends what is still open. Flows free themselves at the end of the turn. */
+static void cut(struct worker_vm *v)
+{
+	list_for_each_safe(l, &v->flows)
+		flow_end(list_entry(l, struct flow, of_vm), FLOW_R_DRAIN, "the VM's proxy ends");
+	list_for_each_safe(l, &v->tunnels)
+		hbone_break(list_entry(l, struct hbone, of_vm), "drained");
+}
+
+static int on_drained(struct timer *t)
+{
+	cut(container_of(t, struct worker_vm, drain_timer));
+	return 0;
+}
+
+void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms)
+{
+	struct worker_vm *v = worker_vm_find(w, vm->slot);
+
+	if (!v || v->removed)
+		return;
+	v->removed = true;
+	watch_remove(&v->outbound);
+	watch_remove(&v->inbound);
+	list_for_each_safe(l, &v->tunnels)
+		hbone_drain(list_entry(l, struct hbone, of_vm));
+	if (!drain_ms || timer_arm(w->loop, &v->drain_timer, drain_ms, on_drained) < 0)
+		cut(v);
+	worker_vm_check(v);
+}
+
+/* The loop has ended: everything goes at once. */
+void worker_vm_free_all(struct worker *w)
+{
+	map_for_each(l, &w->vms) {
+		struct worker_vm *v = container_of(l, struct worker_vm, link);
+
+		v->removed = true;
+		watch_remove(&v->outbound);
+		watch_remove(&v->inbound);
+		cut(v);
+		worker_vm_check(v);
+	}
+}
+
+/* --- time and news --- */
+
+static void flow_tick(struct flow *f, uint64_t now_ms)
+{
+	enum { PROGRESS_MS = 15000 };
+	uint32_t idle_s = f->v->conf->limits.idle_timeout_s;
+
+	if (f->state != FLOW_OPEN)
+		return;
+	if (idle_s && now_ms - f->active_ms > idle_s * UINT64_C(1000))
+		flow_end(f, FLOW_R_IDLE, "no bytes for too long");
+	else if (now_ms - f->reported_ms > PROGRESS_MS && f->active_ms > f->reported_ms)
+		flow_report_progress(f);
+}
+
+void worker_vm_tick(struct worker_vm *v, uint64_t now_ms)
+{
+	list_for_each_safe(l, &v->flows)
+		flow_tick(list_entry(l, struct flow, of_vm), now_ms);
+	list_for_each_safe(l, &v->tunnels)
+		hbone_tick(list_entry(l, struct hbone, of_vm), now_ms);
+	pool_tick(v, now_ms);
+}
+
+void worker_vm_recheck(struct worker_vm *v)
+{
+	list_for_each_safe(l, &v->flows)
+		flow_in_recheck(list_entry(l, struct flow, of_vm));
+}
