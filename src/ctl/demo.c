@@ -7,11 +7,13 @@
  */
 #include <errno.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/defs.h"
+#include "base/opt.h"
 #include "ctl/commands.h"
 
 static int folder_of_program(char path[static PATH_MAX])
@@ -29,7 +31,7 @@ static int folder_of_program(char path[static PATH_MAX])
 
 static int find_script(char script[static PATH_MAX])
 {
-	static const char *const places[] = { "../../../demo/run.py", "../share/outrigger/demo/run.py" };
+	static const char *const places[] = { "../../../demo/run.py", "../../../../demo/run.py", "../share/outrigger/demo/run.py" };
 	char folder[PATH_MAX];
 
 	if (folder_of_program(folder) < 0)
@@ -41,28 +43,53 @@ static int find_script(char script[static PATH_MAX])
 	return -ENOENT;
 }
 
-static int run(int argc, char **argv)
-{
-	enum { MAX_WORDS = 16 };
-	const char *words[MAX_WORDS + 3] = { "/usr/bin/python3" };
-	char script[PATH_MAX];
-	size_t n = 1;
+struct options {
+	bool keep;
+	const char *dir;
+};
 
-	if (argc > MAX_WORDS) {
-		fprintf(stderr, "outrigger demo: too many words\n");
-		return COMMAND_USAGE;
+static int play(const char *script, const struct options *o)
+{
+	const char *words[8] = { "/usr/bin/python3", script };
+	size_t n = 2;
+
+	if (o->keep)
+		words[n++] = "--keep";
+	if (o->dir) {
+		words[n++] = "--dir";
+		words[n++] = o->dir;
 	}
-	if (find_script(script) < 0) {
-		fprintf(stderr, "outrigger demo: demo/run.py is neither beside this build tree nor installed\n");
-		return COMMAND_FAILED;
-	}
-	words[n++] = script;
-	for (int i = 1; i < argc; i++)
-		words[n++] = argv[i];
 	fflush(stdout);
 	execv(words[0], (char *const *)(uintptr_t)words);
 	fprintf(stderr, "outrigger demo: %s: %s\n", words[0], strerror(errno));
 	return COMMAND_FAILED;
+}
+
+static int run(int argc, char **argv)
+{
+	static const struct opt opts[] = {
+		{ 'k', "keep", OPT_FLAG, offsetof(struct options, keep), .help = "leave everything running, and say how to look around" },
+		{ 'd', "dir", OPT_STR, offsetof(struct options, dir), .value = "FOLDER",
+		  .help = "where built programs, guests and the report are (default: the build tree)" },
+	};
+	static const struct opt_spec spec = {
+		.usage = "outrigger demo [OPTION]...",
+		.summary = "Boots real VMs on this machine and shows the main job.",
+		.details = "Needs root. Everything runs in network namespaces named og-*; all is removed at the end.",
+		.opts = opts, .n_opts = ELEMENTS(opts),
+	};
+	struct options o = {};
+	char script[PATH_MAX];
+	unsigned n_args;
+	int r = command_options(&spec, argc, argv, &o, &n_args);
+
+	if (r >= 0)
+		return r;
+	if (find_script(script) < 0) {
+		fprintf(stderr, "outrigger demo: demo/run.py is neither beside this build tree nor installed\n");
+		return COMMAND_FAILED;
+	}
+	return play(script, &o);
 }
 
 const struct command command_demo = { "demo", "boot real VMs on this machine and show the main job", run };
