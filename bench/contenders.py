@@ -136,7 +136,7 @@ class Nginx(Contender):
             tls = ("proxy_ssl on; proxy_ssl_certificate %s/a.pem; proxy_ssl_certificate_key %s/a.key; proxy_ssl_trusted_certificate %s/ca.pem; proxy_ssl_verify on; "
                    "proxy_ssl_name mesh.local; proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on;") % (c, c, c)
         text = """load_module %s;
-worker_processes 1; daemon off; error_log /dev/null; pid %s/nginx-%s%d.pid; 
+worker_processes 1; daemon off; error_log /dev/null; pid %s/nginx-%s%d.pid;
 events { worker_connections 19900; }
 stream { server { listen 127.0.0.1:%d%s backlog=4096; proxy_pass 127.0.0.1:%d; proxy_timeout 10m; tcp_nodelay on; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; %s } }
 """ % (self.MODULE, c, role, i, listen, " ssl" if role == "b" else "", to, tls)

@@ -339,7 +339,7 @@ static int on_preface(struct h2 *h, const uint8_t **data, size_t *len)
 	int r;
 	size_t n = MIN(*len, H2_PREFACE_LEN - h->part.len);
 
-	if (memcmp(*data, H2_PREFACE + h->part.len, n) != 0)	/* section 3.4 */
+	if (memcmp(*data, &H2_PREFACE[h->part.len], n) != 0)	/* section 3.4 */
 		return h2_fail(h, H2_PROTOCOL_ERROR, "not the HTTP/2 preface");
 	if (gather(h, data, len, H2_PREFACE_LEN, &r)) {
 		bytes_clear(&h->part);
