@@ -234,6 +234,27 @@ def test_the_same_conversation_in_another_shape(capture, variant, tmp_path):
     assert said(decode(path)[0]) == said(decode(capture)[0])
 
 
+def less_of(lossy, whole):
+    """Does @lossy say what @whole says, or a part of it? A name may be known as the user wrote it only."""
+
+    def fits(key):
+        return lossy[key] is None or lossy[key] == whole[key]
+
+    name = fits("service") or (whole["service"] or "").startswith(lossy["service"] + ".")
+    return name and all(fits(key) for key in ("kind", "protocol", "instance", "port", "guest"))
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda c: c.stem)
+def test_a_lost_packet_makes_nothing_up(capture, tmp_path):
+    frames, whole = read(capture), decode(capture)[0]
+    rng = random.Random(capture.stem)
+    for lost in rng.sample(range(len(frames)), min(12, len(frames))):
+        path = tmp_path / "lossy.pcap"
+        path.write_bytes(pcap(frames[:lost] + frames[lost + 1 :]))
+        for o in decode(path)[0]:
+            assert any(less_of(o, w) for w in whole), f"frame {lost + 1} lost"
+
+
 def as_ipv6(frames):
     def address(v4):
         return bytes.fromhex("fd000000000000000000ffff") + v4
