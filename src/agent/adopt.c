@@ -37,17 +37,28 @@ static int connect_to(const char *path, struct ucred *ret_peer)
 	return fd;
 }
 
+static int say(int fd, const Outrigger__Ipc__ToProxy *m)
+{
+	CLEANUP_FREE uint8_t *data = NULL;
+	size_t len;
+	int r = pb_pack(&m->base, &data, &len);
+
+	return r < 0 ? r : fdmsg_send(fd, data, len, NULL, 0);
+}
+
 /* Steering is not what it was when it started: it would serve nobody. */
 static void send_away(int fd)
 {
+	Outrigger__Ipc__Hello hello = OUTRIGGER__IPC__HELLO__INIT;
 	Outrigger__Ipc__Shutdown shutdown = OUTRIGGER__IPC__SHUTDOWN__INIT;
-	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
-	CLEANUP_FREE uint8_t *data = NULL;
-	size_t len;
+	Outrigger__Ipc__ToProxy first = OUTRIGGER__IPC__TO_PROXY__INIT, second = first;
 
-	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN;
-	m.shutdown = &shutdown;
-	if (pb_pack(&m.base, &data, &len) == 0 && fdmsg_send(fd, data, len, NULL, 0) < 0)
+	hello.version = PROCESS_IPC_VERSION;
+	first.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_HELLO;
+	first.hello = &hello;
+	second.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN;
+	second.shutdown = &shutdown;
+	if (say(fd, &first) < 0 || say(fd, &second) < 0)
 		log_warn("a predecessor's proxy process does not listen");
 	close_fd(fd);
 }

@@ -14,7 +14,6 @@
 #include "base/fdmsg.h"
 
 enum {
-	IPC_VERSION = 1,
 	HELLO_TIMEOUT_MS = 10000,
 	STOP_GRACE_MS = 2000,		/* beyond the drain time: then it is killed */
 	LIVED_MS = 5000,		/* so long alive: its death is an accident, it is started again at once */
@@ -65,7 +64,7 @@ static int send_hello(struct process *p)
 	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
 	char software[] = "outrigger-agent " OUTRIGGER_VERSION;
 
-	hello.version = IPC_VERSION;
+	hello.version = PROCESS_IPC_VERSION;
 	hello.software = software;
 	hello.pid = (uint32_t)getpid();
 	hello.group = p->group;
@@ -91,7 +90,7 @@ int process_send_setup(struct process *p)
 
 static void take_hello(struct process *p, const Outrigger__Ipc__Hello *m)
 {
-	if (m->version != IPC_VERSION) {
+	if (m->version != PROCESS_IPC_VERSION) {
 		complain(p, "proxy speaks an unknown version of the protocol", -EPROTONOSUPPORT);
 		process_event(p, PROCESS_EV_LOST);
 		return;

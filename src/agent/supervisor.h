@@ -26,6 +26,8 @@
  */
 struct supervisor;
 
+enum { PROCESS_IPC_VERSION = 1 };	/* of proto/outrigger/ipc.proto */
+
 enum process_state {
 	PROCESS_IDLE,		/* not there */
 	PROCESS_STARTING,	/* runs, has not said hello */

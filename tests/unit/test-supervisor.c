@@ -1,0 +1,562 @@
+/*
+ * The supervisor: conversations with proxies that are the other ends of its
+ * sockets, over a system that only takes notes.
+ */
+#include "lib/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "agent/supervisor.h"
+#include "base/clock.h"
+#include "base/fdmsg.h"
+#include "mesh/pb.h"
+
+#define TEXT(s)	((char *)(uintptr_t)(s))	/* protobuf-c has no const; nothing writes to them */
+
+struct world {
+	struct loop *loop;
+	struct supervisor s;
+	int proxy;			/* the last process's end, -1: none */
+	unsigned n_spawned, n_killed, n_listeners, n_diverts;	/* n_diverts: set now */
+	int spawn_error;
+	unsigned n_gone, n_token_wanted, n_failed, n_tee;
+	enum vm_state last;
+};
+
+static int spawn(void *data, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid)
+{
+	struct world *w = data;
+
+	if (w->spawn_error)
+		return w->spawn_error;
+	assert_int_equal(s->n_fds, 1);
+	close_fd(w->proxy);
+	w->proxy = fcntl(s->fds[0], F_DUPFD_CLOEXEC, 3);
+	*ret_proxy = ++w->n_spawned;
+	*ret_pid = 1000 + (pid_t)w->n_spawned;
+	return 0;
+}
+
+static int kill_proxy(void *data, uint32_t proxy)
+{
+	(void)proxy;
+	((struct world *)data)->n_killed++;
+	return 0;
+}
+
+static int listeners_make(void *data, uint32_t vm, int ret_fds[2])
+{
+	(void)vm;
+	((struct world *)data)->n_listeners++;
+	for (int i = 0; i < 2; i++)
+		ret_fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	return 0;
+}
+
+static int divert_add(void *data, const struct monitor_divert *d)
+{
+	(void)d;
+	((struct world *)data)->n_diverts++;
+	return 0;
+}
+
+static int divert_remove(void *data, const struct monitor_divert *d)
+{
+	(void)d;
+	((struct world *)data)->n_diverts--;
+	return 0;
+}
+
+static void on_changed(struct proxy_vm *vm, void *data)
+{
+	((struct world *)data)->last = vm->state;
+}
+
+static void on_gone(struct proxy_vm *vm, void *data)
+{
+	(void)vm;
+	((struct world *)data)->n_gone++;
+}
+
+static void on_token_wanted(struct proxy_vm *vm, const char *reason, void *data)
+{
+	(void)vm;
+	(void)reason;
+	((struct world *)data)->n_token_wanted++;
+}
+
+static void on_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *tee, void *data)
+{
+	(void)vm;
+	(void)tee;
+	((struct world *)data)->n_tee++;
+}
+
+static void on_failed(const char *what, const char *subject, int r, void *data)
+{
+	(void)what;
+	(void)subject;
+	(void)r;
+	((struct world *)data)->n_failed++;
+}
+
+static void set_mesh(struct world *w)
+{
+	Outrigger__Ipc__Setup setup = OUTRIGGER__IPC__SETUP__INIT;
+
+	setup.trust_domain = TEXT("mesh.example");
+	assert_int_equal(supervisor_set_mesh(&w->s, &setup), 0);
+}
+
+static void world_init(struct world *w)
+{
+	struct supervisor_conf conf = { .run_dir = "/run/x", .state_dir = "", .log_level = "info", .drain_ms = 50, .linger_ms = 30 };
+	struct supervisor_system system = { spawn, kill_proxy, listeners_make, divert_add, divert_remove, w };
+	struct supervisor_ops ops = { on_changed, on_gone, on_token_wanted, on_tee, on_failed, w };
+
+	*w = (struct world){ .proxy = -1 };
+	assert_int_equal(loop_new(&w->loop), 0);
+	assert_int_equal(supervisor_init(&w->s, w->loop, &conf, &system, &ops), 0);
+	set_mesh(w);
+}
+
+static void world_deinit(struct world *w)
+{
+	supervisor_deinit(&w->s);
+	loop_free(w->loop);
+	close_fd(w->proxy);
+}
+
+static void turn(struct world *w)
+{
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(loop_turn(w->loop, 0), 0);
+}
+
+/* Until @*counter has reached @n: what happens by timers. */
+static void turn_until(struct world *w, const unsigned *counter, unsigned n)
+{
+	uint64_t end = clock_mono_ms() + 5000;
+
+	while (*counter < n && clock_mono_ms() < end)
+		assert_int_equal(loop_turn(w->loop, 20), 0);
+	assert_int_equal(*counter, n);
+}
+
+static void want(struct world *w, const char *id, const char *group, uint16_t port, bool fail_closed)
+{
+	struct ip address = { .b = { [10] = 0xff, [11] = 0xff, [12] = 10, [15] = 1 } };
+	struct divert_wish diverts = { .vm = 1, .addresses = &address, .n_addresses = 1, .ports = &port, .n_ports = 1, .hbone_port = 15008,
+				       .fail_closed = fail_closed };
+	Outrigger__Ipc__VmPut put = OUTRIGGER__IPC__VM_PUT__INIT;
+	Outrigger__Ipc__ServicePort service = OUTRIGGER__IPC__SERVICE_PORT__INIT, *services[] = { &service };
+
+	put.vm_id = TEXT(id);
+	service.port = port;
+	put.ports = services;
+	put.n_ports = 1;
+	assert_int_equal(supervisor_want(&w->s, &(struct supervisor_wish){ .slot = 1, .group = group, .put = &put, .diverts = &diverts,
+									 .fail_closed = fail_closed }), 0);
+	turn(w);
+}
+
+/* What the proxy gets next: its kind; the message itself for some. */
+static Outrigger__Ipc__ToProxy *next(struct world *w, size_t *ret_n_fds)
+{
+	static uint8_t data[FDMSG_MAX_LEN];
+	ProtobufCMessage *m;
+	int fds[4];
+	ssize_t n = fdmsg_recv(w->proxy, data, sizeof(data), fds, 4, ret_n_fds);
+
+	if (n == -EAGAIN)
+		return NULL;
+	assert_true(n > 0);
+	for (size_t i = 0; i < *ret_n_fds; i++)
+		close_fd(fds[i]);
+	assert_int_equal(pb_unpack(&outrigger__ipc__to_proxy__descriptor, data, (size_t)n, 0, &m), 0);
+	return (Outrigger__Ipc__ToProxy *)(void *)m;
+}
+
+static void expect_fds(struct world *w, Outrigger__Ipc__ToProxy__MsgCase kind, size_t n_fds)
+{
+	size_t n;
+	Outrigger__Ipc__ToProxy *m = next(w, &n);
+
+	assert_non_null(m);
+	assert_int_equal(m->msg_case, kind);
+	assert_int_equal(n, n_fds);
+	pb_free(m);
+}
+
+#define expect(w, kind)		expect_fds(w, OUTRIGGER__IPC__TO_PROXY__MSG_##kind, 0)
+
+static void expect_nothing(struct world *w)
+{
+	size_t n;
+
+	assert_null(next(w, &n));
+}
+
+static void say(struct world *w, const Outrigger__Ipc__ToAgent *m)
+{
+	CLEANUP_FREE uint8_t *data = NULL;
+	size_t len;
+
+	assert_int_equal(pb_pack(&m->base, &data, &len), 0);
+	assert_int_equal(fdmsg_send(w->proxy, data, len, NULL, 0), 0);
+	turn(w);
+}
+
+static void say_hello(struct world *w, uint32_t version, const char *has)
+{
+	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__Hello hello = OUTRIGGER__IPC__HELLO__INIT;
+	char *ids[] = { TEXT(has) };
+
+	hello.version = version;
+	hello.vm_ids = ids;
+	hello.n_vm_ids = has != NULL;
+	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_HELLO;
+	m.hello = &hello;
+	say(w, &m);
+}
+
+static void say_status(struct world *w, const char *id, Outrigger__Ipc__VmState state)
+{
+	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__VmStatus status = OUTRIGGER__IPC__VM_STATUS__INIT;
+
+	status.vm_id = TEXT(id);
+	status.state = state;
+	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_VM_STATUS;
+	m.vm_status = &status;
+	say(w, &m);
+}
+
+#define STATE(name)	OUTRIGGER__IPC__VM_STATE__VM_##name
+
+/* One VM, up to the point where it serves. */
+static void serve(struct world *w, const char *id, bool fail_closed)
+{
+	want(w, id, "ns-shop", 80, fail_closed);
+	expect(w, HELLO);
+	say_hello(w, 1, NULL);
+	expect(w, SETUP);
+	expect_fds(w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	say_status(w, id, STATE(CERTIFICATE));
+	assert_int_equal(w->n_diverts, 0);
+	say_status(w, id, STATE(READY));
+	assert_int_equal(w->last, VM_SERVING);
+	assert_true(w->n_diverts > 0);
+}
+
+static void flows_are_diverted_only_when_the_proxy_is_ready(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	assert_int_equal(w.n_spawned, 1);
+	assert_int_equal(w.n_listeners, 1);
+	expect_nothing(&w);
+	world_deinit(&w);
+}
+
+static void without_a_mesh_nothing_is_started(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	pb_free(w.s.setup);
+	w.s.setup = NULL;
+	want(&w, "a", "g", 80, false);
+	assert_int_equal(w.n_spawned, 0);
+	set_mesh(&w);
+	assert_int_equal(w.n_spawned, 1);
+	world_deinit(&w);
+}
+
+static void a_group_is_one_process_and_another_group_another(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	want(&w, "b", "ns-shop", 81, false);
+	assert_int_equal(w.n_spawned, 1);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	want(&w, "c", "ns-other", 82, false);
+	assert_int_equal(w.n_spawned, 2);
+	world_deinit(&w);
+}
+
+static void a_later_service_joins_and_the_same_wish_is_no_news(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	want(&w, "a", "ns-shop", 80, false);
+	expect_nothing(&w);
+	want(&w, "a", "ns-shop", 8080, false);
+	expect(&w, VM_PUT);		/* without listeners: it has them */
+	assert_int_equal(w.n_listeners, 1);
+	world_deinit(&w);
+}
+
+static void a_dead_process_is_back_with_all_its_vms(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	uint64_t died = clock_mono_ms();
+	w.proxy = close_fd(w.proxy);
+	turn(&w);
+	assert_int_equal(w.n_diverts, 0);	/* open: flows go their old way meanwhile */
+	assert_int_equal(w.last, VM_WAITING);
+	turn_until(&w, &w.n_spawned, 2);
+	assert_in_range(clock_mono_ms() - died, 0, 1000);
+	turn(&w);
+	expect(&w, HELLO);
+	say_hello(&w, 1, NULL);
+	expect(&w, SETUP);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	say_status(&w, "a", STATE(READY));
+	assert_true(w.n_diverts > 0);
+	world_deinit(&w);
+}
+
+static void what_fails_closed_stays_diverted(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", true);
+	unsigned n = w.n_diverts;
+	say_status(&w, "a", STATE(FAILED));
+	assert_int_equal(w.last, VM_BROKEN);
+	assert_int_equal(w.n_diverts, n);
+	say_status(&w, "a", STATE(DEGRADED));
+	assert_int_equal(w.last, VM_SERVING);
+	w.proxy = close_fd(w.proxy);
+	turn(&w);
+	assert_int_equal(w.n_diverts, n);
+	world_deinit(&w);
+}
+
+static void a_process_that_cannot_start_is_tried_again(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	w.spawn_error = -ENOENT;
+	want(&w, "a", "g", 80, false);
+	assert_int_equal(w.n_failed, 1);
+	turn_until(&w, &w.n_failed, 3);
+	w.spawn_error = 0;
+	turn_until(&w, &w.n_spawned, 1);
+	world_deinit(&w);
+}
+
+static void a_vm_that_leaves_is_drained(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", true);
+	supervisor_unwant(&w.s, "a", 40);
+	turn(&w);
+	assert_int_equal(w.n_diverts, 0);
+	expect(&w, VM_REMOVE);
+	assert_int_equal(w.n_gone, 0);
+	say_status(&w, "a", STATE(DRAINING));
+	say_status(&w, "a", STATE(STOPPED));
+	assert_int_equal(w.n_gone, 1);
+	assert_null(supervisor_find(&w.s, "a"));
+	/* The process goes some time after its last VM. */
+	uint64_t end = clock_mono_ms() + 5000;
+	size_t n;
+	Outrigger__Ipc__ToProxy *m = NULL;
+	while (!m && clock_mono_ms() < end) {
+		assert_int_equal(loop_turn(w.loop, 10), 0);
+		m = next(&w, &n);
+	}
+	assert_non_null(m);
+	assert_int_equal(m ? m->msg_case : 0, OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN);
+	pb_free(m);
+	w.proxy = close_fd(w.proxy);
+	turn(&w);
+	assert_int_equal(w.n_spawned, 1);
+	world_deinit(&w);
+}
+
+static void a_proxy_that_does_not_let_go_is_not_waited_for(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	supervisor_unwant(&w.s, "a", 10);
+	turn_until(&w, &w.n_gone, 1);
+	world_deinit(&w);
+}
+
+static void a_vm_that_comes_back_while_it_leaves_is_put_anew(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	supervisor_unwant(&w.s, "a", 40);
+	expect(&w, VM_REMOVE);
+	want(&w, "a", "ns-shop", 80, false);
+	expect_nothing(&w);
+	say_status(&w, "a", STATE(STOPPED));
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	say_status(&w, "a", STATE(READY));
+	assert_int_equal(w.last, VM_SERVING);
+	assert_int_equal(w.n_gone, 0);
+	world_deinit(&w);
+}
+
+static void another_group_is_another_process(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	want(&w, "a", "ns-other", 80, false);
+	expect(&w, VM_REMOVE);
+	assert_int_equal(w.n_spawned, 1);
+	say_status(&w, "a", STATE(STOPPED));
+	assert_int_equal(w.n_spawned, 2);
+	expect(&w, HELLO);
+	say_hello(&w, 1, NULL);
+	expect(&w, SETUP);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	assert_string_equal(supervisor_find(&w.s, "a")->process->group, "ns-other");
+	world_deinit(&w);
+}
+
+static void tokens_go_with_the_put_or_after_it(void **state)
+{
+	Outrigger__Ipc__ToProxy *m;
+	struct world w;
+	size_t n;
+
+	(void)state;
+	world_init(&w);
+	want(&w, "a", "g", 80, false);
+	assert_int_equal(supervisor_token(&w.s, "a", "one", NULL), 0);
+	expect(&w, HELLO);
+	say_hello(&w, 1, NULL);
+	expect(&w, SETUP);
+	m = next(&w, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT);
+	assert_string_equal(m->vm_put->token, "one");
+	pb_free(m);
+	assert_int_equal(supervisor_token(&w.s, "a", "two", NULL), 0);
+	m = next(&w, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_VM_TOKEN);
+	assert_string_equal(m->vm_token->token, "two");
+	pb_free(m);
+	assert_int_equal(supervisor_token(&w.s, "a", NULL, "not yours"), 0);
+	m = next(&w, &n);
+	assert_string_equal(m->vm_token->refused, "not yours");
+	assert_string_equal(m->vm_token->token, "");
+	pb_free(m);
+	assert_int_equal(supervisor_token(&w.s, "nobody", "x", NULL), 0);
+	world_deinit(&w);
+}
+
+static void an_unknown_version_is_refused(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	want(&w, "a", "g", 80, false);
+	expect(&w, HELLO);
+	say_hello(&w, 9, NULL);
+	assert_true(w.n_failed > 0);
+	assert_int_equal(w.n_killed, 1);
+	assert_int_equal(w.n_listeners, 0);
+	world_deinit(&w);
+}
+
+static void a_successor_adopts_what_serves(void **state)
+{
+	struct world w;
+	int fds[2];
+
+	(void)state;
+	world_init(&w);
+	assert_int_equal(fdmsg_pair(fds), 0);
+	w.proxy = fds[1];
+	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77), 0);
+	expect(&w, HELLO);
+	say_hello(&w, 1, "a");
+	expect(&w, SETUP);
+	want(&w, "a", "ns-shop", 80, false);
+	expect(&w, VM_PUT);			/* no listeners: it has its own */
+	assert_int_equal(w.n_listeners, 0);
+	assert_int_equal(w.n_spawned, 0);
+	say_status(&w, "a", STATE(READY));
+	assert_int_equal(w.last, VM_SERVING);
+	want(&w, "b", "ns-shop", 81, false);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	world_deinit(&w);
+}
+
+static void garbage_from_a_proxy_ends_it(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	assert_int_equal(fdmsg_send(w.proxy, "\xff\xff\xff", 3, NULL, 0), 0);
+	turn(&w);
+	assert_int_equal(w.n_killed, 1);
+	assert_int_equal(w.last, VM_WAITING);
+	world_deinit(&w);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(flows_are_diverted_only_when_the_proxy_is_ready),
+		cmocka_unit_test(without_a_mesh_nothing_is_started),
+		cmocka_unit_test(a_group_is_one_process_and_another_group_another),
+		cmocka_unit_test(a_later_service_joins_and_the_same_wish_is_no_news),
+		cmocka_unit_test(a_dead_process_is_back_with_all_its_vms),
+		cmocka_unit_test(what_fails_closed_stays_diverted),
+		cmocka_unit_test(a_process_that_cannot_start_is_tried_again),
+		cmocka_unit_test(a_vm_that_leaves_is_drained),
+		cmocka_unit_test(a_proxy_that_does_not_let_go_is_not_waited_for),
+		cmocka_unit_test(a_vm_that_comes_back_while_it_leaves_is_put_anew),
+		cmocka_unit_test(another_group_is_another_process),
+		cmocka_unit_test(tokens_go_with_the_put_or_after_it),
+		cmocka_unit_test(an_unknown_version_is_refused),
+		cmocka_unit_test(a_successor_adopts_what_serves),
+		cmocka_unit_test(garbage_from_a_proxy_ends_it),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
