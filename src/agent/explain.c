@@ -49,7 +49,9 @@ static void add_sources(struct chain *c, const struct claim *claim)
 	for (size_t i = 0; i < claim->n_sources; i++) {
 		const struct claim_source *s = &claim->sources[i];
 
-		snprintf(ttl, sizeof(ttl), s->ttl_s ? ", good for %u s" : "", s->ttl_s);
+		ttl[0] = '\0';
+		if (s->ttl_s)
+			snprintf(ttl, sizeof(ttl), ", good for %u s", s->ttl_s);
 		add(c, s->first_ns, "packet", "packet %llu: %s registration%s%s%s%s%s; last seen %llu times, in packet %llu",
 		    (unsigned long long)s->first_frame, s->protocol, s->instance ? " of instance " : "", s->instance ? s->instance : "",
 		    ip_is_none(&s->registry.ip) ? ", multicast" : ", acknowledged by ",
