@@ -4,6 +4,7 @@
 #include "control/config.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/map.h"
@@ -61,6 +62,7 @@ static const char *const mesh_kinds[] = { "embedded", "istio", NULL };
 static const char *const isolations[] = { "namespace", "vm", "nic", NULL };
 static const char *const failures[] = { "default", "open", "closed", NULL };
 static const char *const actions[] = { "allow", "deny", NULL };
+static const char *const tunnels[] = { "none", "hbone", NULL };
 static const char *const protocols[] = { "", "http", "http2", "grpc", "tcp", "tls", NULL };
 
 const char *config_mode_name(int mode)
@@ -76,23 +78,29 @@ static const struct conf_item listen_items[] = {
 	  .doc = "ADS and certificate signing for proxies (gRPC, TLS)." },
 	{ "rest", CONF_IP_PORT, OFF(rest), .dflt = "127.0.0.1:15031", .reload = CONF_RESTART,
 	  .doc = "REST and OIDC. Plain HTTP on a loopback address, TLS on any other. Port 0: any free one." },
-	{ "rest_socket", CONF_STRING, OFF(rest_socket), .reload = CONF_RESTART,
-	  .doc = "The same on a unix socket, for root and the controller's own user. Empty: `<state_dir>/controller.sock`." },
+	{ "rest_socket", CONF_STRING, OFF(rest_socket), .dflt = "/run/outrigger/controller.sock", .reload = CONF_RESTART,
+	  .doc = "The same on a unix socket, for root and the controller's own user." },
 	{ "rest_token_file", CONF_STRING, OFF(rest_token_file), .reload = CONF_RESTART,
 	  .doc = "File with the bearer token that REST over TCP asks for. Without it TCP may only read, and only from a loopback address; the unix socket may do everything." },
 };
 #undef OFF
 static const struct conf_table listen_table = CONF_TABLE_INIT("listen", struct config_listen, listen_items);
 
+#define OFF(m) offsetof(struct config_advertise, m)
+static const struct conf_item advertise_items[] = {
+	{ "mesh", CONF_STRING, OFF(mesh), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "host:port of the mesh controller as the NICs reach it; `listen.mesh` when not given." },
+	{ "server_names", CONF_STRINGS, OFF(server_names), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "DNS names or addresses, one of which its certificate must have; `outrigger-controller` when not given. The own certificate gets all of them." },
+};
+#undef OFF
+static const struct conf_table advertise_table = CONF_TABLE_INIT("advertise", struct config_advertise, advertise_items);
+
 #define OFF(m) offsetof(struct config_mesh, m)
 static const struct conf_item mesh_items[] = {
 	{ "kind", CONF_ENUM, OFF(kind), .names = mesh_kinds, .dflt = "embedded", .reload = CONF_RESTART,
-	  .doc = "The mesh controller that proxies are sent to: this program, or an Istio control plane." },
-	{ "address", CONF_STRING, OFF(address), .reload = CONF_RESTART, .check = check_not_empty,
-	  .doc = "host:port of it as the NICs reach it. Embedded: `listen.mesh` when not given." },
-	{ "server_names", CONF_STRINGS, OFF(server_names), .reload = CONF_RESTART,
-	  .doc = "DNS names or addresses, one of which its certificate must have. Embedded: `outrigger-controller` when not given." },
-	{ "roots_file", CONF_STRING, OFF(roots_file), .reload = CONF_RESTART, .doc = "Its trust roots (PEM); Istio only." },
+	  .doc = "The mesh controller that proxies are sent to: this program, or an Istio control plane at `advertise.mesh`." },
+	{ "roots_file", CONF_STRING, OFF(roots_file), .reload = CONF_RESTART, .doc = "Trust roots of Istio (PEM)." },
 	{ "cluster_id", CONF_STRING, OFF(cluster_id), .dflt = "outrigger", .reload = CONF_RESTART, .doc = "Name of the cluster." },
 	{ "network", CONF_STRING, OFF(network), .dflt = "", .reload = CONF_RESTART, .doc = "Network of all addresses in the workload API." },
 };
@@ -130,16 +138,6 @@ static const struct conf_item tokens_items[] = {
 #undef OFF
 static const struct conf_table tokens_table = CONF_TABLE_INIT("tokens", struct config_tokens, tokens_items);
 
-#define OFF(m) offsetof(struct config_namespace, m)
-static const struct conf_item namespace_items[] = {
-	{ .type = CONF_LINE, .offset = OFF(line) },
-	{ .type = CONF_KEY, .offset = OFF(name) },
-	{ "labels", CONF_LABELS, OFF(labels), .doc = "For people." },
-};
-#undef OFF
-static const struct conf_table namespace_table = CONF_TABLE_INIT("namespace", struct config_namespace, namespace_items,
-	.doc = "When any namespace is listed, everything else in the file may only name those.");
-
 #define OFF(m) offsetof(struct config_match, m)
 static const struct conf_item match_items[] = {
 	{ "nic", CONF_STRING, OFF(nic), .check = check_not_empty, .doc = "Glob of the NIC's id." },
@@ -153,8 +151,8 @@ static const struct conf_item match_items[] = {
 static const struct conf_table match_table = CONF_TABLE_INIT("match", struct config_match, match_items,
 	.doc = "Every item that is given must match; an empty one matches every guest.");
 
-#define OFF(m) offsetof(struct config_policy, m)
-static const struct conf_item policy_items[] = {
+#define OFF(m) offsetof(struct config_onboarding, m)
+static const struct conf_item onboarding_items[] = {
 	{ .type = CONF_LINE, .offset = OFF(line) },
 	{ "name", CONF_STRING, OFF(name), .required = true, .check = check_label, .doc = "What people call it." },
 	{ "match", CONF_SUB, OFF(match), .sub = &match_table, .doc = "Which guests." },
@@ -172,17 +170,17 @@ static const struct conf_item policy_items[] = {
 };
 #undef OFF
 
-static int check_policy(const void *obj, const char *file, unsigned line, struct diag *d)
+static int check_onboarding(const void *obj, const char *file, unsigned line, struct diag *d)
 {
-	const struct config_policy *p = obj;
+	const struct config_onboarding *p = obj;
 
 	if (p->mode >= MODE_PERMISSIVE && !p->namespace)
-		return diag_at(d, file, line, "policy '%s': mode %s needs a namespace", p->name, mode_names[p->mode]);
+		return diag_at(d, file, line, "onboarding '%s': mode %s needs a namespace", p->name, mode_names[p->mode]);
 	return 0;
 }
 
-static const struct conf_table policy_table = CONF_TABLE_INIT("policy", struct config_policy, policy_items, .check = check_policy,
-	.doc = "Onboarding. The first policy whose `match` holds counts; a guest that none matches is watched in mode `shadow`.");
+static const struct conf_table onboarding_table = CONF_TABLE_INIT("onboarding", struct config_onboarding, onboarding_items, .check = check_onboarding,
+	.doc = "Which guests join the mesh, and as whom. The first one whose `match` holds counts; a guest that none matches is watched in mode `shadow`.");
 
 #define OFF(m) offsetof(struct config_port, m)
 static const struct conf_item port_items[] = {
@@ -214,24 +212,25 @@ static const struct conf_item workload_items[] = {
 	{ "service_account", CONF_STRING, OFF(service_account), .dflt = "default", .check = check_account, .doc = "Its identity in the namespace." },
 	{ "addresses", CONF_PREFIXES, OFF(addresses), .required = true, .min = 1, .max = 16, .doc = "Its addresses." },
 	{ "node", CONF_STRING, OFF(node), .doc = "The host, for people." },
-	{ "hbone", CONF_BOOL, OFF(hbone), .dflt = "false", .doc = "Has a proxy that speaks HBONE on port 15008. Without, it is reached in plaintext." },
+	{ "tunnel", CONF_ENUM, OFF(tunnel), .names = tunnels, .dflt = "none", .doc = "`hbone`: a proxy of its own takes mutual TLS on port 15008. `none`: it is reached in plaintext." },
 	{ "services", CONF_STRINGS, OFF(services), .check = check_not_empty, .doc = "Services of this file that it is an endpoint of: `name` in its own namespace or `namespace/name`." },
 	{ "labels", CONF_LABELS, OFF(labels), .doc = "`authorization.selector` looks at them." },
 	{ "weight", CONF_UINT, OFF(weight), .min = 1, .max = 1000000, .dflt = "1", .doc = "Its share of the load." },
 };
 #undef OFF
 static const struct conf_table workload_table = CONF_TABLE_INIT("workload", struct config_workload, workload_items,
-	.doc = "A fixed member of the mesh: a container, a server. VMs come and go by themselves.");
+	.doc = "A fixed member of the mesh: a container with a sidecar, a server. VMs come and go by themselves.");
 
-#define OFF(m) offsetof(struct config_container_prefix, m)
-static const struct conf_item container_prefix_items[] = {
+#define OFF(m) offsetof(struct config_container, m)
+static const struct conf_item container_items[] = {
 	{ .type = CONF_LINE, .offset = OFF(line) },
 	{ "prefix", CONF_PREFIX, OFF(prefix), .required = true, .doc = "Addresses." },
 	{ "what", CONF_STRING, OFF(what), .required = true, .doc = "Whose, for people: `pod network of cluster k1`." },
 };
 #undef OFF
-static const struct conf_table container_prefix_table =
-	CONF_TABLE_INIT("container_prefix", struct config_container_prefix, container_prefix_items);
+static const struct conf_table container_table =
+	CONF_TABLE_INIT("container", struct config_container, container_items,
+	.doc = "Container-registered addresses: what lives there is not a VM.");
 
 #define OFF(m) offsetof(struct config_from, m)
 static const struct conf_item from_items[] = {
@@ -239,6 +238,9 @@ static const struct conf_item from_items[] = {
 	{ "principals", CONF_STRINGS, OFF(principals), .check = check_not_empty,
 	  .doc = "`<trust-domain>/ns/<namespace>/sa/<account>`; `*` alone, at the start or at the end." },
 	{ "not_principals", CONF_STRINGS, OFF(not_principals), .check = check_not_empty, .doc = "None of them." },
+	{ "service_accounts", CONF_STRINGS, OFF(service_accounts), .check = check_not_empty,
+	  .doc = "`account` of the policy's own namespace, or `namespace/account`." },
+	{ "not_service_accounts", CONF_STRINGS, OFF(not_service_accounts), .check = check_not_empty, .doc = "None of them." },
 	{ "namespaces", CONF_STRINGS, OFF(namespaces), .check = check_not_empty, .doc = "Of the client; `*` as above." },
 	{ "not_namespaces", CONF_STRINGS, OFF(not_namespaces), .check = check_not_empty, .doc = "None of them." },
 	{ "ip_blocks", CONF_PREFIXES, OFF(ip_blocks), .doc = "Of the client." },
@@ -250,7 +252,7 @@ static int check_from(const void *obj, const char *file, unsigned line, struct d
 {
 	const struct config_from *f = obj;
 
-	if (f->principals.n + f->not_principals.n + f->namespaces.n + f->not_namespaces.n + f->ip_blocks.n + f->not_ip_blocks.n)
+	if (f->principals.n + f->not_principals.n + f->service_accounts.n + f->not_service_accounts.n + f->namespaces.n + f->not_namespaces.n + f->ip_blocks.n + f->not_ip_blocks.n)
 		return 0;
 	return diag_at(d, file, line, "an empty 'from' entry would match everybody: leave 'from' out to say so");
 }
@@ -315,12 +317,13 @@ static const struct conf_item config_items[] = {
 	{ "state_dir", CONF_STRING, OFF(state_dir), .dflt = "/var/lib/outrigger/controller", .reload = CONF_RESTART, .check = check_not_empty,
 	  .doc = "Keys, certificates of the CA and the database." },
 	{ "user", CONF_STRING, OFF(user), .reload = CONF_RESTART, .check = check_not_empty,
-	  .doc = "When started as root: the user to become. Empty: `outrigger` where there is one." },
+	  .doc = "When started as root: the user to become. systemd starts it as its own user anyway." },
 	{ "log_level", CONF_ENUM, OFF(log_level), .names = log_levels, .dflt = "info", .reload = CONF_RESTART, .doc = "How much is logged." },
 	{ "log_json", CONF_BOOL, OFF(log_json), .dflt = "false", .reload = CONF_RESTART, .doc = "Log lines as JSON." },
 	{ "listen", CONF_SUB, OFF(listen), .sub = &listen_table, .doc = "Where to listen." },
 	{ "server_names", CONF_STRINGS, OFF(server_names), .reload = CONF_RESTART, .check = check_not_empty,
 	  .doc = "DNS names and addresses in the certificates of the listeners, besides `outrigger-controller`, `localhost`, the host's name, loopback and the listeners' own addresses." },
+	{ "advertise", CONF_SUB, OFF(advertise), .sub = &advertise_table, .doc = "What agents are told of the mesh controller." },
 	{ "mesh", CONF_SUB, OFF(mesh), .sub = &mesh_table, .doc = "The mesh controller." },
 	{ "ca", CONF_SUB, OFF(ca), .sub = &ca_table, .doc = "The certificate authority." },
 	{ "tokens", CONF_SUB, OFF(tokens), .sub = &tokens_table, .doc = "Tokens." },
@@ -330,12 +333,12 @@ static const struct conf_item config_items[] = {
 	  .doc = "How long a NIC's VMs stay in the mesh when its session is lost." },
 	{ "restart_grace", CONF_DURATION, OFF(restart_grace_ms), .max = 86400000, .dflt = "60s",
 	  .doc = "How long after a start of the controller the VMs that it knew before stay in the mesh without their NICs having come back." },
-	{ "namespaces", CONF_MAP, OFF(namespaces), .sub = &namespace_table, .doc = "Known namespaces." },
-	{ "policies", CONF_LIST, OFF(policies), .sub = &policy_table, .max = 1024, .doc = "Onboarding policies." },
+	{ "namespaces", CONF_STRINGS, OFF(namespaces), .check = check_label,
+	  .doc = "Known namespaces. When any is listed, everything else in the file may only name those." },
+	{ "onboarding", CONF_LIST, OFF(onboarding), .sub = &onboarding_table, .max = 1024, .doc = "Onboarding policies." },
 	{ "services", CONF_LIST, OFF(services), .sub = &service_table, .doc = "Services that are declared." },
 	{ "workloads", CONF_LIST, OFF(workloads), .sub = &workload_table, .doc = "Fixed workloads." },
-	{ "containers", CONF_LIST, OFF(containers), .sub = &workload_table, .doc = "The same for containers: their addresses are told to the NICs, so that what they register is not taken for a VM's." },
-	{ "container_prefixes", CONF_LIST, OFF(container_prefixes), .sub = &container_prefix_table, .doc = "Addresses that belong to containers." },
+	{ "containers", CONF_LIST, OFF(containers), .sub = &container_table, .doc = "Container-registered addresses, for the verdict." },
 	{ "authorization", CONF_LIST, OFF(authorization), .sub = &authorization_table, .doc = "Authorization policies." },
 };
 #undef OFF
@@ -352,8 +355,8 @@ struct check {
 
 static bool namespace_known(const struct config *c, const char *name)
 {
-	config_for_each(const struct config_namespace, n, &c->namespaces)
-		if (!strcmp(n->name, name))
+	for (size_t i = 0; i < c->namespaces.n; i++)
+		if (!strcmp(c->namespaces.v[i], name))
 			return true;
 	return !c->namespaces.n;
 }
@@ -446,8 +449,8 @@ static int check_all(const struct check *k, struct map *seen)
 {
 	int r = 0;
 
-	config_for_each(const struct config_policy, p, &k->c->policies) {
-		r = check_unique(k, seen, "policy", "", p->name, p->line);
+	config_for_each(const struct config_onboarding, p, &k->c->onboarding) {
+		r = check_unique(k, seen, "onboarding", "", p->name, p->line);
 		if (r == 0)
 			r = check_namespace(k, p->namespace, p->line);
 		if (r < 0)
@@ -463,11 +466,6 @@ static int check_all(const struct check *k, struct map *seen)
 		if (r < 0)
 			return r;
 	}
-	config_for_each(const struct config_workload, w, &k->c->containers) {
-		r = check_workload(k, seen, w);
-		if (r < 0)
-			return r;
-	}
 	config_for_each(const struct config_authorization, a, &k->c->authorization) {
 		r = check_unique(k, seen, "authorization", a->namespace ? a->namespace : "", a->name, a->line);
 		if (r == 0)
@@ -475,8 +473,8 @@ static int check_all(const struct check *k, struct map *seen)
 		if (r < 0)
 			return r;
 	}
-	if (k->c->mesh.kind == MESH_ISTIO && (!k->c->mesh.address || !k->c->mesh.roots_file))
-		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs mesh.address and mesh.roots_file");
+	if (k->c->mesh.kind == MESH_ISTIO && (!k->c->advertise.mesh || !k->c->mesh.roots_file))
+		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs advertise.mesh and mesh.roots_file");
 	if (k->c->virtual_addresses.len > 126)
 		return diag_at(k->diag, k->file, 0, "virtual_addresses: too small, a /30 at least is needed");
 	return r;

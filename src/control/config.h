@@ -14,7 +14,6 @@
 enum config_mode { MODE_OFF, MODE_SHADOW, MODE_PERMISSIVE, MODE_STRICT, _MODE_N };
 enum config_mesh_kind { MESH_EMBEDDED, MESH_ISTIO };
 enum config_action { ACTION_ALLOW, ACTION_DENY };
-enum config_on_failure { FAIL_DEFAULT, FAIL_OPEN, FAIL_CLOSED };
 
 struct config_listen {
 	struct ip_port provisioner;
@@ -24,10 +23,13 @@ struct config_listen {
 	char *rest_token_file;
 };
 
+struct config_advertise {		/* what agents are told of the mesh controller */
+	char *mesh;			/* host:port; NULL: the own listener */
+	struct conf_strings server_names;
+};
+
 struct config_mesh {
 	int kind;
-	char *address;			/* told to agents; NULL: the own listener */
-	struct conf_strings server_names;
 	char *roots_file;
 	char *cluster_id;
 	char *network;
@@ -51,12 +53,6 @@ struct config_tokens {
 	uint32_t join_ttl_ms;
 };
 
-struct config_namespace {
-	unsigned line;
-	char *name;
-	struct conf_labels labels;
-};
-
 struct config_match {
 	char *nic;
 	char *port;
@@ -66,7 +62,7 @@ struct config_match {
 	struct conf_prefixes addresses;
 };
 
-struct config_policy {			/* onboarding: provisioner.proto's Policy */
+struct config_onboarding {		/* Policy of provisioner.proto */
 	unsigned line;
 	char *name;
 	struct config_match match;
@@ -97,20 +93,20 @@ struct config_service {
 	struct conf_list ports;		/* struct config_port */
 };
 
-struct config_workload {		/* containers, and anything else that is fixed */
+struct config_workload {		/* containers with sidecars, and anything else that is fixed */
 	unsigned line;
 	char *name;
 	char *namespace;
 	char *service_account;
 	struct conf_prefixes addresses;
 	char *node;
-	bool hbone;
+	int tunnel;			/* enum tunnel of mesh/model.h */
 	struct conf_strings services;	/* "name" of its own namespace, or "namespace/name" */
 	struct conf_labels labels;
 	uint32_t weight;
 };
 
-struct config_container_prefix {
+struct config_container {		/* container-registered addresses */
 	unsigned line;
 	struct ip_prefix prefix;
 	char *what;
@@ -119,6 +115,7 @@ struct config_container_prefix {
 struct config_from {
 	unsigned line;
 	struct conf_strings principals, not_principals;
+	struct conf_strings service_accounts, not_service_accounts;	/* "account" or "namespace/account" */
 	struct conf_strings namespaces, not_namespaces;
 	struct conf_prefixes ip_blocks, not_ip_blocks;
 };
@@ -151,18 +148,18 @@ struct config {
 	bool log_json;
 	struct config_listen listen;
 	struct conf_strings server_names;
+	struct config_advertise advertise;
 	struct config_mesh mesh;
 	struct config_ca ca;
 	struct config_tokens tokens;
 	struct ip_prefix virtual_addresses;
 	uint32_t session_grace_ms;
 	uint32_t restart_grace_ms;
-	struct conf_list namespaces;
-	struct conf_list policies;
+	struct conf_strings namespaces;
+	struct conf_list onboarding;
 	struct conf_list services;
 	struct conf_list workloads;
 	struct conf_list containers;
-	struct conf_list container_prefixes;
 	struct conf_list authorization;
 };
 
