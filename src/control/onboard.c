@@ -1,0 +1,210 @@
+/*
+ * Onboarding policies: matching a guest, and the message that tells the NICs.
+ */
+#include "control/onboard.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/glob.h"
+
+static bool matches_text(const char *glob, const char *text)
+{
+	return !glob || glob_match(glob, text);
+}
+
+static bool in_any(const struct conf_prefixes *p, const struct ip *ip)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (ip_in_prefix(ip, &p->v[i]))
+			return true;
+	return false;
+}
+
+static bool has_family(const struct conf_prefixes *p, const struct ip *ip)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (ip_is_v4(&p->v[i].ip) == ip_is_v4(ip))
+			return true;
+	return false;
+}
+
+/* One address at least is inside, and none of a family that the policy speaks of is outside. */
+static bool matches_addresses(const struct conf_prefixes *p, const Outrigger__V1__Guest *g)
+{
+	bool inside = false;
+
+	for (size_t i = 0; i < g->n_addresses; i++) {
+		struct ip ip;
+
+		if (ip_parse(g->addresses[i], &ip) < 0)
+			return false;
+		if (in_any(p, &ip))
+			inside = true;
+		else if (!ip_is_link_local(&ip) && has_family(p, &ip))
+			return false;
+	}
+	return inside;
+}
+
+const struct config_onboarding *onboard_match(const struct config *c, const char *nic, const Outrigger__V1__Guest *g)
+{
+	config_for_each(const struct config_onboarding, p, &c->onboarding) {
+		const struct config_match *m = &p->match;
+
+		if (matches_text(m->nic, nic) && matches_text(m->port, g->port) && (!m->vlan || m->vlan == g->vlan) &&
+		    matches_text(m->mac, g->mac) && matches_text(m->guest_name, g->name) &&
+		    (!m->addresses.n || matches_addresses(&m->addresses, g)))
+			return p;
+	}
+	return NULL;
+}
+
+bool onboard_joins(const struct config_onboarding *p)
+{
+	return p && p->mode >= MODE_PERMISSIVE;
+}
+
+bool onboard_allows_service(const struct config_onboarding *p, const char *service)
+{
+	for (size_t i = 0; p && i < p->services.n; i++)
+		if (glob_match(p->services.v[i], service))
+			return true;
+	return false;
+}
+
+/* --- the message --- */
+
+static char empty[] = "";
+
+/* protobuf-c has no const strings; nothing writes into these. */
+static char *word(const char *text)
+{
+	return (char *)(uintptr_t)text;
+}
+
+static char *or_empty(char *text)
+{
+	return text ? text : empty;
+}
+
+static int format_prefixes(const struct conf_prefixes *p, char ***ret_texts, size_t *n_texts)
+{
+	if (!p->n)
+		return 0;
+	*ret_texts = calloc(p->n, sizeof(**ret_texts));
+	if (!*ret_texts)
+		return -ENOMEM;
+	for (size_t i = 0; i < p->n; i++) {
+		char ip[IP_TEXT_LEN];
+		const struct ip_prefix *x = &p->v[i];
+
+		if (asprintf(&(*ret_texts)[i], "%s/%d", ip_format(&x->ip, ip), ip_is_v4(&x->ip) ? x->len - 96 : x->len) < 0) {
+			(*ret_texts)[i] = NULL;
+			return -ENOMEM;
+		}
+		(*n_texts)++;
+	}
+	return 0;
+}
+
+static int put_labels(const struct conf_labels *labels, Outrigger__V1__Policy *pb)
+{
+	if (!labels->n)
+		return 0;
+	pb->labels = calloc(labels->n, sizeof(*pb->labels));
+	if (!pb->labels)
+		return -ENOMEM;
+	for (size_t i = 0; i < labels->n; i++) {
+		Outrigger__V1__Policy__LabelsEntry *e = malloc(sizeof(*e));
+
+		if (!e)
+			return -ENOMEM;
+		outrigger__v1__policy__labels_entry__init(e);
+		e->key = labels->v[i].key;
+		e->value = labels->v[i].value;
+		pb->labels[pb->n_labels++] = e;
+	}
+	return 0;
+}
+
+static int put_policy(const struct config_onboarding *p, Outrigger__V1__Policy *pb)
+{
+	static const char *const modes[] = { "off", "shadow", "permissive", "strict" };
+	static const char *const isolations[] = { "namespace", "vm", "nic" };
+	static const char *const failures[] = { "", "open", "closed" };
+	int r;
+
+	pb->name = p->name;
+	pb->nic = or_empty(p->match.nic);
+	pb->port = or_empty(p->match.port);
+	pb->vlan = p->match.vlan;
+	pb->mac = or_empty(p->match.mac);
+	pb->guest_name = or_empty(p->match.guest_name);
+	pb->mode = word(modes[p->mode]);
+	pb->isolation = word(isolations[p->isolation]);
+	pb->on_failure = word(failures[p->on_failure]);
+	pb->namespace_ = or_empty(p->namespace);
+	pb->service_account = or_empty(p->service_account);
+	pb->client = p->client;
+	pb->services = p->services.v;
+	pb->n_services = p->services.n;
+	r = format_prefixes(&p->match.addresses, &pb->addresses, &pb->n_addresses);
+	if (r == 0)
+		r = format_prefixes(&p->outbound_exclude, &pb->outbound_exclude, &pb->n_outbound_exclude);
+	return r < 0 ? r : put_labels(&p->labels, pb);
+}
+
+int onboard_set_new(const struct config *c, uint64_t version, Outrigger__V1__PolicySet **ret_set)
+{
+	Outrigger__V1__PolicySet *set = malloc(sizeof(*set));
+
+	if (!set)
+		return -ENOMEM;
+	outrigger__v1__policy_set__init(set);
+	set->version = version;
+	set->policies = calloc(c->onboarding.n ? c->onboarding.n : 1, sizeof(*set->policies));
+	if (!set->policies) {
+		free(set);
+		return -ENOMEM;
+	}
+	config_for_each(const struct config_onboarding, p, &c->onboarding) {
+		Outrigger__V1__Policy *pb = malloc(sizeof(*pb));
+
+		if (pb) {
+			outrigger__v1__policy__init(pb);
+			set->policies[set->n_policies++] = pb;
+		}
+		if (!pb || put_policy(p, pb) < 0) {
+			onboard_set_free(set);
+			return -ENOMEM;
+		}
+	}
+	*ret_set = set;
+	return 0;
+}
+
+static void free_texts(char **texts, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(texts[i]);
+	free(texts);
+}
+
+void onboard_set_free(Outrigger__V1__PolicySet *set)
+{
+	for (size_t i = 0; set && i < set->n_policies; i++) {
+		Outrigger__V1__Policy *pb = set->policies[i];
+
+		free_texts(pb->addresses, pb->n_addresses);
+		free_texts(pb->outbound_exclude, pb->n_outbound_exclude);
+		for (size_t k = 0; k < pb->n_labels; k++)
+			free(pb->labels[k]);
+		free(pb->labels);
+		free(pb);
+	}
+	if (set)
+		free(set->policies);
+	free(set);
+}

@@ -1,0 +1,299 @@
+/*
+ * From a guest to a workload of the mesh, or the reason why not.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "control/onboard.h"
+#include "control/registry.h"
+#include "mesh/names.h"
+
+static bool proxy_serves(const struct reg_guest *g)
+{
+	return g->proxy && (!strcmp(g->proxy->state, "ready") || !strcmp(g->proxy->state, "degraded"));
+}
+
+/* Why the guest as a whole is not in the mesh; NULL: nothing is in its way. */
+static const char *guest_obstacle(const struct reg_guest *g)
+{
+	if (!g->policy)
+		return "no onboarding policy matches the guest";
+	if (g->policy->mode == MODE_OFF)
+		return "its policy's mode is off";
+	if (g->policy->mode == MODE_SHADOW)
+		return "its policy's mode is shadow";
+	if (!g->n_ips)
+		return "the guest has no address yet";
+	if (!proxy_serves(g))
+		return "its proxy is not ready";
+	return NULL;
+}
+
+static bool health_is_bad(const char *health)
+{
+	static const char *const bad[] = { "critical", "failing", "down", "out_of_service", "maintenance", "unhealthy" };
+
+	for (size_t i = 0; i < ELEMENTS(bad); i++)
+		if (!strcasecmp(health, bad[i]))
+			return true;
+	return false;
+}
+
+static const char *claim_obstacle(const struct reg_guest *g, const struct reg_claim *c)
+{
+	const struct reg_verdict *v = reg_guest_verdict(g, c->pb->service, c->pb->instance);
+	struct ip ip;
+
+	if (!c->pb->admitted)
+		return "the NIC has refused the claim";
+	if (!onboard_allows_service(g->policy, c->pb->service))
+		return "the policy does not let the guest claim this name";
+	if (c->pb->address[0] && (ip_parse(c->pb->address, &ip) < 0 || !reg_guest_has_ip(g, &ip)))
+		return "the claimed address is not the guest's own";
+	if (!c->pb->port)
+		return "the claim has no port";
+	if (!v || !strcmp(v->pb->verdict, "unknown"))
+		return "there is no verdict yet";
+	if (strcmp(v->pb->verdict, "vm") != 0)
+		return "it was judged a container";
+	if (health_is_bad(c->pb->health))
+		return "it is registered as unhealthy";
+	return NULL;
+}
+
+static enum app_protocol protocol_of(const char *text)
+{
+	static const struct { const char *name; enum app_protocol protocol; } names[] = {
+		{ "http", APP_HTTP11 }, { "https", APP_TLS }, { "http2", APP_HTTP2 }, { "h2c", APP_HTTP2 }, { "grpc", APP_GRPC },
+		{ "tcp", APP_TCP }, { "tls", APP_TLS },
+	};
+
+	for (size_t i = 0; i < ELEMENTS(names); i++)
+		if (!strcasecmp(names[i].name, text))
+			return names[i].protocol;
+	return APP_UNKNOWN;
+}
+
+/* --- who has the addresses --- */
+
+static bool same_machine(const struct reg_guest *a, const struct reg_guest *b)
+{
+	return a->pb->mac[0] && !strcasecmp(a->pb->mac, b->pb->mac) && !strcmp(a->policy->namespace, b->policy->namespace) &&
+	       !strcmp(a->policy->service_account, b->policy->service_account);
+}
+
+/*
+ * Takes the addresses. Another workload may have one of them: when that is the
+ * same machine behind the NIC that it has left, the newer report wins; anybody
+ * else keeps what is his, or every guest could take every other's traffic.
+ */
+static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg_workload *w)
+{
+	for (;;) {
+		struct reg_workload *owner;
+		int r = reg_workload_set_addresses(reg, w, g->ips, g->n_ips, &owner);
+
+		if (r != -EEXIST)
+			return r;
+		struct reg_guest *other = owner->guest;
+		bool same = other && other->policy && same_machine(g, other);
+		if (!same || g->order < other->order) {
+			snprintf(g->blocked, sizeof(g->blocked), same ? "it has moved: it is %.100s now" : "workload %.100s has one of its addresses",
+				 owner->uid);
+			return r;
+		}
+		snprintf(other->blocked, sizeof(other->blocked), "it has moved to NIC %.100s", g->nic->id);
+		other->why_not = other->blocked;
+		log_info("guest has moved", log_str("from", other->pb->guest_id), log_str("to", g->pb->guest_id));
+		reg_workload_remove(reg, owner);
+		list_for_each(l, &other->claims) {
+			struct reg_claim *c = list_entry(l, struct reg_claim, link);
+
+			c->why_not = other->blocked;
+			c->joined_ms = 0;
+		}
+	}
+}
+
+/* --- joining and leaving --- */
+
+static void join_service(struct registry *reg, struct reg_guest *g, struct reg_claim *c)
+{
+	struct reg_service *s = reg_service_of_claim(reg, g->policy->namespace, c->pb->service);
+	enum app_protocol protocol = protocol_of(c->pb->app_protocol);
+	struct port_map port = { (uint16_t)c->pb->port, (uint16_t)c->pb->port, protocol };
+
+	if (!s)
+		c->why_not = "no host name can be made of its name";
+	else if (s->declared && !reg_service_map_port(s, (uint16_t)c->pb->port, protocol, &port))
+		c->why_not = "its port is none of the service's in the configuration";
+	else if (reg_workload_join(reg, g->workload, s, port) < 0)
+		c->why_not = "the service has too many ports, or memory is short";
+	else
+		return;
+	c->joined_ms = 0;
+}
+
+static int enter(struct registry *reg, struct reg_guest *g)
+{
+	char uid[NAMES_UID_LEN], name[NAMES_WORKLOAD_LEN];
+	struct reg_workload *w = g->workload;
+	int r = names_vm_uid(g->pb->guest_id, uid);
+
+	if (r == 0 && !w)
+		r = reg_workload_new(reg, uid, &w);
+	if (r < 0)
+		return r;
+	r = reg_workload_set(w, names_vm_workload(g->pb->name, g->pb->guest_id, name), g->policy->namespace,
+			     g->policy->service_account, g->nic->id);
+	if (r == 0)
+		r = claim_addresses(reg, g, w);
+	if (r < 0) {
+		reg_workload_remove(reg, w);
+		return r;
+	}
+	w->tunnel = TUNNEL_HBONE;
+	w->weight = 1;
+	w->labels = &g->policy->labels;
+	w->guest = g;
+	g->workload = w;
+	return 0;
+}
+
+static void leave(struct registry *reg, struct reg_guest *g, const char *why)
+{
+	if (g->workload) {
+		log_info("guest left the mesh", log_str("guest", g->pb->guest_id), log_str("reason", why));
+		reg_workload_remove(reg, g->workload);
+	}
+	g->why_not = why;
+	list_for_each(l, &g->claims) {
+		struct reg_claim *c = list_entry(l, struct reg_claim, link);
+
+		c->joined_ms = 0;
+		if (!c->why_not)
+			c->why_not = why;
+	}
+}
+
+/* How many claims nothing is in the way of. */
+static size_t judge_claims(struct reg_guest *g)
+{
+	size_t n = 0;
+
+	list_for_each(l, &g->claims) {
+		struct reg_claim *c = list_entry(l, struct reg_claim, link);
+
+		c->why_not = claim_obstacle(g, c);
+		n += !c->why_not;
+	}
+	return n;
+}
+
+static bool is_client(const struct reg_guest *g)
+{
+	const struct reg_verdict *v = reg_guest_verdict(g, "", "");
+
+	return g->policy && g->policy->client && v && !strcmp(v->pb->verdict, "vm");
+}
+
+void reg_guest_settle(struct registry *reg, struct reg_guest *g)
+{
+	size_t n_claims;
+	bool was_in = g->workload;
+
+	g->policy = onboard_match(reg->config, g->nic->id, g->pb);
+	g->blocked[0] = 0;
+	n_claims = judge_claims(g);
+
+	const char *why_not = guest_obstacle(g);
+	if (!why_not && !n_claims && !is_client(g))
+		why_not = "it offers nothing that is admitted, and is not admitted as a client";
+	if (why_not) {
+		leave(reg, g, why_not);
+		return;
+	}
+	if (enter(reg, g) < 0) {
+		leave(reg, g, g->blocked[0] ? g->blocked : "memory is short");
+		return;
+	}
+	g->why_not = NULL;
+	if (!was_in)
+		log_info("guest joined the mesh", log_str("guest", g->pb->guest_id), log_str("namespace", g->policy->namespace),
+			 log_str("account", g->policy->service_account), log_int("services", (int64_t)n_claims));
+
+	reg_workload_leave_all(reg, g->workload);
+	list_for_each(l, &g->claims) {
+		struct reg_claim *c = list_entry(l, struct reg_claim, link);
+
+		if (c->why_not) {
+			c->joined_ms = 0;
+			continue;
+		}
+		if (!c->joined_ms)
+			c->joined_ms = clock_mono_ms();
+		join_service(reg, g, c);
+	}
+	reg_workload_mark(reg, g->workload);
+}
+
+/* --- times --- */
+
+/*
+ * From the first packet until now. The NIC measured its own part when the
+ * proxy's readiness was what the claim waited for; else its clock and ours are
+ * compared, if they agree well enough.
+ */
+static int64_t age_of(const struct reg_guest *g, const struct reg_claim *c)
+{
+	enum { SANE_MS = 3600000 };
+	uint64_t now = clock_mono_ms();
+	int64_t by_clock = clock_wall_ms() - (int64_t)c->pb->first_seen_ms;
+
+	if (g->proxy && g->proxy->ready_ms && g->proxy_received_ms >= c->received_ms)
+		return (int64_t)(g->proxy->ready_ms + now - g->proxy_received_ms);
+	if (c->pb->first_seen_ms && by_clock >= 0 && by_clock < SANE_MS)
+		return by_clock;
+	return (int64_t)(now - c->received_ms);
+}
+
+void registry_in_mesh(struct registry *reg, const char *uid)
+{
+	struct reg_workload *w = reg_workload_find(reg, uid);
+
+	if (!w || !w->guest)
+		return;
+	list_for_each(l, &w->guest->claims) {
+		struct reg_claim *c = list_entry(l, struct reg_claim, link);
+
+		if (!c->joined_ms || c->in_mesh_ms >= 0)
+			continue;
+		c->in_mesh_ms = age_of(w->guest, c);
+		log_info("service is in the mesh", log_str("guest", w->guest->pb->guest_id), log_str("service", c->pb->service),
+			 log_int("in_mesh_ms", c->in_mesh_ms));
+		reg_store_mark(reg, w->guest);
+	}
+}
+
+/* --- tokens --- */
+
+int registry_may_have_token(struct registry *reg, const char *nic, const char *guest_id,
+			    const struct config_onboarding **ret_policy, struct diag *reterr_diag)
+{
+	const struct reg_guest *g = registry_guest(reg, guest_id);
+	const struct config_onboarding *p;
+
+	if (!g || strcmp(g->nic->id, nic) != 0 || !g->nic->connected || g->epoch != g->nic->epoch)
+		return diag_set(reterr_diag, "NIC '%s' does not host guest '%.100s'", nic, guest_id);
+	p = onboard_match(reg->config, nic, g->pb);
+	if (!p)
+		return diag_set(reterr_diag, "no onboarding policy matches guest '%.100s'", guest_id);
+	if (!onboard_joins(p))
+		return diag_set(reterr_diag, "policy '%s' keeps guest '%.100s' in mode %s", p->name, guest_id, config_mode_name(p->mode));
+	*ret_policy = p;
+	return 0;
+}
