@@ -1,0 +1,102 @@
+#pragma once
+#include "control/ads.h"
+#include "envoy/discovery.pb-c.h"
+#include "mesh/identity.h"
+
+/*
+ * Inside of ads: one stream, and what the two forms of it share.
+ */
+enum {
+	ADS_MAX_NAMES = 65536,		/* that a stream may subscribe to, of one type */
+	ADS_MAX_NAME = 1024,		/* bytes */
+	ADS_MAX_NODE = 512,
+	ADS_ANSWER_RESOURCES = 1000,	/* of one delta answer; more become several */
+	ADS_ANSWER_BYTES = 1 << 20,
+};
+
+/* A change that is waiting until everybody who was told of it has acknowledged. */
+struct ads_push {
+	struct ads *ads;
+	size_t n_refs;
+	char **uids;
+	size_t n_uids;
+};
+
+struct ads_pending {			/* an answer without an acknowledgement */
+	struct list link;
+	uint64_t nonce;
+	struct ads_push *push;		/* NULL: nobody waits for it */
+};
+
+struct ads_name {			/* of a stream and type */
+	struct map_link link;
+	bool wanted;			/* asked for by this name */
+	bool held;			/* the client has it */
+	char version[RESOURCE_VERSION_LEN + 16];	/* of what it has; initial ones may be anything */
+	char name[];
+};
+
+struct ads_type {			/* of a stream */
+	bool started;			/* the first request has come */
+	bool wildcard;
+	struct map names;
+	size_t n_held;
+	struct list pending;
+};
+
+struct ads_stream {
+	struct list link;
+	struct ads *ads;
+	struct grpc_call *call;
+	bool delta;
+	bool has_node;
+	struct identity id;
+	char identity[IDENTITY_TEXT_LEN];
+	char node[ADS_MAX_NODE];
+	char own_alias[80];		/* "network/ip" of its own address, or "" */
+	char own_node[ADS_MAX_NODE];	/* "node:<name>", or "" */
+	char last_nack[256];
+	uint64_t nonce;
+	uint64_t opened_ms;
+	struct ads_type types[_RESOURCE_TYPE_N];
+	struct defer dead;
+};
+
+struct ads {
+	struct loop *loop;
+	struct resources *resources;
+	const struct authn *authn;
+	char *network;
+	const struct ads_ops *ops;
+	void *data;
+	struct list streams;
+	size_t n_streams;
+	struct defer flush;
+	struct ads_counters counters;
+};
+
+extern const char *const ads_type_urls[_RESOURCE_TYPE_N];
+int ads_type_find(const char *url);	/* -1: none of ours */
+
+/* Takes identity and node of the first request; ends the call where they do not fit. */
+bool ads_stream_identify(struct ads_stream *s, const Envoy__Config__Core__V3__Node *node);
+struct ads_name *ads_name_find(const struct ads_type *t, const char *name);
+/* NULL: too many, too long, or no memory. */
+struct ads_name *ads_name_get(struct ads_type *t, const char *name);
+void ads_name_forget(struct ads_type *t, struct ads_name *n);	/* when it is neither wanted nor held */
+void ads_names_clear(struct ads_type *t);
+/* Is the resource asked for: by wildcard, by its name, an alias, or a parent? */
+bool ads_wants(const struct ads_stream *s, const struct resource *res);
+
+MUST_CHECK int ads_pending_add(struct ads_type *t, uint64_t nonce, struct ads_push *push);
+/* Acknowledged, or refused: it and all before it. */
+void ads_pending_done(struct ads_type *t, const char *nonce);
+void ads_pending_clear(struct ads_type *t);
+void ads_push_unref(struct ads_push *p);
+void ads_note_nack(struct ads_stream *s, const char *type, const Google__Rpc__Status *error);
+
+/* ads_delta.c, ads_sotw.c */
+void ads_delta_request(struct ads_stream *s, const uint8_t *bytes, size_t len);
+void ads_delta_changes(struct ads_stream *s, enum resource_type type, struct ads_push *push);
+void ads_sotw_request(struct ads_stream *s, const uint8_t *bytes, size_t len);
+void ads_sotw_changes(struct ads_stream *s, enum resource_type type, struct ads_push *push);
