@@ -1,0 +1,43 @@
+#pragma once
+#include "base/list.h"
+#include "control/provisioner.h"
+#include "mesh/identity.h"
+#include "outrigger/provisioner.pb-c.h"
+
+/*
+ * Inside of provisioner: its state, and one session.
+ */
+enum { PROVISIONER_LIMIT_SLOTS = 256 };
+
+struct session {
+	struct list link;
+	struct provisioner *p;
+	struct grpc_call *call;
+	char nic_id[IDENTITY_NAME_MAX + 1];
+	struct reg_nic *nic;		/* NULL until its hello, and when another session took over */
+	uint64_t policy_version;
+	char policy_refused[256];
+	bool policies_due, containers_due;	/* a send found no room */
+	struct defer dead;
+};
+
+struct provisioner {
+	struct provisioner_options o;
+	const struct config *config;
+	uint64_t version;		/* of policies and containers: grows over restarts, too */
+	char *roots_pem;		/* of the mesh */
+	struct list sessions;
+	struct provisioner_counters counters;
+	struct limit_slot {		/* how much an address may still try */
+		uint64_t address;	/* hash */
+		uint64_t last_ms;
+		uint32_t tokens;	/* thousandths */
+	} limits[PROVISIONER_LIMIT_SLOTS];
+};
+
+/* Whether the caller's certificate is a NIC's that is enrolled and not revoked. Ends the call where not. */
+bool provisioner_check_nic(struct provisioner *p, struct grpc_call *call, struct store_nic *ret_nic);
+void session_free(struct session *s);
+void session_push_policies(struct session *s);
+void session_push_containers(struct session *s);
+MUST_CHECK int session_send(struct session *s, Outrigger__V1__Directive *d);

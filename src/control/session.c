@@ -1,0 +1,355 @@
+/*
+ * A NIC's session: its reports to the registry, directives back.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "control/onboard.h"
+#include "control/provisioner_session.h"
+#include "mesh/pb.h"
+
+enum { PROTOCOL_VERSION = 1 };
+
+static char *word(const char *text)
+{
+	return (char *)(uintptr_t)text;
+}
+
+int session_send(struct session *s, Outrigger__V1__Directive *d)
+{
+	return s->call ? grpc_call_send_pb(s->call, &d->base) : -EPIPE;
+}
+
+/* One that may not be lost: without room for it the session ends, and the next one begins anew. */
+static void send_or_end(struct session *s, Outrigger__V1__Directive *d)
+{
+	int r = session_send(s, d);
+
+	if (r < 0 && s->call)
+		grpc_call_finish(s->call, GRPC_RESOURCE_EXHAUSTED, "%s", r == -ENOBUFS ? "too slow" : strerror(-r));
+}
+
+/* --- directives --- */
+
+static void push_welcome(struct session *s)
+{
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__Welcome w = OUTRIGGER__V1__WELCOME__INIT;
+	const struct config *c = s->p->config;
+	char address[IP_PORT_TEXT_LEN], *own_name = word("outrigger-controller");
+
+	w.version = PROTOCOL_VERSION;
+	w.nic_id = s->nic_id;
+	w.trust_domain = c->trust_domain;
+	w.roots_pem = s->p->roots_pem;
+	w.mesh_controller = c->advertise.mesh ? c->advertise.mesh : word(ip_port_format(&c->listen.mesh, address));
+	w.mesh_server_names = c->advertise.server_names.n ? c->advertise.server_names.v : &own_name;
+	w.n_mesh_server_names = c->advertise.server_names.n ? c->advertise.server_names.n : 1;
+	w.mesh_kind = word(c->mesh.kind == MESH_ISTIO ? "istio" : "embedded");
+	w.cluster_id = c->mesh.cluster_id;
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_WELCOME;
+	d.welcome = &w;
+	send_or_end(s, &d);
+}
+
+void session_push_policies(struct session *s)
+{
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__PolicySet *set;
+	int r = onboard_set_new(s->p->config, s->p->version, &set);
+
+	if (r < 0)
+		return;
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_POLICIES;
+	d.policies = set;
+	r = session_send(s, &d);
+	s->policies_due = r == -ENOBUFS;
+	onboard_set_free(set);
+}
+
+static int put_container(Outrigger__V1__ContainerSet *set, const struct ip_prefix *prefix, const char *what)
+{
+	Outrigger__V1__ContainerAddress *a = malloc(sizeof(*a));
+	char ip[IP_TEXT_LEN];
+
+	if (!a)
+		return -ENOMEM;
+	outrigger__v1__container_address__init(a);
+	if (asprintf(&a->prefix, "%s/%d", ip_format(&prefix->ip, ip), ip_is_v4(&prefix->ip) ? prefix->len - 96 : prefix->len) < 0) {
+		free(a);
+		return -ENOMEM;
+	}
+	a->what = word(what);
+	set->addresses[set->n_addresses++] = a;
+	return 0;
+}
+
+void session_push_containers(struct session *s)
+{
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__ContainerSet set = OUTRIGGER__V1__CONTAINER_SET__INIT;
+	const struct config *c = s->p->config;
+	int r = 0;
+
+	set.version = s->p->version;
+	set.addresses = calloc(c->containers.n + 1, sizeof(*set.addresses));
+	if (!set.addresses)
+		return;
+	config_for_each(const struct config_container, p, &c->containers)
+		r = r < 0 ? r : put_container(&set, &p->prefix, p->what);
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_CONTAINERS;
+	d.containers = &set;
+	if (r == 0)
+		r = session_send(s, &d);
+	s->containers_due = r == -ENOBUFS || r == -ENOMEM;
+	for (size_t i = 0; i < set.n_addresses; i++) {
+		free(set.addresses[i]->prefix);
+		free(set.addresses[i]);
+	}
+	free(set.addresses);
+}
+
+/* --- tokens --- */
+
+static void on_token_request(struct session *s, const Outrigger__V1__TokenRequest *q)
+{
+	struct provisioner *p = s->p;
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__Token token = OUTRIGGER__V1__TOKEN__INIT;
+	const struct config_onboarding *policy;
+	CLEANUP_FREE char *text = NULL;
+	struct diag diag = {};
+
+	token.guest_id = q->guest_id;
+	if (registry_may_have_token(p->o.registry, s->nic_id, q->guest_id, &policy, &diag) == 0) {
+		const struct issuer_subject subject = {
+			.namespace = policy->namespace, .service_account = policy->service_account, .guest_id = q->guest_id,
+			.audience = q->audience, .ttl_s = p->config->tokens.workload_ttl_ms / 1000,
+		};
+		int r = issuer_sign(p->o.issuer, &subject, &text, &token.expires_at);
+
+		if (r < 0)
+			diag_set(&diag, "the token cannot be signed: %s", strerror(-r));
+	}
+	if (text) {
+		p->counters.n_tokens++;
+		token.token = text;
+	} else {
+		p->counters.n_tokens_refused++;
+		LOG_LIMITED(LOG_L_WARN, "a token was refused", log_str("nic", s->nic_id), log_str("guest", q->guest_id), log_str("reason", diag.msg));
+		token.refused = diag.msg;
+	}
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_TOKEN;
+	d.token = &token;
+	send_or_end(s, &d);
+}
+
+/* --- reports --- */
+
+static void take_over(struct session *s)
+{
+	list_for_each(l, &s->p->sessions) {
+		struct session *other = list_entry(l, struct session, link);
+
+		if (other == s || !other->call || strcmp(other->nic_id, s->nic_id) != 0)
+			continue;
+		other->nic = NULL;	/* its end is not the NIC's end */
+		grpc_call_finish(other->call, GRPC_ABORTED, "another session of this NIC has begun");
+		return;			/* there was one at most; the list may have changed */
+	}
+}
+
+static void on_hello(struct session *s, const Outrigger__V1__AgentHello *hello)
+{
+	struct provisioner *p = s->p;
+
+	if (hello->version != PROTOCOL_VERSION) {
+		grpc_call_finish(s->call, GRPC_FAILED_PRECONDITION, "version %u of the protocol is not known here, only %d is", hello->version,
+				 PROTOCOL_VERSION);
+		return;
+	}
+	if (strcmp(hello->nic_id, s->nic_id) != 0) {
+		grpc_call_finish(s->call, GRPC_PERMISSION_DENIED, "the certificate is of NIC '%s', the hello of '%.100s'", s->nic_id, hello->nic_id);
+		return;
+	}
+	take_over(s);
+	if (registry_nic_connect(p->o.registry, s->nic_id, &s->nic) < 0) {
+		grpc_call_finish(s->call, GRPC_RESOURCE_EXHAUSTED, "out of memory");
+		return;
+	}
+	snprintf(s->nic->hostname, sizeof(s->nic->hostname), "%s", hello->hostname);
+	snprintf(s->nic->software, sizeof(s->nic->software), "%s", hello->software);
+	log_info("NIC connected", log_str("nic", s->nic_id), log_str("host", s->nic->hostname), log_str("software", s->nic->software));
+	push_welcome(s);
+	session_push_policies(s);
+	session_push_containers(s);
+}
+
+static void on_policy_ack(struct session *s, const Outrigger__V1__PolicyAck *ack)
+{
+	s->policy_version = ack->version;
+	snprintf(s->policy_refused, sizeof(s->policy_refused), "%s", ack->refused);
+	if (*ack->refused)
+		log_warn("a NIC has refused the policies", log_str("nic", s->nic_id), log_str("reason", s->policy_refused));
+}
+
+static void on_report(struct session *s, Outrigger__V1__Report *report)
+{
+	struct diag diag = {};
+
+	if (!s->nic) {
+		if (report->msg_case == OUTRIGGER__V1__REPORT__MSG_HELLO)
+			on_hello(s, report->hello);
+		else
+			grpc_call_finish(s->call, GRPC_FAILED_PRECONDITION, "the first report must be the hello");
+		return;
+	}
+	switch (report->msg_case) {
+	case OUTRIGGER__V1__REPORT__MSG_TOKEN_REQUEST:
+		on_token_request(s, report->token_request);
+		break;
+	case OUTRIGGER__V1__REPORT__MSG_POLICY_ACK:
+		on_policy_ack(s, report->policy_ack);
+		break;
+	default:
+		if (registry_report(s->nic, report, &diag) < 0)
+			LOG_LIMITED(LOG_L_WARN, "a report was refused", log_str("nic", s->nic_id), log_str("reason", diag.msg));
+		break;
+	}
+}
+
+static void on_message(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
+{
+	struct session *s = data;
+	ProtobufCMessage *message;
+
+	if (pb_unpack(&outrigger__v1__report__descriptor, bytes, len, 0, &message) < 0) {
+		grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "not a Report");
+		return;
+	}
+	on_report(s, (Outrigger__V1__Report *)message);
+	pb_free(message);
+}
+
+static void on_writable(struct grpc_call *call, void *data)
+{
+	struct session *s = data;
+
+	(void)call;
+	if (s->policies_due)
+		session_push_policies(s);
+	if (s->containers_due)
+		session_push_containers(s);
+}
+
+static void on_half_closed(struct grpc_call *call, void *data)
+{
+	(void)data;
+	grpc_call_finish(call, GRPC_OK, NULL);
+}
+
+/* --- life --- */
+
+void session_free(struct session *s)
+{
+	defer_cancel(&s->dead);
+	list_unlink(&s->link);
+	free(s);
+}
+
+static int on_dead(struct defer *d)
+{
+	session_free(container_of(d, struct session, dead));
+	return 0;
+}
+
+static void on_closed(struct grpc_call *call, void *data, const struct grpc_status *status)
+{
+	struct session *s = data;
+
+	(void)call;
+	s->call = NULL;
+	if (s->nic) {
+		log_info("NIC disconnected", log_str("nic", s->nic_id), log_str("status", grpc_code_name(status->code)),
+			 log_str("reason", status->message));
+		registry_nic_lost(s->nic);
+		s->nic = NULL;
+	}
+	loop_defer(s->p->o.loop, &s->dead, on_dead);
+}
+
+void provisioner_open_session(struct provisioner *p, struct grpc_call *call)
+{
+	static const struct grpc_call_ops ops = {
+		.message = on_message, .half_closed = on_half_closed, .writable = on_writable, .closed = on_closed,
+	};
+	struct store_nic nic;
+	struct session *s;
+
+	if (!provisioner_check_nic(p, call, &nic))
+		return;
+	s = calloc(1, sizeof(*s));
+	if (!s) {
+		grpc_call_finish(call, GRPC_RESOURCE_EXHAUSTED, "out of memory");
+		return;
+	}
+	s->p = p;
+	s->call = call;
+	snprintf(s->nic_id, sizeof(s->nic_id), "%.*s", IDENTITY_NAME_MAX, nic.id);
+	list_append(&p->sessions, &s->link);
+	grpc_call_set_ops(call, &ops, s);
+}
+
+/* --- from outside --- */
+
+static struct session *find_session(const struct provisioner *p, const char *nic)
+{
+	list_for_each(l, &p->sessions) {
+		struct session *s = list_entry(l, struct session, link);
+
+		if (s->call && s->nic && !strcmp(s->nic_id, nic))
+			return s;
+	}
+	return NULL;
+}
+
+void provisioner_revoke(struct provisioner *p, const char *nic, const char *reason)
+{
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__Revoked revoked = OUTRIGGER__V1__REVOKED__INIT;
+	struct session *s = find_session(p, nic);
+
+	revoked.reason = word(reason);
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_REVOKED;
+	d.revoked = &revoked;
+	if (s && session_send(s, &d) < 0)
+		log_warn("a revoked NIC could not be told", log_str("nic", nic));
+	if (s && s->call)
+		grpc_call_finish(s->call, GRPC_PERMISSION_DENIED, "NIC '%s' was revoked: %.200s", nic, reason);
+	registry_nic_forget(p->o.registry, nic);
+}
+
+int provisioner_drain(struct provisioner *p, const char *nic, const char *guest_id, uint32_t drain_ms)
+{
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__Drain drain = OUTRIGGER__V1__DRAIN__INIT;
+	struct session *s = find_session(p, nic);
+
+	drain.guest_id = word(guest_id);
+	drain.drain_ms = drain_ms;
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_DRAIN;
+	d.drain = &drain;
+	return s ? session_send(s, &d) : -ENOENT;
+}
+
+struct session_info provisioner_session(const struct provisioner *p, const char *nic)
+{
+	const struct session *s = find_session(p, nic);
+
+	if (!s)
+		return (struct session_info){ .policy_refused = "" };
+	return (struct session_info){ .connected = true, .policy_version = s->policy_version, .policy_refused = s->policy_refused,
+				      .peer = grpc_call_peer_addr(s->call) };
+}
