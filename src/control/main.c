@@ -1,0 +1,162 @@
+/*
+ * outrigger-controller: the edge services controller.
+ */
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "base/opt.h"
+#include "control/server.h"
+
+struct arguments {
+	const char *config;
+	bool check;
+	bool manual;
+	bool version;
+};
+
+static const struct opt options[] = {
+	{ 'c', "config", OPT_STR, offsetof(struct arguments, config), .value = "FILE", .help = "configuration (default /etc/outrigger/controller.yaml)" },
+	{ 0, "check", OPT_FLAG, offsetof(struct arguments, check), .help = "only read the configuration and say what is wrong with it" },
+	{ 0, "manual", OPT_FLAG, offsetof(struct arguments, manual), .help = "print the reference manual of the configuration" },
+	{ 'V', "version", OPT_FLAG, offsetof(struct arguments, version), .help = "print the version" },
+};
+
+static int print_manual(void)
+{
+	struct bytes out;
+
+	bytes_init(&out, 1 << 20);
+	int r = conf_manual(&config_table, &out);
+	if (r == 0)
+		fwrite(out.data, 1, out.len, stdout);
+	bytes_deinit(&out);
+	return r < 0 ? 1 : 0;
+}
+
+static int fail(const struct diag *diag, int r)
+{
+	char text[DIAG_TEXT_LEN];
+
+	fprintf(stderr, "outrigger-controller: %s\n", diag->msg[0] ? diag_format(diag, text) : strerror(-r));
+	return 1;
+}
+
+/* Root is good for nothing here but for becoming somebody else. */
+static int become(const char *user, struct diag *d)
+{
+	const struct passwd *pw;
+
+	if (geteuid() != 0 || !user)
+		return 0;
+	errno = 0;
+	pw = getpwnam(user);
+	if (!pw)
+		return diag_set(d, "user: there is no user '%s'", user);
+	if (initgroups(user, pw->pw_gid) < 0 || setgid(pw->pw_gid) < 0 || setuid(pw->pw_uid) < 0)
+		return diag_set(d, "cannot become user '%s': %m", user);
+	return 0;
+}
+
+static void give_up_rights(void)
+{
+	const struct rlimit none = {};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		log_warn("no_new_privs could not be set", log_errno(errno));
+	if (setrlimit(RLIMIT_CORE, &none) < 0)		/* keys are in memory */
+		log_warn("core dumps could not be turned off", log_errno(errno));
+}
+
+static void on_signal(int signo, void *data)
+{
+	struct server *s = data;
+
+	if (signo == SIGHUP) {
+		server_reload(s);
+		return;
+	}
+	log_info("stopping", log_int("signal", signo));
+	loop_stop(s->loop);
+}
+
+static int serve(const char *path, struct diag *d)
+{
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+	struct loop *loop;
+	struct server *s;
+	int r = loop_new(&loop);
+
+	if (r < 0)
+		return r;
+	r = server_new(loop, path, &s, d);
+	if (r == 0) {
+		r = loop_on_signal(loop, signals, ELEMENTS(signals), on_signal, s);
+		if (r == 0) {
+			log_info("ready", log_str("version", OUTRIGGER_VERSION), log_str("trust_domain", s->config->trust_domain));
+			r = loop_run(loop);
+		}
+		server_free(s);
+	}
+	loop_free(loop);
+	return r;
+}
+
+static int run(const struct arguments *args)
+{
+	struct diag diag = {};
+	struct config *config;
+	int r = config_load(args->config, &config, &diag);
+
+	if (r < 0)
+		return fail(&diag, r);
+	if (args->check) {
+		printf("%s is good\n", args->config);
+		config_free(config);
+		return 0;
+	}
+	log_setup("outrigger-controller", (enum log_level)config->log_level, config->log_json);
+	umask(0077);
+	signal(SIGPIPE, SIG_IGN);
+	r = become(config->user, &diag);
+	config_free(config);
+	if (r < 0)
+		return fail(&diag, r);
+	give_up_rights();
+	r = serve(args->config, &diag);
+	return r < 0 ? fail(&diag, r) : 0;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct opt_spec spec = {
+		.usage = "outrigger-controller [OPTION]...",
+		.summary = "The edge services controller: provisions NICs, is the mesh's control plane, signs certificates, keeps the registry.",
+		.opts = options, .n_opts = ELEMENTS(options),
+	};
+	struct arguments args = { .config = "/etc/outrigger/controller.yaml" };
+	struct diag diag = {};
+	unsigned n_args;
+	int r = opt_parse(&spec, argc, argv, &args, &n_args, &diag);
+
+	if (r == OPT_E_HELP) {
+		opt_help(&spec, stdout);
+		return 0;
+	}
+	if (r < 0) {
+		fail(&diag, r);
+		return 2;
+	}
+	if (args.version) {
+		printf("outrigger-controller %s\n", OUTRIGGER_VERSION);
+		return 0;
+	}
+	return args.manual ? print_manual() : run(&args);
+}

@@ -1,0 +1,143 @@
+/*
+ * REST: what is wrong with the installation, and the metrics.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "control/rest.h"
+
+enum { DAY_S = 86400, MAX_METRICS = 1 << 20 };
+
+struct checks {
+	const struct server *s;
+	json_t *list;
+	bool ok;		/* nothing fatal */
+};
+
+/* @what and what was @found, both taken; a hint where something can be done. */
+static void add(struct checks *c, const char *section, bool ok, bool fatal, json_t *what, json_t *found, const char *hint)
+{
+	json_array_append_new(c->list, json_pack("{s:s, s:b, s:b, s:o, s:o, s:s}", "section", section, "ok", ok, "fatal", fatal, "what", what,
+						 "found", found, "hint", hint));
+	c->ok &= ok || !fatal;
+}
+
+static void check_controller(struct checks *c)
+{
+	const struct server *s = c->s;
+	int64_t ca_left = authority_not_after(s->authority) - clock_wall_s();
+	char text[DIAG_TEXT_LEN];
+
+	add(c, "controller", !s->config_error.msg[0], true, json_string("the configuration file as it is now is in force"),
+	    json_string(s->config_error.msg[0] ? diag_format(&s->config_error, text) : ""), "mend the file: it is read again by itself");
+	add(c, "controller", !s->restart_needed[0], false, json_string("no changed setting waits for a restart"),
+	    json_string(s->restart_needed), "restart outrigger-controller");
+	add(c, "controller", !s->registry->last_store_error, true, json_string("the store can be written"),
+	    json_string(s->registry->last_store_error ? store_error(s->store) : ""), "see that the disk of state_dir has room");
+	add(c, "controller", ca_left > 30 * DAY_S, ca_left <= 0, json_string("the authority's certificate lives for another 30 days"),
+	    json_sprintf("%lld days", (long long)(ca_left / DAY_S)), "see ca.extra_roots in docs/config-controller.md");
+	add(c, "controller", s->server_not_after > clock_wall_s(), true, json_string("the listeners' certificates are valid"),
+	    json_sprintf("until %lld", (long long)s->server_not_after), "restart outrigger-controller");
+}
+
+static void check_nic(const struct store_nic *n, void *data)
+{
+	struct checks *c = data;
+	const struct reg_nic *nic = registry_nic(c->s->registry, n->id);
+	struct session_info session = provisioner_session(c->s->provisioner, n->id);
+
+	if (n->revoked_at)
+		return;
+	add(c, "NICs", session.connected, false, json_sprintf("NIC %s is connected", n->id), json_string(session.connected ? "" : "no session"),
+	    "look at outrigger-agent there");
+	if (!session.connected)
+		return;
+	add(c, "NICs", !session.policy_refused[0], true, json_sprintf("NIC %s has taken the policies", n->id), json_string(session.policy_refused),
+	    "controller and agent are of different versions, or the policy is wrong");
+	add(c, "NICs", !nic || !nic->n_refused, false, json_sprintf("NIC %s reports nothing that has to be refused", n->id),
+	    json_sprintf("%llu refused", (unsigned long long)(nic ? nic->n_refused : 0)), "the controller's log says why");
+}
+
+static void check_guests(struct checks *c)
+{
+	map_for_each(l, &c->s->registry->guests) {
+		const struct reg_guest *g = container_of(l, struct reg_guest, link);
+
+		if (g->blocked[0])
+			add(c, "guests", false, false, json_sprintf("guest %s has addresses of its own", g->pb->guest_id), json_string(g->blocked),
+			    "two machines have the same address");
+		if (g->proxy && (!strcmp(g->proxy->state, "failed") || !strcmp(g->proxy->state, "degraded")))
+			add(c, "guests", false, false, json_sprintf("the proxy of guest %s works", g->pb->guest_id),
+			    json_sprintf("%s: %s", g->proxy->state, g->proxy->detail), "outrigger proxies, on its NIC");
+	}
+}
+
+static void check_stream(const struct ads_stream_info *info, void *data)
+{
+	if (*info->last_nack)
+		add(data, "mesh", false, false, json_sprintf("%s takes what it is sent", info->identity), json_string(info->last_nack),
+		    "controller and proxy are of different versions");
+}
+
+void rest_get_check(struct httpd_request *req)
+{
+	struct checks c = { req->data, json_array(), true };
+
+	check_controller(&c);
+	if (store_nic_each(c.s->store, check_nic, &c) < 0)
+		add(&c, "NICs", false, true, json_string("the store can be read"), json_string(store_error(c.s->store)), "see state_dir");
+	check_guests(&c);
+	ads_each_stream(c.s->ads, check_stream, &c);
+	httpd_reply_json(req, 200, json_pack("{s:b, s:o}", "ok", c.ok, "checks", c.list));
+}
+
+/* --- metrics --- */
+
+void rest_get_metrics(struct httpd_request *req)
+{
+	const struct server *s = req->data;
+	const struct registry *reg = s->registry;
+	struct provisioner_counters p = provisioner_counters(s->provisioner);
+	struct ads_counters a = ads_counters(s->ads);
+	size_t connected = 0;
+	struct bytes out;
+	int r = 0;
+
+	map_for_each(l, &reg->nics)
+		connected += container_of(l, struct reg_nic, link)->connected;
+	const struct { const char *name, *type, *help; uint64_t value; } rows[] = {
+		{ "outrigger_nics_connected", "gauge", "NICs with a session.", connected },
+		{ "outrigger_guests", "gauge", "VMs that were reported.", reg->guests.n },
+		{ "outrigger_workloads", "gauge", "Workloads of the mesh.", reg->workloads.n },
+		{ "outrigger_services", "gauge", "Services of the mesh.", reg->services.n },
+		{ "outrigger_discovery_streams", "gauge", "Discovery streams that are open.", ads_n_streams(s->ads) },
+		{ "outrigger_discovery_requests_total", "counter", "Requests on discovery streams.", a.n_requests },
+		{ "outrigger_discovery_answers_total", "counter", "Answers on them.", a.n_answers },
+		{ "outrigger_discovery_resources_total", "counter", "Resources in them.", a.n_resources },
+		{ "outrigger_discovery_removed_total", "counter", "Removed resources in them.", a.n_removed },
+		{ "outrigger_discovery_nacks_total", "counter", "Answers that a client refused.", a.n_nacks },
+		{ "outrigger_discovery_refused_total", "counter", "Streams that were refused.", a.n_refused },
+		{ "outrigger_nic_enrolled_total", "counter", "NICs enrolled.", p.n_enrolled },
+		{ "outrigger_nic_renewed_total", "counter", "Certificates of NICs renewed.", p.n_renewed },
+		{ "outrigger_nic_refused_total", "counter", "Enrolments, renewals and sessions refused.", p.n_refused },
+		{ "outrigger_tokens_total", "counter", "Workload tokens given to NICs.", p.n_tokens },
+		{ "outrigger_tokens_refused_total", "counter", "Workload tokens refused.", p.n_tokens_refused },
+		{ "outrigger_certificates_total", "counter", "Certificates issued to workloads.", s->signing.n_issued },
+		{ "outrigger_certificates_refused_total", "counter", "Certificates refused.", s->signing.n_refused },
+		{ "outrigger_config_reloads_total", "counter", "Configurations that were taken.", s->n_reloads },
+		{ "outrigger_config_refused_total", "counter", "Configurations that were refused.", s->n_refusals },
+		{ "outrigger_store_failures_total", "counter", "Writes to the store that failed.", reg->n_store_failures },
+	};
+	bytes_init(&out, MAX_METRICS);
+	for (size_t i = 0; r == 0 && i < ELEMENTS(rows); i++)
+		r = bytes_appendf(&out, "# HELP %s %s\n# TYPE %s %s\n%s %llu\n", rows[i].name, rows[i].help, rows[i].name, rows[i].type, rows[i].name,
+				  (unsigned long long)rows[i].value);
+	if (r == 0)
+		httpd_reply(req, 200, "text/plain; version=0.0.4", out.data, out.len);
+	else
+		httpd_reply_error(req, 500, "out of memory");
+	bytes_deinit(&out);
+}
