@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/glob.h"
+#include "agent/signs.h"
 
 static const char *const verdict_names[] = {
 	[VERDICT_UNKNOWN] = "unknown",
@@ -100,33 +100,15 @@ bool verdict_note(struct verdict_case *v, enum verdict_method method, enum verdi
 
 /* --- signs of orchestrators (wire-facts of Consul on Kubernetes, Nomad) --- */
 
-static const struct {
-	const char *key;
-	const char *value;	/* glob */
-	const char *sign;
-} signs[] = {
-	{ "external-source", "kubernetes", "its metadata says external-source=kubernetes" },
-	{ "external-source", "nomad", "its metadata says external-source=nomad" },
-	{ "external-k8s-ns", "*", "its metadata has external-k8s-ns: synchronised from Kubernetes" },
-	{ "k8s-namespace", "*", "its metadata has k8s-namespace: a pod" },
-	{ "k8s-service-name", "*", "its metadata has k8s-service-name: a pod" },
-	{ "pod-name", "*", "its metadata has pod-name: a pod" },
-	{ "managed-by", "consul-k8s*", "its metadata says managed-by=consul-k8s" },
-	{ "kubernetes.io/*", "*", "its metadata has Kubernetes labels" },
-	{ "container_id", "*", "its metadata names a container" },
-	{ "container-id", "*", "its metadata names a container" },
-};
-
 const char *verdict_sign(const struct claim *c)
 {
-	for (size_t i = 0; i < c->n_metadata; i++)
-		for (size_t j = 0; j < ELEMENTS(signs); j++)
-			if (glob_match(signs[j].key, c->metadata[i].key) && glob_match(signs[j].value, c->metadata[i].value))
-				return signs[j].sign;
-	for (size_t i = 0; i < c->n_sources; i++)
-		if (c->sources[i].instance && glob_match("_nomad-task-*", c->sources[i].instance))
-			return "its id is that of a Nomad task";
-	return NULL;
+	const char *sign = NULL;
+
+	for (size_t i = 0; i < c->n_metadata && !sign; i++)
+		sign = sign_of_meta(c->metadata[i].key, c->metadata[i].value);
+	for (size_t i = 0; i < c->n_sources && !sign; i++)
+		sign = c->sources[i].instance ? sign_of_instance(c->sources[i].instance) : NULL;
+	return sign;
 }
 
 /* --- port, containers --- */
