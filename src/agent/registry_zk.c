@@ -62,22 +62,16 @@ static size_t depth_of(const char *path)
 
 static void add_task(struct lookup *z, enum jute_op op, bool walk, bool first, const char *path)
 {
-	struct task *t;
+	size_t size = strlen(path) + 1;
+	struct task *t = z->n_tasks < MAX_QUEUE ? calloc(1, sizeof(*t) + size) : NULL;
 
-	if (z->n_tasks >= MAX_QUEUE)
-		return;
-	t = calloc(1, sizeof(*t) + strlen(path) + 1);
 	if (!t)
 		return;
 	t->op = op;
 	t->walk = walk;
-	strcpy(t->path, path);
+	memcpy(t->path, path, size);
 	/* What is below a service's directory is read before the next directory: behind the task at hand. */
-	if (first && !list_empty(&z->tasks)) {
-		list_append(z->tasks.next->next, &t->link);
-	} else {
-		list_append(&z->tasks, &t->link);
-	}
+	list_append(first && !list_empty(&z->tasks) ? z->tasks.next->next : &z->tasks, &t->link);
 	z->n_tasks++;
 }
 
