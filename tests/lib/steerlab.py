@@ -160,7 +160,8 @@ class Driver:
         self.errors = ""
         self.process = subprocess.Popen(host.argv(DRIVER, *options), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, start_new_session=True)
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         threading.Thread(target=self._read_errors, daemon=True).start()
 
     def _read(self):
@@ -196,6 +197,7 @@ class Driver:
         """As a crash of both processes would."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.reader.join(10)		# the last of them has closed its output, and its listeners with it
 
     def close(self):
         """The worker ends, and the monitor cleans up."""
@@ -256,6 +258,14 @@ class Nic:
     def _default(host, v4, v6):
         host.ip("route", "add", "default", "via", v4)
         host.ip("-6", "route", "add", "default", "via", v6)
+
+    def tag(self, *hosts):
+        """Those hosts are behind VLAN 10 from now on; by BPF, since not every kernel has VLAN devices."""
+        program = os.path.join(BUILD, "tests", "bpf", "vtag.bpf.o")
+        for h in hosts:
+            h.run("tc", "qdisc", "add", "dev", "eth0", "clsact")
+            h.run("tc", "filter", "add", "dev", "eth0", "egress", "bpf", "da", "obj", program, "sec", "tc/push")
+            h.run("tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "da", "obj", program, "sec", "tc/pop")
 
     def driver(self, *options, vms=(1, 2), flags=0, vlan=0):
         d = Driver(self.nic, *options)

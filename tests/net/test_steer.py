@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -254,6 +255,71 @@ def test_a_fail_closed_vm_is_not_reached_around_its_proxy(make):
     with pytest.raises(TimeoutError):
         s.recv(1)
     assert d.counters()["answer_refused"] > 0
+
+
+@FAMILIES
+def test_a_tagged_vm_is_diverted_and_the_untagged_one_beside_it_is_not(make, family):
+    """Outbound, on in the VM's name, inbound and a probe, all with the tag taken off and put back."""
+    n = make(BRIDGE)
+    n.tag(n.vm[1], n.peer)
+    there = Server(n.peer, 80)
+    Server(n.vm[1], 8080)
+    d = n.driver(vms=(1,), vlan=10)
+    d.sniff(ports=["udp/53"])
+    d.listen(vm=1)
+    everywhere(d, 1, 80)
+    vm, dst = n.addresses[1][family], n.peer_addresses[family]
+    s, line = greeting(n.vm[1], dst, 80)
+    assert line == "out1 peer %s dst %s" % (text(vm, port_of(s)), text(dst, 80))
+    assert echoes(s)
+    udp_socket(n.vm[1], steerlab.family_of(vm)).sendto(b"tagged", (dst, 53))
+    assert d.wait_record(data=b"tagged".hex())[0]["vlan"] == 10
+
+    d.listen(vm=1, relay=1)
+    d.divert(vm=1, direction=IN, dst=vm, port=8080)
+    s, line = greeting(n.vm[1], dst, 80)
+    assert line == "real " + text(vm, port_of(s)) and there.peers == [text(vm, port_of(s))]
+    assert echoes(s)
+    s, line = greeting(n.peer, vm, 8080)
+    assert line == "real " + text(s.getsockname()[0], port_of(s))
+    assert echoes(s)
+    a = d.probe(target=text(vm, 8080), source=("192.0.0.8", "100::8")[family])
+    assert (a["vm"], a["vlan"], a["mac"]) == (1, 10, "020000000001")
+
+
+def test_another_vlan_of_the_same_port_is_none_of_our_business(make):
+    n = make(BRIDGE)
+    Server(n.peer, 80)			# untagged, as the VM is
+    d = n.driver(vms=(1,), vlan=10)
+    d.listen(vm=1)
+    everywhere(d, 1, 80, flags=FAIL_CLOSED)
+    assert greeting(n.vm[1], n.peer_addresses[0], 80)[1].startswith("real ")
+
+
+# --- what outlives the agent ---
+
+
+def test_pinned_steering_goes_on_without_the_agent_and_is_adopted(make, tmp_path):
+    n = make(BRIDGE)
+    Server(n.peer, 80)
+    pins = str(tmp_path)
+    subprocess.run(["mount", "-t", "bpf", "bpf", pins], check=True)
+    try:
+        d = n.driver("--pin", pins + "/og")
+        assert not d.loaded["adopted"]
+        d.listen(vm=1)
+        everywhere(d, 1, 80, flags=FAIL_CLOSED)
+        assert greeting(n.vm[1], n.peer_addresses[0], 80)[1].startswith("out1 ")
+        d.kill()
+        with pytest.raises(TimeoutError):		# the toy proxy died with it; the programs are there, and strict
+            tcp_connect(n.vm[1], n.peer_addresses[0], 80, timeout=0.5)
+        d = n.driver("--pin", pins + "/og")
+        assert d.loaded["adopted"]
+        d.listen(vm=1)
+        assert greeting(n.vm[1], n.peer_addresses[0], 80)[1].startswith("out1 ")
+        d.close()
+    finally:
+        subprocess.run(["umount", "-l", pins], check=False)
 
 
 # --- who speaks for whom ---

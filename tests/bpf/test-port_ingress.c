@@ -1,0 +1,392 @@
+/*
+ * Decisions of the programs, packet by packet, by BPF_PROG_TEST_RUN in a
+ * network namespace of our own. Needs root. With the argument "cost" it prints
+ * nanoseconds per packet of the usual cases instead.
+ */
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "lib/unit.h"
+
+#include "agent/steer_bpf.h"
+#include "agent/steer_sockets.h"
+#include "agent/steer_table.h"
+#include "api/counters.h"
+#include "api/divert.h"
+
+enum { LO = 1, VM = 3, FRAME_MAX = 2048 };
+
+struct bed {
+	struct steer_conf conf;
+	struct netlink nl;
+	struct steer_link divert;
+	struct steer_bpf bpf;
+	struct steer_table table;
+};
+
+static struct bed bed;
+static const uint8_t vm_mac[6] = { 2, 0, 0, 0, 0, 1 };
+
+struct frame {
+	uint8_t data[FRAME_MAX];
+	uint32_t len;
+};
+
+static void put(struct frame *f, const void *data, size_t len)
+{
+	memcpy(f->data + f->len, data, len);
+	f->len += (uint32_t)len;
+}
+
+/* An IPv4 TCP segment from 10.0.0.1:4000 to 10.9.9.9:@port. */
+static struct frame tcp4(uint16_t port, uint8_t flags, size_t payload)
+{
+	static const uint8_t zeros[1500];
+	uint8_t ip[20] = { 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 9, 9, 9 };
+	uint8_t tcp[20] = { 4000 >> 8, 4000 & 255, (uint8_t)(port >> 8), (uint8_t)port, [12] = 0x50, [13] = flags };
+	struct frame f = { .data = { 2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x08, 0x00 }, .len = 14 };
+	size_t total = sizeof(ip) + sizeof(tcp) + payload;
+
+	ip[2] = (uint8_t)(total >> 8);
+	ip[3] = (uint8_t)total;
+	put(&f, ip, sizeof(ip));
+	put(&f, tcp, sizeof(tcp));
+	put(&f, zeros, payload);
+	return f;
+}
+
+/* IPv6 from fd00::1 to fd00::9, the segment behind @n_options destination option headers. */
+static struct frame tcp6(uint16_t port, uint8_t flags, size_t n_options)
+{
+	uint8_t ip[40] = { 0x60, [6] = n_options ? 60 : 6, [7] = 64, [8] = 0xfd, [23] = 1, [24] = 0xfd, [39] = 9 };
+	uint8_t tcp[20] = { 4000 >> 8, 4000 & 255, (uint8_t)(port >> 8), (uint8_t)port, [12] = 0x50, [13] = flags };
+	struct frame f = { .data = { 2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x86, 0xdd }, .len = 14 };
+
+	ip[5] = (uint8_t)(sizeof(tcp) + 8 * n_options);
+	put(&f, ip, sizeof(ip));
+	for (size_t i = 0; i < n_options; i++)
+		put(&f, (const uint8_t[8]){ i + 1 < n_options ? 60 : 6, 0, 1, 4 }, 8);
+	put(&f, tcp, sizeof(tcp));
+	return f;
+}
+
+static int program(const char *name)
+{
+	uint32_t id = 0;
+
+	while (bpf_prog_get_next_id(id, &id) == 0) {
+		struct bpf_prog_info info = {};
+		uint32_t len = sizeof(info);
+		int fd = bpf_prog_get_fd_by_id(id);
+
+		if (fd < 0)
+			continue;
+		if (bpf_obj_get_info_by_fd(fd, &info, &len) == 0 && !strcmp(info.name, name) && info.nr_map_ids) {
+			uint32_t ids[64], n = info.nr_map_ids;
+			struct bpf_map_info ports = {};
+
+			info = (struct bpf_prog_info){ .map_ids = (uintptr_t)ids, .nr_map_ids = MIN(n, 64U) };
+			len = sizeof(ports);
+			bpf_obj_get_info_by_fd(bed.bpf.counters, &ports, &len);
+			len = sizeof(info);
+			bpf_obj_get_info_by_fd(fd, &info, &len);
+			for (uint32_t i = 0; i < info.nr_map_ids; i++)	/* ours, and not an agent's on this machine */
+				if (ids[i] == ports.id)
+					return fd;
+		}
+		close(fd);
+	}
+	return -ENOENT;
+}
+
+static int run(const struct frame *in, struct frame *out, unsigned repeat, uint32_t *ret_ns)
+{
+	static int fd = -1;
+	struct __sk_buff ctx = { .ifindex = LO };
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = in->data, .data_size_in = in->len, .ctx_in = &ctx, .ctx_size_in = sizeof(ctx),
+		    .data_out = out->data, .data_size_out = sizeof(out->data), .repeat = (int)repeat);
+
+	if (fd < 0)
+		fd = program("port_ingress");
+	assert_true(fd >= 0);
+	assert_int_equal(bpf_prog_test_run_opts(fd, &opts), 0);
+	out->len = opts.data_size_out;
+	if (ret_ns)
+		*ret_ns = opts.duration;
+	return (int)opts.retval;
+}
+
+static int verdict(const struct frame *in)
+{
+	struct frame out;
+	int r = run(in, &out, 1, NULL);
+
+	if (r == TC_ACT_UNSPEC) {	/* passed means: unchanged */
+		assert_int_equal(out.len, in->len);
+		assert_memory_equal(out.data, in->data, in->len);
+	}
+	return r;
+}
+
+static uint64_t counter(uint32_t vm, enum steer_counter c)
+{
+	struct monitor_counters v;
+
+	assert_int_equal(steer_table_counters(&bed.table, vm, &v), 0);
+	return v.v[c];
+}
+
+static void set_port(uint32_t flags)
+{
+	struct monitor_port p = { .ifindex = LO, .vm = VM, .role = MONITOR_ROLE_VM, .topology = MONITOR_BRIDGE,
+				  .out_ifindex = LO, .flags = flags };
+
+	assert_int_equal(steer_table_port_add(&bed.table, &p), 0);
+}
+
+static struct monitor_divert outbound(uint16_t port, uint16_t flags)
+{
+	return (struct monitor_divert){ .vm = VM, .direction = MONITOR_OUTBOUND, .port = port, .flags = flags };
+}
+
+static void divert(uint16_t port, uint16_t flags)
+{
+	struct monitor_divert d = outbound(port, flags);
+	uint32_t old;
+
+	assert_true(steer_table_divert_add(&bed.table, &d, &old) >= 0);
+}
+
+/* --- tests --- */
+
+static void a_port_that_is_not_ours_passes_uncounted(void **state)
+{
+	struct frame f = tcp4(80, 2, 0);
+
+	(void)state;
+	(void)!steer_table_port_remove(&bed.table, LO, 0);
+	divert(80, MONITOR_DIVERT_FAIL_CLOSED);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(counter(0, STEER_C_NO_LISTENER_DROP), 0);
+	set_port(0);
+}
+
+static void without_a_listener_fail_open_passes_and_fail_closed_drops(void **state)
+{
+	struct frame f = tcp4(80, 2, 0), g = tcp4(81, 2, 0);
+
+	(void)state;
+	divert(80, 0);
+	divert(81, MONITOR_DIVERT_FAIL_CLOSED);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(counter(VM, STEER_C_NO_LISTENER_PASS), 1);
+	assert_int_equal(verdict(&g), TC_ACT_SHOT);
+	assert_int_equal(counter(VM, STEER_C_NO_LISTENER_DROP), 1);
+	g = tcp4(81, 16, 100);		/* of a connection that was there before */
+	assert_int_equal(verdict(&g), TC_ACT_UNSPEC);
+}
+
+static void a_tcp_segment_behind_extension_headers_is_not_overlooked(void **state)
+{
+	(void)state;
+	divert(82, MONITOR_DIVERT_FAIL_CLOSED);
+	for (size_t n = 0; n <= 4; n++) {
+		struct frame f = tcp6(82, 2, n);
+
+		assert_int_equal(verdict(&f), TC_ACT_SHOT);
+	}
+}
+
+static void every_truncation_passes_and_is_counted(void **state)
+{
+	struct frame whole[] = { tcp4(80, 2, 0), tcp6(80, 2, 2) };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(whole); i++) {
+		uint64_t before = counter(VM, STEER_C_MALFORMED);
+		uint32_t least = i == 0 ? 34 : 54;	/* a test run does not take less than an IP header */
+
+		for (uint32_t len = least; len < whole[i].len; len++) {
+			struct frame f = whole[i];
+
+			f.len = len;
+			assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+		}
+		assert_int_equal(counter(VM, STEER_C_MALFORMED) - before, whole[i].len - least);
+	}
+}
+
+static void wrong_lengths_pass(void **state)
+{
+	struct frame f = tcp4(81, 2, 0);
+
+	(void)state;
+	f.data[14] = 0x44;		/* header of 16 bytes */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	f = tcp4(81, 2, 0);
+	f.data[14] = 0x4f;		/* of 60: more than there is */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	f = tcp4(81, 2, 0);
+	f.data[46] = 0x40;		/* TCP header of 16 bytes */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	f = tcp4(81, 2, 0);
+	f.data[46] = 0xf0;		/* of 60 */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+}
+
+static void fragments_are_left_alone_and_counted(void **state)
+{
+	struct frame f = tcp4(81, 2, 0);
+
+	(void)state;
+	f.data[20] = 0x20;		/* more fragments */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(counter(VM, STEER_C_FRAGMENT), 1);
+}
+
+static void a_foreign_source_is_counted_and_dropped_when_asked(void **state)
+{
+	struct frame f = tcp4(81, 2, 0);
+	uint64_t before = counter(VM, STEER_C_SPOOFED);
+
+	(void)state;
+	f.data[14 + 15] = 77;		/* 10.0.0.77 */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(counter(VM, STEER_C_SPOOFED), before + 1);
+	set_port(MONITOR_PORT_DROP_SPOOFED);
+	assert_int_equal(verdict(&f), TC_ACT_SHOT);
+	f = tcp4(9999, 16, 10);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	set_port(0);
+}
+
+static void an_error_after_the_match_passes_unless_fail_closed(void **state)
+{
+	struct frame f = tcp4(80, 2, 0), g = tcp4(81, 2, 0);
+	int fds[2];
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		fds[i] = steer_socket_listen(&bed.conf, 0);
+		assert_true(fds[i] >= 0);
+	}
+	assert_int_equal(steer_table_listeners_set(&bed.table, VM, fds), 0);
+	/* a test run is not at tc ingress: the kernel refuses the assignment */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(verdict(&g), TC_ACT_SHOT);
+	assert_int_equal(counter(VM, STEER_C_ASSIGN_ERROR), 2);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void flows_without_a_socket_are_swept(void **state)
+{
+	uint32_t seen, removed;
+
+	(void)state;
+	assert_int_equal(steer_bpf_sweep(&bed.bpf, 3600, &seen, &removed), 0);
+	assert_int_equal(removed, 0);
+	assert_true(seen > 0);
+	assert_int_equal(steer_bpf_sweep(&bed.bpf, 0, &seen, &removed), 0);
+	assert_int_equal(removed, seen);
+	assert_int_equal(steer_bpf_sweep(&bed.bpf, 0, &seen, &removed), 0);
+	assert_int_equal(seen, 0);
+}
+
+/* --- the bed --- */
+
+static int make_bed(void **state)
+{
+	struct ip v4 = ip_from_v4((const uint8_t[4]){ 10, 0, 0, 1 });
+	struct ip v6 = { .b = { 0xfd, [15] = 1 } };
+	struct monitor_sniff sniff = { .port = 2181 };
+
+	(void)state;
+	steer_conf_init(&bed.conf);
+	bed.conf.pin_dir[0] = 0;
+	if (unshare(CLONE_NEWNET) < 0 || netlink_open(&bed.nl) < 0 ||
+	    steer_link_ensure(&bed.nl, &bed.conf, &bed.divert) < 0 || steer_bpf_load(&bed.bpf, &bed.conf, &bed.divert) < 0 ||
+	    steer_table_init(&bed.table, &bed.bpf) < 0)
+		return -1;
+	set_port(0);
+	return steer_table_address_add(&bed.table, VM, &v4, vm_mac) < 0 || steer_table_address_add(&bed.table, VM, &v6, vm_mac) < 0 ||
+	       steer_table_sniff_set(&bed.table, &sniff, 1) < 0;
+}
+
+static int remove_bed(void **state)
+{
+	(void)state;
+	steer_table_deinit(&bed.table);
+	steer_bpf_unload(&bed.bpf);
+	netlink_close(&bed.nl);
+	return 0;
+}
+
+static void cost(const char *what, const struct frame *f)
+{
+	struct frame out;
+	uint32_t ns, best = UINT32_MAX;
+
+	for (int i = 0; i < 7; i++) {
+		run(f, &out, 300000, &ns);
+		best = MIN(best, ns);
+	}
+	printf("%-64s %4u ns\n", what, best);
+}
+
+static int print_costs(void)
+{
+	struct frame ack = tcp4(9999, 16, 1000), wanted = tcp4(81, 16, 1000), sniffed = tcp4(2181, 16, 1000), v6 = tcp6(9999, 16, 0);
+	struct frame arp = { .data = { [12] = 0x88, [13] = 0xb5 }, .len = 64 };
+	int fds[2] = { steer_socket_listen(&bed.conf, 0), steer_socket_listen(&bed.conf, 0) };
+
+	(void)!steer_table_port_remove(&bed.table, LO, 0);
+	cost("a device that is no port", &ack);
+	set_port(0);
+	cost("not IP", &arp);
+	cost("TCP that matches nothing", &ack);
+	cost("TCP over IPv6 that matches nothing", &v6);
+	set_port(MONITOR_PORT_DROP_SPOOFED);
+	cost("the same, sources checked", &ack);
+	set_port(0);
+	divert(81, 0);
+	cost("TCP to a diverted port, not ours (socket lookup, LPM)", &wanted);
+	if (steer_table_listeners_set(&bed.table, VM, fds) < 0)
+		return 1;
+	cost("TCP that matches nothing, of a VM with a proxy (socket lookup)", &ack);
+	cost("1000 bytes to a sniffed port", &sniffed);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_port_that_is_not_ours_passes_uncounted),
+		cmocka_unit_test(without_a_listener_fail_open_passes_and_fail_closed_drops),
+		cmocka_unit_test(a_tcp_segment_behind_extension_headers_is_not_overlooked),
+		cmocka_unit_test(every_truncation_passes_and_is_counted),
+		cmocka_unit_test(wrong_lengths_pass),
+		cmocka_unit_test(fragments_are_left_alone_and_counted),
+		cmocka_unit_test(a_foreign_source_is_counted_and_dropped_when_asked),
+		cmocka_unit_test(an_error_after_the_match_passes_unless_fail_closed),
+		cmocka_unit_test(flows_without_a_socket_are_swept),
+	};
+
+	if (geteuid() != 0) {
+		puts("skipped: BPF programs can only be loaded by root");
+		return 77;
+	}
+	if (argc > 1 && !strcmp(argv[1], "cost"))
+		return make_bed(NULL) ? 1 : print_costs();
+	return cmocka_run_group_tests(tests, make_bed, remove_bed);
+}
