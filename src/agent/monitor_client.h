@@ -151,6 +151,11 @@ MUST_CHECK int monitor_divert_remove(struct monitor_client *c, const struct moni
  * listening): ret_fds[MONITOR_OUTBOUND] and ret_fds[MONITOR_INBOUND], the
  * caller's. From now on new connections go to these; those of an earlier call
  * keep what is in their queues. Each lives as long as somebody has it open.
+ *
+ * They are bound to the wildcard address (bound to loopback, IPv4 handshakes by
+ * SYN cookie are reset), so somebody may connect to the NIC's address and their
+ * port directly: whoever accepts closes a connection whose destination port is
+ * the listener's own.
  */
 MUST_CHECK int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]);
 /* Enters listeners that were made before (by a predecessor, kept by a proxy). */
