@@ -332,8 +332,11 @@ static void take_plaintext(struct hbone *t, const uint8_t *data, size_t len)
 	__atomic_store_n(&w->load.bytes_tls, w->load.bytes_tls + len, __ATOMIC_RELAXED);
 	r = h2_recv(&t->h2, data, len, loop_now_ms(w->loop));
 	hbone_rx_flush(w);
-	if (r == 0)
+	if (r == 0) {
+		if (t->pool && !list_empty(&t->pool->waiting) && hbone_takes_streams(t))
+			pool_tunnel_open(t->pool);
 		return;
+	}
 	if (r > 0)
 		worker_add(&t->v->count->h2_errors, 1);
 	hbone_break(t, t->h2.error);

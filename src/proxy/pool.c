@@ -88,12 +88,13 @@ static struct hbone *choose(struct pool_entry *p)
 	return best;
 }
 
+/* It is being dialled, or has not said yet how many streams it takes. */
 static bool one_is_coming(const struct pool_entry *p)
 {
 	list_for_each(l, &p->tunnels) {
 		const struct hbone *t = list_entry(l, struct hbone, of_pool);
 
-		if (!t->open && !t->broken)
+		if (!t->broken && !t->draining && (!t->open || !t->h2.settings_seen))
 			return true;
 	}
 	return false;

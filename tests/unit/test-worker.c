@@ -1,0 +1,1013 @@
+/*
+ * Workers with real sockets on loopback. A is the worker of the VM "client",
+ * B that of the VM "server" with two endpoints of a service; what A dials goes
+ * to B through tunnels. No transparent sockets: addresses are of 127/8, some of
+ * this process only, and the listeners stand where the VMs are said to be.
+ */
+#include "lib/unit.h"
+#include "lib/pki.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "proxy/worker.h"
+
+#define CLIENT_ID "spiffe://td/ns/shop/sa/client"
+#define SERVER_ID "spiffe://td/ns/shop/sa/server"
+
+enum { CLIENT = 1, SERVER = 2, SERVER_2 = 3, PLAIN = 4, NOBODY = 5, VIP = 10, STRANGER = 20, APP_PORT = 9000, WAIT_MS = 20000 };
+
+static struct pki *pki;
+static const struct pki_leaf *client_leaf, *server_leaf, *other_leaf;
+
+/* --- the rig --- */
+
+struct side {
+	struct worker *w;
+	struct vm *vm[2];
+	struct vm_conf *conf[2];
+	size_t n;
+};
+
+static struct {
+	struct loop *loop;
+	struct mailbox box;
+	struct side a, b;
+	struct snap_store *store;
+	struct snapshot *snap;
+	uint16_t out_port;		/* of A's outbound listener, at every address */
+	int app, app_2;			/* listeners of the applications in the VMs */
+	struct flow_report *reports[512];
+	size_t n_reports;
+	struct ip asked[8];
+	size_t n_asked;
+	size_t n_removed;
+	uint8_t tee[4096];
+	size_t n_tee;
+} rig;
+
+static struct ip ip_at(int n)
+{
+	pid_t pid = getpid();
+	uint8_t b[4] = { 127, (uint8_t)(pid >> 8 & 0x7f), (uint8_t)pid, (uint8_t)n };
+
+	return ip_from_v4(b);
+}
+
+static struct ip_port at(int n, uint16_t port)
+{
+	return (struct ip_port){ ip_at(n), port };
+}
+
+static void on_resolve(void *data, struct vm *vm, const struct ip *ip)
+{
+	(void)data;
+	(void)vm;
+	if (rig.n_asked < ELEMENTS(rig.asked))
+		rig.asked[rig.n_asked++] = *ip;
+}
+
+static void on_report(void *data, struct flow_report *r)
+{
+	(void)data;
+	if (rig.n_reports < ELEMENTS(rig.reports))
+		rig.reports[rig.n_reports++] = r;
+	else
+		flow_report_free(r);
+}
+
+static void on_tee(void *data, struct flow_tee *t)
+{
+	(void)data;
+	if (rig.n_tee + t->len <= sizeof(rig.tee)) {
+		memcpy(rig.tee + rig.n_tee, t->data, t->len);
+		rig.n_tee += t->len;
+	}
+	flow_tee_free(t);
+}
+
+static void on_removed(void *data, struct vm *vm)
+{
+	(void)data;
+	(void)vm;
+	rig.n_removed++;
+}
+
+static const struct worker_events events = { on_resolve, on_report, on_tee, on_removed };
+
+static void on_wake(void *data)
+{
+	(void)data;
+	mailbox_deliver(&rig.box, NULL);
+}
+
+/* Runs the main thread's loop until @done says so. */
+static void wait_until(bool (*done)(void *arg), void *arg)
+{
+	uint64_t end = clock_mono_ms() + WAIT_MS;
+
+	while (!done(arg)) {
+		assert_true(clock_mono_ms() < end);
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	}
+}
+
+static int listen_at(const struct ip_port *addr)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(addr, AF_INET, &sa);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
+
+	assert_true(fd >= 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	assert_int_equal(bind(fd, (struct sockaddr *)&sa, len), 0);
+	assert_int_equal(listen(fd, 1024), 0);
+	return fd;
+}
+
+static struct tls_ctx *ctx_of(enum tls_role role, const struct pki_leaf *leaf)
+{
+	static const char *const h2[] = { "h2", NULL };
+	struct tls_config c = {
+		.role = role, .cert_pem = leaf->cert_pem, .key_pem = leaf->key_pem, .roots_pem = pki_root_pem(pki), .alpn = h2,
+	};
+	struct tls_ctx *ctx;
+
+	assert_int_equal(tls_ctx_new(&c, &ctx, NULL), 0);
+	return ctx;
+}
+
+/* A configuration of @vm, given to its worker. */
+static struct vm_conf *configure(struct side *s, size_t i, const struct pki_leaf *leaf, int address, const char *uid,
+				 void (*change)(struct vm_conf *c))
+{
+	struct vm_conf *c;
+
+	assert_int_equal(vm_conf_new(s->vm[i], &c), 0);
+	c->uid = strdup(uid);
+	c->namespace = strdup("shop");
+	c->trust_domain = strdup("td");
+	c->client = leaf ? ctx_of(TLS_CLIENT, leaf) : NULL;
+	c->server = leaf ? ctx_of(TLS_SERVER, leaf) : NULL;
+	c->addresses[c->n_addresses++] = ip_at(address);
+	c->plain_mesh = VM_PLAIN_ALLOW;
+	if (change)
+		change(c);
+	assert_int_equal(worker_put_vm(s->w, c), 0);
+	vm_conf_unref(s->conf[i]);
+	s->conf[i] = c;
+	return c;
+}
+
+static void add_vm(struct side *s, const char *id, int outbound, int inbound)
+{
+	assert_int_equal(vm_new((uint32_t)s->n + (s == &rig.b ? 100 : 0), id, outbound, inbound, 1, &s->vm[s->n]), 0);
+	s->n++;
+}
+
+static void start_worker(struct side *s)
+{
+	struct worker_conf c = {
+		.main = &rig.box, .events = &events, .index = 0, .n_workers = 1, .sockd_sock = -1, .hbone_port = SNAP_HBONE_PORT,
+	};
+
+	assert_int_equal(worker_new(&c, &s->w), 0);
+}
+
+/* --- the mesh --- */
+
+static void put_workload(const char *uid, int address, const char *account, enum tunnel tunnel, const char *service, const char *policy)
+{
+	struct ip ip = ip_at(address);
+	struct port_map port = { rig.out_port, APP_PORT, APP_TCP };
+	struct workload_service member = { service, &port, 1 };
+	struct workload w = {
+		.uid = uid, .name = uid, .namespace = "shop", .network = "", .trust_domain = "td", .service_account = account,
+		.workload_name = uid, .canonical_name = uid, .addresses = &ip, .n_addresses = 1, .tunnel = tunnel, .capacity = 1,
+		.services = &member, .n_services = service ? 1 : 0, .policies = &policy, .n_policies = policy ? 1 : 0,
+	};
+
+	assert_int_equal(snap_store_put_workload(rig.store, &w), 0);
+}
+
+static void put_service(const char *name, int vip)
+{
+	struct service_address address = { "", ip_at(vip), 128 };
+	struct port_map port = { rig.out_port, APP_PORT, APP_TCP };
+	struct service s = {
+		.name = name, .namespace = "shop", .hostname = name, .addresses = &address, .n_addresses = 1, .ports = &port, .n_ports = 1,
+	};
+
+	assert_int_equal(snap_store_put_service(rig.store, &s), 0);
+}
+
+static void put_deny(const char *name, const char *account)
+{
+	struct account_match who = { "shop", account };
+	struct policy_match match = { .accounts = { &who, 1 } };
+	struct policy_clause clause = { .matches = &match, .n_matches = 1 };
+	struct policy_rule rule = { .clauses = &clause, .n_clauses = 1 };
+	struct policy p = {
+		.name = name, .namespace = "shop", .scope = POLICY_NAMESPACE, .action = POLICY_DENY, .rules = &rule, .n_rules = 1,
+	};
+
+	struct bytes b;
+	struct policy owned;
+
+	bytes_init(&b, 65536);
+	assert_int_equal(policy_encode(&p, &b), 0);	/* the store wants one with its own memory */
+	assert_int_equal(policy_decode(b.data, b.len, &owned, NULL), 0);
+	assert_int_equal(snap_store_put_policy(rig.store, &owned), 0);
+	bytes_deinit(&b);
+}
+
+static void publish(void)
+{
+	snapshot_unref(rig.snap);
+	assert_int_equal(snap_store_publish(rig.store, &rig.snap), 0);
+	if (rig.a.w)
+		assert_int_equal(worker_set_snapshot(rig.a.w, rig.snap), 0);
+	if (rig.b.w)
+		assert_int_equal(worker_set_snapshot(rig.b.w, rig.snap), 0);
+}
+
+static int setup(void **state)
+{
+	struct sockaddr_in sa = {};
+	socklen_t len = sizeof(sa);
+	int out;
+
+	(void)state;
+	memset(&rig, 0, sizeof(rig));
+	assert_int_equal(loop_new(&rig.loop), 0);
+	mailbox_init(&rig.box, rig.loop);
+	loop_on_wake(rig.loop, on_wake, NULL);
+	assert_int_equal(snap_store_new("", &rig.store), 0);
+	assert_int_equal(snap_store_set_policies_known(rig.store, true), 0);
+
+	struct ip any = ip_from_v4((uint8_t[4]){ 0, 0, 0, 0 });
+	out = listen_at(&(struct ip_port){ any, 0 });
+	assert_int_equal(getsockname(out, (struct sockaddr *)&sa, &len), 0);
+	rig.out_port = ntohs(sa.sin_port);
+	rig.app = listen_at(&(struct ip_port){ ip_at(SERVER), APP_PORT });
+	rig.app_2 = listen_at(&(struct ip_port){ ip_at(SERVER_2), APP_PORT });
+
+	start_worker(&rig.a);
+	start_worker(&rig.b);
+	add_vm(&rig.a, "client", out, -1);
+	add_vm(&rig.b, "server", -1, listen_at(&(struct ip_port){ ip_at(SERVER), SNAP_HBONE_PORT }));
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", NULL);
+	configure(&rig.b, 0, server_leaf, SERVER, "server", NULL);
+
+	put_service("web", VIP);
+	put_workload("client", CLIENT, "client", TUNNEL_HBONE, NULL, NULL);
+	put_workload("server", SERVER, "server", TUNNEL_HBONE, "shop/web", NULL);
+	publish();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	struct side *sides[] = { &rig.a, &rig.b };
+
+	for (size_t s = 0; s < 2; s++) {
+		worker_stop(sides[s]->w);
+		for (size_t i = 0; i < sides[s]->n; i++) {
+			assert_int_equal(sides[s]->vm[i]->n_connections, 0);
+			assert_int_equal(sides[s]->vm[i]->buffered_bytes, 0);
+			vm_conf_unref(sides[s]->conf[i]);
+			vm_unref(sides[s]->vm[i]);
+		}
+	}
+	mailbox_deliver(&rig.box, NULL);
+	for (size_t i = 0; i < rig.n_reports; i++)
+		flow_report_free(rig.reports[i]);
+	snapshot_unref(rig.snap);
+	assert_int_equal(snap_store_reclaim(rig.store), 0);
+	snap_store_free(rig.store);
+	close(rig.app);
+	close(rig.app_2);
+	loop_free(rig.loop);
+	return 0;
+}
+
+/* --- what applications do --- */
+
+static void set_timeouts(int fd)
+{
+	struct timeval tv = { .tv_sec = WAIT_MS / 1000 };
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+}
+
+static int dial(int n)
+{
+	struct ip_port addr = at(n, rig.out_port);
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&addr, AF_INET, &sa);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	set_timeouts(fd);
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, len), 0);
+	return fd;
+}
+
+static int take(int listener)
+{
+	struct pollfd p = { .fd = listener, .events = POLLIN };
+	int fd;
+
+	assert_int_equal(poll(&p, 1, WAIT_MS), 1);
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(fd >= 0);
+	set_timeouts(fd);
+	return fd;
+}
+
+static void say(int fd, const char *text)
+{
+	assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), (ssize_t)strlen(text));
+}
+
+static void hear(int fd, const char *text)
+{
+	char got[256];
+	size_t n = 0, want = strlen(text);
+
+	while (n < want) {
+		ssize_t r = recv(fd, got + n, want - n, 0);
+
+		assert_true(r > 0);
+		n += (size_t)r;
+	}
+	assert_memory_equal(got, text, want);
+}
+
+static void hear_end(int fd)
+{
+	char c;
+
+	assert_int_equal(recv(fd, &c, 1, 0), 0);
+}
+
+static void hear_reset(int fd)
+{
+	char c;
+
+	assert_int_equal(recv(fd, &c, 1, 0), -1);
+	assert_int_equal(errno, ECONNRESET);
+}
+
+static void reset(int fd)
+{
+	struct linger l = { .l_onoff = 1 };
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l));
+	close(fd);
+}
+
+/* --- reports --- */
+
+struct wanted {
+	enum flow_event event;
+	enum flow_direction direction;
+	const struct flow_report *found;
+};
+
+static bool is_there(void *arg)
+{
+	struct wanted *w = arg;
+
+	for (size_t i = 0; i < rig.n_reports && !w->found; i++)
+		if (rig.reports[i]->event == w->event && rig.reports[i]->direction == w->direction)
+			w->found = rig.reports[i];
+	return w->found;
+}
+
+static const struct flow_report *report_of(enum flow_event event, enum flow_direction direction)
+{
+	struct wanted w = { event, direction, NULL };
+
+	wait_until(is_there, &w);
+	return w.found;
+}
+
+static void forget_reports(void)
+{
+	for (size_t i = 0; i < rig.n_reports; i++)
+		flow_report_free(rig.reports[i]);
+	rig.n_reports = 0;
+}
+
+static struct vm_counters counters_of(const struct vm *vm)
+{
+	struct vm_counters c;
+
+	vm_count(vm, &c);
+	return c;
+}
+
+/* --- tests --- */
+
+static void a_connection_goes_through_a_tunnel_and_ends_half_by_half(void **state)
+{
+	const struct flow_report *r;
+	int c = dial(VIP), s = take(rig.app);
+
+	(void)state;
+	say(c, "hello");
+	hear(s, "hello");
+	say(s, "world!");
+	hear(c, "world!");
+	shutdown(c, SHUT_WR);
+	hear_end(s);
+	say(s, "still here");
+	hear(c, "still here");
+	close(s);
+	hear_end(c);
+	close(c);
+
+	r = report_of(FLOW_OPENED, FLOW_OUTBOUND);
+	assert_true(r->hbone);
+	assert_string_equal(r->peer->identity, SERVER_ID);
+	assert_string_equal(r->peer->service_host, "web");
+	assert_string_equal(r->peer->workload_name, "server");
+	r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
+	assert_int_equal(r->result, FLOW_OK);
+	assert_int_equal(r->bytes_sent, 5);
+	assert_int_equal(r->bytes_received, 16);
+	assert_int_equal(r->status, 200);
+	r = report_of(FLOW_CLOSED, FLOW_INBOUND);
+	assert_int_equal(r->result, FLOW_OK);
+	assert_int_equal(r->bytes_sent, 5);
+	assert_int_equal(r->bytes_received, 16);
+	assert_string_equal(r->peer->identity, CLIENT_ID);
+	assert_true(r->peer->mutual_tls);
+	assert_int_equal(r->destination.port, APP_PORT);
+}
+
+static void many_connections_share_a_tunnel(void **state)
+{
+	enum { N = 200 };
+	int c[N], s[N];
+
+	(void)state;
+	for (int i = 0; i < N; i++)
+		c[i] = dial(VIP);
+	for (int i = 0; i < N; i++)
+		s[i] = take(rig.app);
+	for (int i = 0; i < N; i++)
+		say(c[i], "x");
+	for (int i = 0; i < N; i++)
+		hear(s[i], "x");
+	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_opened[FLOW_OUTBOUND], 1);
+	assert_int_equal(counters_of(rig.b.vm[0]).opened[FLOW_INBOUND], N);
+	for (int i = 0; i < N; i++) {
+		close(c[i]);
+		hear_end(s[i]);
+		close(s[i]);
+	}
+}
+
+static uint8_t byte_at(size_t i)
+{
+	return (uint8_t)(i * 7 + (i >> 8) + (i >> 16));
+}
+
+/* As much of [*at, end) as @fd takes without waiting. */
+static void send_some(int fd, size_t *at_byte, size_t end)
+{
+	uint8_t buf[65536];
+
+	while (*at_byte < end) {
+		size_t n = MIN(sizeof(buf), end - *at_byte);
+		ssize_t r;
+
+		for (size_t i = 0; i < n; i++)
+			buf[i] = byte_at(*at_byte + i);
+		r = send(fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (r < 0) {
+			assert_int_equal(errno, EAGAIN);
+			return;
+		}
+		*at_byte += (size_t)r;
+	}
+}
+
+static void recv_some(int fd, size_t *at_byte)
+{
+	uint8_t buf[65536];
+	ssize_t r;
+
+	while ((r = recv(fd, buf, sizeof(buf), MSG_DONTWAIT)) > 0)
+		for (ssize_t i = 0; i < r; i++)
+			assert_int_equal(buf[i], byte_at((*at_byte)++));
+}
+
+static void bulk_goes_both_ways_at_once(void **state)
+{
+	enum { LEN = 12 * 1024 * 1024 };
+	size_t out[2] = {}, in[2] = {};
+	int fd[2];
+
+	(void)state;
+	fd[0] = dial(VIP);
+	fd[1] = take(rig.app);
+	while (in[0] < LEN || in[1] < LEN) {
+		struct pollfd p[2] = { { fd[0], POLLIN | (out[0] < LEN ? POLLOUT : 0), 0 }, { fd[1], POLLIN | (out[1] < LEN ? POLLOUT : 0), 0 } };
+
+		assert_true(poll(p, 2, WAIT_MS) > 0);
+		for (int i = 0; i < 2; i++) {
+			if (p[i].revents & POLLOUT)
+				send_some(fd[i], &out[i], LEN);
+			if (p[i].revents & POLLIN)
+				recv_some(fd[i], &in[i]);
+		}
+	}
+	assert_int_equal(in[0], LEN);
+	assert_int_equal(in[1], LEN);
+	close(fd[0]);
+	hear_end(fd[1]);
+	close(fd[1]);
+}
+
+static void a_slow_reader_stops_the_writer_and_nobody_else(void **state)
+{
+	enum { LEN = 48 * 1024 * 1024, WINDOW = 4 * 1024 * 1024 };
+	size_t out = 0, in = 0, before;
+	int c = dial(VIP), s = take(rig.app), c2, s2;
+
+	(void)state;
+	do {				/* until nothing moves any more */
+		struct pollfd p = { c, POLLOUT, 0 };
+
+		before = out;
+		if (poll(&p, 1, 300) > 0)
+			send_some(c, &out, LEN);
+	} while (out != before);
+	assert_true(out < LEN);
+	assert_true(__atomic_load_n(&rig.a.vm[0]->buffered_bytes, __ATOMIC_RELAXED) <= WINDOW);
+	assert_true(__atomic_load_n(&rig.b.vm[0]->buffered_bytes, __ATOMIC_RELAXED) <= WINDOW);
+
+	c2 = dial(VIP);
+	s2 = take(rig.app);
+	say(c2, "quick");
+	hear(s2, "quick");
+	close(c2);
+	close(s2);
+
+	while (in < LEN) {
+		struct pollfd p[2] = { { c, out < LEN ? POLLOUT : 0, 0 }, { s, POLLIN, 0 } };
+
+		assert_true(poll(p, 2, WAIT_MS) > 0);
+		if (p[0].revents & POLLOUT)
+			send_some(c, &out, LEN);
+		if (p[1].revents & POLLIN)
+			recv_some(s, &in);
+	}
+	close(c);
+	hear_end(s);
+	close(s);
+}
+
+static void a_reset_on_one_side_is_a_reset_on_the_other(void **state)
+{
+	int c = dial(VIP), s = take(rig.app);
+
+	(void)state;
+	say(c, "a");
+	hear(s, "a");
+	reset(c);
+	hear_reset(s);
+	close(s);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_RESET);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_RESET);
+
+	c = dial(VIP);
+	s = take(rig.app);
+	say(s, "b");
+	hear(c, "b");
+	reset(s);
+	hear_reset(c);
+	close(c);
+}
+
+static void a_policy_refuses(void **state)
+{
+	const struct flow_report *r;
+	int c;
+
+	(void)state;
+	put_deny("no-clients", "client");
+	publish();
+	c = dial(VIP);
+	hear_reset(c);
+	close(c);
+	r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
+	assert_int_equal(r->result, FLOW_R_DENIED);
+	assert_int_equal(r->status, 401);
+	r = report_of(FLOW_CLOSED, FLOW_INBOUND);
+	assert_int_equal(r->result, FLOW_R_DENIED);
+	assert_int_equal(r->status, 401);
+	assert_non_null(strstr(r->why, "shop/no-clients"));
+	assert_string_equal(r->peer->identity, CLIENT_ID);
+}
+
+static void a_new_policy_cuts_open_connections(void **state)
+{
+	int c = dial(VIP), s = take(rig.app);
+
+	(void)state;
+	say(c, "a");
+	hear(s, "a");
+	put_deny("no-clients", "client");
+	publish();
+	hear_reset(s);
+	hear_reset(c);
+	close(c);
+	close(s);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_POLICY_CHANGED);
+}
+
+static void policies_that_are_not_known_yet_are_waited_for(void **state)
+{
+	int c, s;
+
+	(void)state;
+	assert_int_equal(snap_store_set_policies_known(rig.store, false), 0);
+	publish();
+	c = dial(VIP);
+	say(c, "a");
+	while (!rig.n_asked)
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	assert_int_equal(snap_store_set_policies_known(rig.store, true), 0);
+	publish();
+	s = take(rig.app);
+	hear(s, "a");
+	close(c);
+	close(s);
+}
+
+static void the_next_endpoint_is_tried(void **state)
+{
+	(void)state;
+	put_workload("nobody", NOBODY, "server", TUNNEL_HBONE, "shop/web", NULL);
+	publish();
+	for (int i = 0; i < 6; i++) {
+		int c = dial(VIP), s = take(rig.app);
+
+		say(c, "a");
+		hear(s, "a");
+		close(c);
+		hear_end(s);
+		close(s);
+	}
+}
+
+static void an_endpoint_whose_application_is_gone_is_passed_over(void **state)
+{
+	(void)state;
+	add_vm(&rig.b, "server-2", -1, listen_at(&(struct ip_port){ ip_at(SERVER_2), SNAP_HBONE_PORT }));
+	configure(&rig.b, 1, server_leaf, SERVER_2, "server-2", NULL);
+	put_workload("server-2", SERVER_2, "server", TUNNEL_HBONE, "shop/web", NULL);
+	publish();
+	close(rig.app_2);		/* its proxy is there, and answers 503 */
+	rig.app_2 = -1;
+	for (int i = 0; i < 8; i++) {
+		int c = dial(VIP), s = take(rig.app);
+
+		close(c);
+		hear_end(s);
+		close(s);
+	}
+	assert_true(counters_of(rig.a.vm[0]).failed[FLOW_OUTBOUND] == 0);
+}
+
+static void a_peer_with_another_identity_is_not_spoken_to(void **state)
+{
+	const struct flow_report *r;
+	int c;
+
+	(void)state;
+	configure(&rig.b, 0, other_leaf, SERVER, "server", NULL);
+	c = dial(VIP);
+	hear_reset(c);
+	close(c);
+	r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
+	assert_int_equal(r->result, FLOW_R_CONNECT);
+	assert_non_null(strstr(r->why, "peer presented spiffe://td/ns/evil/sa/x"));
+	assert_int_equal(counters_of(rig.a.vm[0]).tls_refused, 1);
+}
+
+static void a_destination_is_resolved_first(void **state)
+{
+	struct ip vip = ip_at(STRANGER);
+	int c, s;
+
+	(void)state;
+	c = dial(STRANGER);
+	while (!rig.n_asked)
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	assert_true(ip_equal(&rig.asked[0], &vip));
+	put_service("late", STRANGER);
+	put_workload("server", SERVER, "server", TUNNEL_HBONE, "shop/late", NULL);
+	publish();
+	s = take(rig.app);
+	say(c, "a");
+	hear(s, "a");
+	close(c);
+	close(s);
+}
+
+static void what_the_mesh_does_not_know_is_refused_where_it_must_be(void **state)
+{
+	int c;
+
+	(void)state;
+	struct ip ip = ip_at(STRANGER);
+	assert_int_equal(snap_store_put_absent(rig.store, &ip), 0);
+	publish();
+	c = dial(STRANGER);
+	hear_reset(c);
+	close(c);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_PLAINTEXT);
+	assert_int_equal(counters_of(rig.a.vm[0]).refused[FLOW_OUTBOUND], 1);
+}
+
+static void short_resolve(struct vm_conf *c)
+{
+	c->limits.resolve_timeout_ms = 50;
+}
+
+static void a_destination_that_is_never_resolved_is_refused(void **state)
+{
+	int c;
+
+	(void)state;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", short_resolve);
+	c = dial(STRANGER);
+	hear_reset(c);
+	close(c);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_PLAINTEXT);
+}
+
+static void without_a_certificate_a_tunnel_waits_for_one(void **state)
+{
+	int c, s;
+
+	(void)state;
+	configure(&rig.a, 0, NULL, CLIENT, "client", NULL);
+	c = dial(VIP);
+	say(c, "a");
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", NULL);
+	s = take(rig.app);
+	hear(s, "a");
+	close(c);
+	close(s);
+}
+
+static void a_new_certificate_is_used_and_nothing_is_cut(void **state)
+{
+	int c = dial(VIP), s = take(rig.app), c2, s2;
+
+	(void)state;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", NULL);
+	c2 = dial(VIP);
+	s2 = take(rig.app);
+	say(c, "old");
+	hear(s, "old");
+	say(c2, "new");
+	hear(s2, "new");
+	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_opened[FLOW_OUTBOUND], 2);
+	close(c);
+	close(s);
+	close(c2);
+	close(s2);
+}
+
+static void a_workload_without_hbone_is_reached_plainly(void **state)
+{
+	int c, s;
+
+	(void)state;
+	put_service("plain", STRANGER);
+	put_workload("server", SERVER, "server", TUNNEL_NONE, "shop/plain", NULL);
+	publish();
+	c = dial(STRANGER);
+	s = take(rig.app);
+	say(c, "a");
+	hear(s, "a");
+	shutdown(c, SHUT_WR);
+	hear_end(s);
+	say(s, "b");
+	hear(c, "b");
+	close(s);
+	hear_end(c);
+	close(c);
+	const struct flow_report *r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
+	assert_int_equal(r->result, FLOW_OK);
+	assert_false(r->hbone);
+	assert_false(r->peer->mutual_tls);
+}
+
+static void tee_it(struct vm_conf *c)
+{
+	c->tee_ports[c->n_tee_ports++] = rig.out_port;
+}
+
+static bool tee_is_whole(void *arg)
+{
+	(void)arg;
+	return rig.n_tee == 6;
+}
+
+static void streams_to_registries_are_copied(void **state)
+{
+	int c, s;
+
+	(void)state;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", tee_it);
+	c = dial(VIP);
+	s = take(rig.app);
+	say(c, "abc");
+	hear(s, "abc");
+	say(s, "def");
+	hear(c, "def");
+	wait_until(tee_is_whole, NULL);
+	assert_memory_equal(rig.tee, "abcdef", 6);
+	close(c);
+	close(s);
+}
+
+static void strict_vms_refuse_plaintext(void **state)
+{
+	struct ip_port addr = at(PLAIN, APP_PORT);
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&addr, AF_INET, &sa);
+	int c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)state;
+	add_vm(&rig.b, "plain", -1, listen_at(&addr));
+	configure(&rig.b, 1, server_leaf, PLAIN, "plain", NULL);
+	set_timeouts(c);
+	assert_int_equal(connect(c, (struct sockaddr *)&sa, len), 0);
+	hear_reset(c);
+	close(c);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_PLAINTEXT);
+}
+
+static void neighbours_reach_each_other_without_a_wire(void **state)
+{
+	const struct flow_report *r;
+	int c, s;
+
+	(void)state;
+	add_vm(&rig.a, "server-2", -1, -1);
+	configure(&rig.a, 1, server_leaf, SERVER_2, "server-2", NULL);
+	put_service("near", STRANGER);
+	put_workload("server-2", SERVER_2, "server", TUNNEL_HBONE, "shop/near", NULL);
+	publish();
+	c = dial(STRANGER);
+	s = take(rig.app_2);
+	say(c, "a");
+	hear(s, "a");
+	close(c);
+	hear_end(s);
+	close(s);
+	r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
+	assert_int_equal(r->result, FLOW_OK);
+	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_opened[FLOW_OUTBOUND], 0);
+	forget_reports();
+
+	put_deny("no-clients", "client");	/* and only if both may */
+	publish();
+	c = dial(STRANGER);
+	hear_reset(c);
+	close(c);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_DENIED);
+}
+
+static void few_connections(struct vm_conf *c)
+{
+	c->limits.connections = 2;
+}
+
+static void budgets_hold(void **state)
+{
+	int c[3];
+
+	(void)state;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", few_connections);
+	c[0] = dial(VIP);
+	c[1] = dial(VIP);
+	close(take(rig.app));
+	close(take(rig.app));
+	c[2] = dial(VIP);
+	char b;
+	assert_true(recv(c[2], &b, 1, 0) <= 0);
+	assert_int_equal(counters_of(rig.a.vm[0]).over_budget, 1);
+	for (int i = 0; i < 3; i++)
+		close(c[i]);
+}
+
+static bool is_removed(void *arg)
+{
+	return rig.n_removed >= *(size_t *)arg;
+}
+
+static void a_vm_that_goes_lets_its_connections_end(void **state)
+{
+	size_t one = 1, two = 2;
+	int c = dial(VIP), s = take(rig.app);
+
+	(void)state;
+	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], WAIT_MS), 0);
+	say(c, "last words");
+	hear(s, "last words");
+	close(c);
+	hear_end(s);
+	close(s);
+	wait_until(is_removed, &one);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_OK);
+
+	c = dial(VIP);			/* and nobody is there any more */
+	hear_reset(c);
+	close(c);
+	assert_int_equal(worker_remove_vm(rig.a.w, rig.a.vm[0], 0), 0);
+	wait_until(is_removed, &two);
+}
+
+static void what_does_not_end_in_time_is_cut(void **state)
+{
+	size_t one = 1;
+	int c = dial(VIP), s = take(rig.app);
+
+	(void)state;
+	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], 50), 0);
+	hear_reset(s);
+	hear_reset(c);
+	close(c);
+	close(s);
+	wait_until(is_removed, &one);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_DRAIN);
+}
+
+static int make_pki(void **state)
+{
+	(void)state;
+	pki = pki_new();
+	client_leaf = pki_issue_san(pki, "URI:" CLIENT_ID);
+	server_leaf = pki_issue_san(pki, "URI:" SERVER_ID);
+	other_leaf = pki_issue_san(pki, "URI:spiffe://td/ns/evil/sa/x");
+	return 0;
+}
+
+static int drop_pki(void **state)
+{
+	(void)state;
+	pki_free(pki);
+	return 0;
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	static const struct CMUnitTest tests[] = {
+		T(a_connection_goes_through_a_tunnel_and_ends_half_by_half),
+		T(many_connections_share_a_tunnel),
+		T(bulk_goes_both_ways_at_once),
+		T(a_slow_reader_stops_the_writer_and_nobody_else),
+		T(a_reset_on_one_side_is_a_reset_on_the_other),
+		T(a_policy_refuses),
+		T(a_new_policy_cuts_open_connections),
+		T(policies_that_are_not_known_yet_are_waited_for),
+		T(the_next_endpoint_is_tried),
+		T(an_endpoint_whose_application_is_gone_is_passed_over),
+		T(a_peer_with_another_identity_is_not_spoken_to),
+		T(a_destination_is_resolved_first),
+		T(what_the_mesh_does_not_know_is_refused_where_it_must_be),
+		T(a_destination_that_is_never_resolved_is_refused),
+		T(without_a_certificate_a_tunnel_waits_for_one),
+		T(a_new_certificate_is_used_and_nothing_is_cut),
+		T(a_workload_without_hbone_is_reached_plainly),
+		T(streams_to_registries_are_copied),
+		T(strict_vms_refuse_plaintext),
+		T(neighbours_reach_each_other_without_a_wire),
+		T(budgets_hold),
+		T(a_vm_that_goes_lets_its_connections_end),
+		T(what_does_not_end_in_time_is_cut),
+	};
+
+	return cmocka_run_group_tests(tests, make_pki, drop_pki);
+}
