@@ -10,6 +10,8 @@ extern const struct command command_demo;
 extern const struct command command_explain;
 extern const struct command command_guests;
 extern const struct command command_proxies;
+extern const struct command command_roots;
 extern const struct command command_services;
 extern const struct command command_status;
+extern const struct command command_token;
 extern const struct command command_version;

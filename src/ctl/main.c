@@ -16,8 +16,10 @@ static const struct command *const commands[] = {
 	&command_explain,
 	&command_guests,
 	&command_proxies,
+	&command_roots,
 	&command_services,
 	&command_status,
+	&command_token,
 	&command_version,
 };
 
