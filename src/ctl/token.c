@@ -29,7 +29,7 @@ static int call(const struct options *o, const char *method, const char *path, j
 	return r;
 }
 
-static int create(const struct options *o, const char *id)
+static int create_token(const struct options *o, const char *id)
 {
 	json_t *body = json_object(), *answer = NULL;
 
@@ -54,7 +54,7 @@ static int create(const struct options *o, const char *id)
 	return COMMAND_OK;
 }
 
-static int list(const struct options *o, const char *id)
+static int list_tokens(const struct options *o, const char *id)
 {
 	static const struct table_column columns[] = {
 		{ "ID", "id" }, { "STATE", "state" }, { "NIC", "nic" }, { "USED BY", "used_by" }, { "NOTE", "note" }, {},
@@ -72,7 +72,7 @@ static int list(const struct options *o, const char *id)
 	return COMMAND_OK;
 }
 
-static int revoke(const struct options *o, const char *id)
+static int revoke_token(const struct options *o, const char *id)
 {
 	json_t *answer = NULL;
 	char path[512];
@@ -113,7 +113,7 @@ static int run(int argc, char **argv)
 	static const struct {
 		const char *word;
 		int (*run)(const struct options *o, const char *id);
-	} verbs[] = { { "create", create }, { "list", list }, { "revoke", revoke } };
+	} verbs[] = { { "create", create_token }, { "list", list_tokens }, { "revoke", revoke_token } };
 	struct options o = { .target = { .controller = client_default_controller } };
 	unsigned n_args = 0;
 	int r = command_options(&spec, argc, argv, &o, &n_args);
