@@ -185,7 +185,7 @@ static bool read_dubbo(const char *path, struct zk_instance *i)
 		return false;
 	version = meta_of(i, "dynamic");
 	i->lasting = version && strcmp(version, "false") == 0;
-	return true;
+	return i->service[0];
 }
 
 bool zk_instance_read_consumer(const char *path, char ret_service[static ZK_INSTANCE_MAX_NAME])
