@@ -13,8 +13,8 @@ enum { LOG_LINE_MAX = 2048, LOG_LIMIT_LINES = 10, LOG_LIMIT_WINDOW_MS = 10000 };
 
 static struct {
 	const char *program;
-	enum log_level level;
-	bool json;
+	_Atomic enum log_level level;	/* may be changed while threads run */
+	_Atomic bool json;
 } conf = { "outrigger", LOG_L_INFO, false };
 
 static const char *const level_names[] = {
@@ -123,6 +123,12 @@ static void put_head(struct line *l, enum log_level level, const char *msg)
 	put_raw(l, level_names[level]);
 	put(l, ' ');
 	put_raw(l, msg);
+}
+
+void log_change(enum log_level level, bool json)
+{
+	conf.level = level;
+	conf.json = json;
 }
 
 void log_setup(const char *program, enum log_level level, bool json)

@@ -44,6 +44,8 @@ struct log_field log_errno(int errnum);
 
 /* Before threads start. @program is the constant field "program". */
 void log_setup(const char *program, enum log_level level, bool json);
+/* Any time, any thread. */
+void log_change(enum log_level level, bool json);
 bool log_enabled(enum log_level level);
 MUST_CHECK int log_level_parse(const char *name, enum log_level *ret_level);
 void log_write(enum log_level level, const char *msg, const struct log_field *fields);

@@ -1,0 +1,416 @@
+/*
+ * TCP metrics with labels.
+ */
+#include "proxy/metrics.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/map.h"
+
+/* --- labels: the rows say the name, and what stands where there is no value --- */
+
+enum label {
+	L_REPORTER,
+	L_SOURCE_WORKLOAD, L_SOURCE_NAMESPACE, L_SOURCE_PRINCIPAL, L_SOURCE_APP, L_SOURCE_VERSION,
+	L_SOURCE_CANONICAL, L_SOURCE_REVISION, L_SOURCE_CLUSTER,
+	L_DESTINATION_WORKLOAD, L_DESTINATION_NAMESPACE, L_DESTINATION_PRINCIPAL, L_DESTINATION_APP, L_DESTINATION_VERSION,
+	L_DESTINATION_SERVICE, L_DESTINATION_SERVICE_NAME, L_DESTINATION_SERVICE_NAMESPACE,
+	L_DESTINATION_CANONICAL, L_DESTINATION_REVISION, L_DESTINATION_CLUSTER,
+	L_PROTOCOL, L_FLAGS, L_SECURITY,
+	_LABEL_N
+};
+
+static const struct {
+	const char *name;
+	const char *none;
+} labels[_LABEL_N] = {
+	[L_REPORTER] = { "reporter", "unknown" },
+	[L_SOURCE_WORKLOAD] = { "source_workload", "unknown" },
+	[L_SOURCE_NAMESPACE] = { "source_workload_namespace", "unknown" },
+	[L_SOURCE_PRINCIPAL] = { "source_principal", "unknown" },
+	[L_SOURCE_APP] = { "source_app", "unknown" },
+	[L_SOURCE_VERSION] = { "source_version", "unknown" },
+	[L_SOURCE_CANONICAL] = { "source_canonical_service", "unknown" },
+	[L_SOURCE_REVISION] = { "source_canonical_revision", "latest" },
+	[L_SOURCE_CLUSTER] = { "source_cluster", "unknown" },
+	[L_DESTINATION_WORKLOAD] = { "destination_workload", "unknown" },
+	[L_DESTINATION_NAMESPACE] = { "destination_workload_namespace", "unknown" },
+	[L_DESTINATION_PRINCIPAL] = { "destination_principal", "unknown" },
+	[L_DESTINATION_APP] = { "destination_app", "unknown" },
+	[L_DESTINATION_VERSION] = { "destination_version", "unknown" },
+	[L_DESTINATION_SERVICE] = { "destination_service", "unknown" },
+	[L_DESTINATION_SERVICE_NAME] = { "destination_service_name", "unknown" },
+	[L_DESTINATION_SERVICE_NAMESPACE] = { "destination_service_namespace", "unknown" },
+	[L_DESTINATION_CANONICAL] = { "destination_canonical_service", "unknown" },
+	[L_DESTINATION_REVISION] = { "destination_canonical_revision", "latest" },
+	[L_DESTINATION_CLUSTER] = { "destination_cluster", "unknown" },
+	[L_PROTOCOL] = { "request_protocol", "tcp" },
+	[L_FLAGS] = { "response_flags", "-" },
+	[L_SECURITY] = { "connection_security_policy", "unknown" },
+};
+
+/* Results in the words of ztunnel and Envoy. */
+static const char *const result_flags[] = {
+	[FLOW_OK] = "-", [FLOW_R_RESET] = "-", [FLOW_R_DENIED] = "DENY", [FLOW_R_POLICY_CHANGED] = "DENY",
+	[FLOW_R_PLAINTEXT] = "DENY", [FLOW_R_UNKNOWN] = "NR", [FLOW_R_NO_PORT] = "NR", [FLOW_R_NO_ENDPOINT] = "UH",
+	[FLOW_R_CONNECT] = "CONNECT", [FLOW_R_NO_CERTIFICATE] = "TLS_FAILURE", [FLOW_R_BUDGET] = "UO",
+	[FLOW_R_TUNNEL] = "UC", [FLOW_R_IDLE] = "-", [FLOW_R_DRAIN] = "-", [FLOW_R_BAD_REQUEST] = "H2_HANDSHAKE_FAILURE",
+	[FLOW_R_INTERNAL] = "UO",
+};
+_Static_assert(ELEMENTS(result_flags) == _FLOW_RESULT_N, "every result has a flag");
+
+enum counter { C_OPENED, C_CLOSED, C_FAILED, C_SENT, C_RECEIVED, _COUNTER_N };
+
+static const struct {
+	const char *name;
+	const char *help;
+} counters[_COUNTER_N] = {
+	[C_OPENED] = { "istio_tcp_connections_opened_total", "The total number of TCP connections opened" },
+	[C_CLOSED] = { "istio_tcp_connections_closed_total", "The total number of TCP connections closed" },
+	[C_FAILED] = { "istio_tcp_connections_failed_total", "The total number of TCP connections that failed to establish" },
+	[C_SENT] = { "istio_tcp_sent_bytes_total", "The total number of bytes sent by servers" },
+	[C_RECEIVED] = { "istio_tcp_received_bytes_total", "The total number of bytes received by servers" },
+};
+
+struct series {
+	struct map_link link;		/* by @text */
+	uint64_t counts[_COUNTER_N];
+	char text[];			/* labels as they are written, without braces */
+};
+
+struct open_flow {
+	struct map_link link;		/* by @id */
+	uint64_t id;
+	struct series *series;
+	uint64_t sent, received;	/* counted so far, as the client sees it */
+	int64_t start_ms;
+	struct ip_port source, destination, upstream;
+	struct vm *vm;			/* a reference */
+	struct flow_peer *peer;		/* a reference, or NULL */
+	bool inbound;
+	bool hbone;
+};
+
+struct metrics {
+	struct map series;
+	struct map open;
+	struct series *other;
+	uint64_t untracked;		/* connections over METRICS_OPEN_MAX */
+};
+
+/* --- series --- */
+
+static int escape(struct bytes *out, const char *value)
+{
+	int r = 0;
+
+	for (const char *c = value; *c && r == 0; c++) {
+		if (*c == '\\' || *c == '"')
+			r = bytes_appendf(out, "\\%c", *c);
+		else if (*c == '\n')
+			r = bytes_append_str(out, "\\n");
+		else
+			r = bytes_append(out, c, 1);
+	}
+	return r;
+}
+
+static int write_labels(struct bytes *out, const char *const values[_LABEL_N])
+{
+	int r = 0;
+
+	for (int i = 0; i < _LABEL_N && r == 0; i++) {
+		r = bytes_appendf(out, "%s%s=\"", i ? "," : "", labels[i].name);
+		if (r == 0)
+			r = escape(out, values[i] && *values[i] ? values[i] : labels[i].none);
+		if (r == 0)
+			r = bytes_append(out, "\"", 1);
+	}
+	return r;
+}
+
+static struct series *series_make(struct metrics *m, const void *text, size_t len)
+{
+	struct series *s = calloc(1, sizeof(*s) + len + 1);
+
+	if (!s)
+		return NULL;
+	memcpy(s->text, text, len);
+	if (map_add(&m->series, &s->link, s->text, len) < 0) {
+		free(s);
+		return NULL;
+	}
+	return s;
+}
+
+/* Never NULL: without memory, and over the maximum, it is "_other". */
+static struct series *series_get(struct metrics *m, const char *const values[_LABEL_N])
+{
+	struct series *s = m->other;
+	struct bytes text;
+
+	bytes_init(&text, 16384);
+	if (write_labels(&text, values) == 0) {
+		struct map_link *l = map_find(&m->series, text.data, text.len);
+
+		if (l)
+			s = container_of(l, struct series, link);
+		else if (m->series.n < METRICS_SERIES_MAX)
+			s = series_make(m, text.data, text.len) ?: m->other;
+	}
+	bytes_deinit(&text);
+	return s;
+}
+
+static void label_self(const char **values, const struct metrics_self *self, bool source)
+{
+	values[source ? L_SOURCE_WORKLOAD : L_DESTINATION_WORKLOAD] = self->workload;
+	values[source ? L_SOURCE_NAMESPACE : L_DESTINATION_NAMESPACE] = self->namespace;
+	values[source ? L_SOURCE_APP : L_DESTINATION_APP] = self->app;
+	values[source ? L_SOURCE_VERSION : L_DESTINATION_VERSION] = self->version;
+	values[source ? L_SOURCE_CANONICAL : L_DESTINATION_CANONICAL] = self->canonical_name;
+	values[source ? L_SOURCE_REVISION : L_DESTINATION_REVISION] = self->canonical_revision;
+	values[source ? L_SOURCE_CLUSTER : L_DESTINATION_CLUSTER] = self->cluster;
+}
+
+static void label_peer(const char **values, const struct flow_peer *peer, bool source)
+{
+	if (!peer)
+		return;
+	values[source ? L_SOURCE_WORKLOAD : L_DESTINATION_WORKLOAD] = peer->workload_name;
+	values[source ? L_SOURCE_NAMESPACE : L_DESTINATION_NAMESPACE] = peer->namespace;
+	values[source ? L_SOURCE_APP : L_DESTINATION_APP] = peer->canonical_name;
+	values[source ? L_SOURCE_VERSION : L_DESTINATION_VERSION] = peer->canonical_revision;
+	values[source ? L_SOURCE_CANONICAL : L_DESTINATION_CANONICAL] = peer->canonical_name;
+	values[source ? L_SOURCE_REVISION : L_DESTINATION_REVISION] = peer->canonical_revision;
+	values[source ? L_SOURCE_CLUSTER : L_DESTINATION_CLUSTER] = peer->cluster;
+	values[source ? L_SOURCE_PRINCIPAL : L_DESTINATION_PRINCIPAL] = peer->identity;
+}
+
+static struct series *series_of(struct metrics *m, const struct flow_report *r, const struct metrics_self *self, const char *flags)
+{
+	const char *values[_LABEL_N] = {};
+	bool outbound = r->direction == FLOW_OUTBOUND;
+	bool mutual = r->peer && r->peer->mutual_tls;
+
+	values[L_REPORTER] = outbound ? "source" : "destination";
+	label_self(values, self, outbound);
+	label_peer(values, r->peer, !outbound);
+	if (mutual)
+		values[outbound ? L_SOURCE_PRINCIPAL : L_DESTINATION_PRINCIPAL] = self->identity;
+	values[L_SECURITY] = mutual ? "mutual_tls" : outbound ? NULL : "none";
+	values[L_FLAGS] = flags;
+	if (outbound && r->peer) {
+		values[L_DESTINATION_SERVICE] = r->peer->service_host;
+		values[L_DESTINATION_SERVICE_NAME] = r->peer->service_name;
+		values[L_DESTINATION_SERVICE_NAMESPACE] = r->peer->service_namespace;
+	} else if (!outbound) {
+		values[L_DESTINATION_SERVICE] = self->service_host;
+		values[L_DESTINATION_SERVICE_NAME] = self->service_name;
+		values[L_DESTINATION_SERVICE_NAMESPACE] = self->service_namespace;
+	}
+	return series_get(m, values);
+}
+
+/* --- connections --- */
+
+static struct open_flow *open_find(const struct metrics *m, uint64_t id)
+{
+	struct map_link *l = map_find(&m->open, &id, sizeof(id));
+
+	return l ? container_of(l, struct open_flow, link) : NULL;
+}
+
+static void open_drop(struct metrics *m, struct open_flow *f)
+{
+	map_remove(&m->open, &f->link);
+	vm_unref(f->vm);
+	flow_peer_unref(f->peer);
+	free(f);
+}
+
+static void open_add(struct metrics *m, const struct flow_report *r, struct series *s)
+{
+	struct open_flow *f = m->open.n < METRICS_OPEN_MAX ? calloc(1, sizeof(*f)) : NULL;
+
+	if (!f) {
+		m->untracked++;
+		return;
+	}
+	f->id = r->id;
+	if (map_add(&m->open, &f->link, &f->id, sizeof(f->id)) < 0) {
+		free(f);
+		m->untracked++;
+		return;
+	}
+	f->series = s;
+	f->start_ms = r->start_ms;
+	f->source = r->source;
+	f->destination = r->destination;
+	f->upstream = r->upstream;
+	f->vm = vm_ref(r->vm);
+	f->peer = r->peer ? flow_peer_ref(r->peer) : NULL;
+	f->inbound = r->direction == FLOW_INBOUND;
+	f->hbone = r->hbone;
+}
+
+static void count_bytes(struct open_flow *f, const struct flow_report *r)
+{
+	f->series->counts[C_SENT] += r->bytes_received - f->received;
+	f->series->counts[C_RECEIVED] += r->bytes_sent - f->sent;
+	f->sent = r->bytes_sent;
+	f->received = r->bytes_received;
+}
+
+/* The end of one that was not seen opening: it failed, or there were too many to follow. */
+static void count_untracked(struct metrics *m, const struct flow_report *r, const struct metrics_self *self)
+{
+	struct series *s = series_of(m, r, self, result_flags[r->result]);
+
+	if (r->result != FLOW_OK && !r->bytes_sent && !r->bytes_received) {
+		s->counts[C_FAILED]++;
+		return;
+	}
+	s->counts[C_CLOSED]++;
+	s->counts[C_SENT] += r->bytes_received;
+	s->counts[C_RECEIVED] += r->bytes_sent;
+}
+
+void metrics_report(struct metrics *m, const struct flow_report *r, const struct metrics_self *self)
+{
+	struct open_flow *f = open_find(m, r->id);
+
+	if (r->event == FLOW_OPENED && !f) {
+		struct series *s = series_of(m, r, self, NULL);
+
+		s->counts[C_OPENED]++;
+		open_add(m, r, s);
+	} else if (r->event == FLOW_CLOSED && !f) {
+		count_untracked(m, r, self);
+	} else if (f) {
+		count_bytes(f, r);
+		if (r->event == FLOW_CLOSED) {
+			f->series->counts[C_CLOSED]++;
+			open_drop(m, f);
+		}
+	}
+}
+
+/* --- output --- */
+
+int metrics_line(struct bytes *out, const char *name, const char *type, const char *label, const char *value, uint64_t v)
+{
+	int r = type ? bytes_appendf(out, "# TYPE %s %s\n", name, type) : 0;
+
+	if (r == 0)
+		r = bytes_append_str(out, name);
+	if (r == 0 && label) {
+		r = bytes_appendf(out, "{%s=\"", label);
+		if (r == 0)
+			r = escape(out, value);
+		if (r == 0)
+			r = bytes_append_str(out, "\"}");
+	}
+	return r < 0 ? r : bytes_appendf(out, " %llu\n", (unsigned long long)v);
+}
+
+static int write_counter(const struct metrics *m, enum counter c, struct bytes *out)
+{
+	int r = bytes_appendf(out, "# HELP %s %s\n# TYPE %s counter\n", counters[c].name, counters[c].help, counters[c].name);
+
+	map_for_each(l, &m->series) {
+		const struct series *s = container_of(l, struct series, link);
+
+		if (r < 0)
+			return r;
+		if (s->counts[c] || (c < C_FAILED && s->counts[C_OPENED]))
+			r = bytes_appendf(out, "%s{%s} %llu\n", counters[c].name, s->text, (unsigned long long)s->counts[c]);
+	}
+	return r;
+}
+
+int metrics_write(const struct metrics *m, struct bytes *out)
+{
+	int r = bytes_append_str(out, "# HELP istio_build Istio component build info\n# TYPE istio_build gauge\n"
+				 "istio_build{component=\"outrigger-proxy\",tag=\"" OUTRIGGER_VERSION "\"} 1\n");
+
+	for (int c = 0; c < _COUNTER_N && r == 0; c++)
+		r = write_counter(m, (enum counter)c, out);
+	if (r == 0)
+		r = metrics_line(out, "istio_tcp_sockets_open", "gauge", NULL, NULL, m->open.n);
+	if (r == 0)
+		r = metrics_line(out, "outrigger_proxy_series", "gauge", NULL, NULL, m->series.n);
+	if (r == 0)
+		r = metrics_line(out, "outrigger_proxy_untracked_connections_total", "counter", NULL, NULL, m->untracked);
+	return r;
+}
+
+size_t metrics_n_open(const struct metrics *m)
+{
+	return m->open.n;
+}
+
+static json_t *connection_json(const struct open_flow *f, int64_t now_ms)
+{
+	char source[IP_PORT_TEXT_LEN], destination[IP_PORT_TEXT_LEN], upstream[IP_PORT_TEXT_LEN];
+
+	return json_pack("{s:I s:s s:s s:s s:s s:s s:s s:b s:I s:I s:I}", "id", (json_int_t)f->id, "vm", f->vm->id,
+			 "direction", f->inbound ? "inbound" : "outbound", "source", ip_port_format(&f->source, source),
+			 "destination", ip_port_format(&f->destination, destination), "upstream", ip_port_format(&f->upstream, upstream),
+			 "peer", f->peer ? f->peer->identity : "", "hbone", f->hbone, "bytes_sent", (json_int_t)f->sent,
+			 "bytes_received", (json_int_t)f->received, "age_ms", (json_int_t)(now_ms - f->start_ms));
+}
+
+json_t *metrics_connections(const struct metrics *m, size_t max, int64_t now_ms)
+{
+	json_t *list = json_array();
+	size_t n = 0;
+
+	map_for_each(l, &m->open) {
+		if (!list || n++ == max)
+			break;
+		if (json_array_append_new(list, connection_json(container_of(l, struct open_flow, link), now_ms)) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
+int metrics_new(struct metrics **ret_metrics)
+{
+	struct metrics *m = calloc(1, sizeof(*m));
+	const char *values[_LABEL_N];
+
+	if (!m)
+		return -ENOMEM;
+	map_init(&m->series);
+	map_init(&m->open);
+	for (int i = 0; i < _LABEL_N; i++)
+		values[i] = "_other";
+	m->other = series_get(m, values);
+	if (!m->other) {
+		metrics_free(m);
+		return -ENOMEM;
+	}
+	*ret_metrics = m;
+	return 0;
+}
+
+struct metrics *metrics_free(struct metrics *m)
+{
+	if (!m)
+		return NULL;
+	map_for_each(l, &m->open)
+		open_drop(m, container_of(l, struct open_flow, link));
+	map_for_each(s, &m->series) {
+		map_remove(&m->series, s);
+		free(container_of(s, struct series, link));
+	}
+	map_deinit(&m->open);
+	map_deinit(&m->series);
+	free(m);
+	return NULL;
+}

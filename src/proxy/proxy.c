@@ -1,0 +1,623 @@
+/*
+ * The main thread: what comes from the agent, from the workers and from the
+ * clock, and where it goes.
+ */
+#include "proxy/proxy.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "mesh/pb.h"
+#include "proxy/sidecar.h"
+
+enum {
+	TICK_MS = 1000,
+	SAVE_EVERY = 5,			/* ticks */
+	TERM_DRAIN_MS = 1000,
+	STOP_GRACE_MS = 2000,		/* beyond the drain time */
+	CHANNEL_GRACE_MS = 10000,
+};
+
+void *proxy_copy_pb(const ProtobufCMessage *m)
+{
+	CLEANUP_FREE uint8_t *data = NULL;
+	ProtobufCMessage *copy;
+	size_t len;
+
+	if (pb_pack(m, &data, &len) < 0)
+		return NULL;
+	return pb_unpack(m->descriptor, data, len, 0, &copy) < 0 ? NULL : copy;
+}
+
+struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id)
+{
+	struct map_link *l = map_find_str(&p->sidecars, vm_id);
+
+	return l ? container_of(l, struct sidecar, link) : NULL;
+}
+
+/* The sidecar behind a worker's VM, also while it drains. */
+static struct sidecar *sidecar_of(const struct proxy *p, const struct vm *vm)
+{
+	return vm->slot < PROXY_VMS_MAX ? p->slots[vm->slot] : NULL;
+}
+
+/* --- the snapshot --- */
+
+void proxy_publish(struct proxy *p)
+{
+	struct snapshot *s = knowledge_snapshot(p->knowledge);
+
+	for (size_t i = 0; i < p->n_workers; i++) {
+		int r = worker_set_snapshot(p->workers[i], s);
+
+		if (r < 0)
+			log_error("worker does not take a snapshot", log_int("worker", (int64_t)i), log_errno(r));
+	}
+}
+
+static void on_knowledge(void *data)
+{
+	struct proxy *p = data;
+
+	proxy_publish(p);
+	map_for_each(l, &p->sidecars)
+		sidecar_review(container_of(l, struct sidecar, link));
+}
+
+/* The mesh controller has told every VM all there is: what was restored has had its time. */
+static void drop_restored(struct proxy *p)
+{
+	if (!p->restored || !p->sidecars.n)
+		return;
+	map_for_each(l, &p->sidecars)
+		if (!container_of(l, struct sidecar, link)->in_sync)
+			return;
+	p->restored = false;
+	knowledge_drop(p->knowledge, KNOWLEDGE_RESTORED);
+}
+
+/* --- workers --- */
+
+static const char *label(const Outrigger__Ipc__VmPut *m, const char *key)
+{
+	for (size_t i = 0; i < m->n_labels; i++)
+		if (!strcmp(m->labels[i]->key, key))
+			return m->labels[i]->value;
+	return "";
+}
+
+static const Outrigger__Ipc__ServicePort *service_at(const Outrigger__Ipc__VmPut *m, const struct flow_report *r)
+{
+	for (size_t i = 0; r->direction == FLOW_INBOUND && i < m->n_ports; i++)
+		if (m->ports[i]->target_port == r->upstream.port || m->ports[i]->target_port == r->destination.port)
+			return m->ports[i];
+	return NULL;
+}
+
+static void count_report(struct proxy *p, const struct sidecar *s, const struct flow_report *r)
+{
+	const Outrigger__Ipc__VmPut *m = s->put;
+	const Outrigger__Ipc__ServicePort *port = service_at(m, r);
+	const char *canonical = label(m, "service.istio.io/canonical-name");
+	const struct metrics_self self = {
+		.workload = m->workload_name, .namespace = m->namespace_, .identity = s->identity,
+		.app = label(m, "app"), .version = label(m, "version"),
+		.canonical_name = *canonical ? canonical : *label(m, "app") ? label(m, "app") : m->workload_name,
+		.canonical_revision = label(m, "version"),
+		.cluster = p->setup && p->setup->mesh_controller ? p->setup->mesh_controller->cluster_id : "",
+		.service_host = port ? port->hostname : "", .service_name = port ? port->service : "",
+		.service_namespace = port ? port->namespace_ : "",
+	};
+
+	metrics_report(p->metrics, r, &self);
+	if (r->event == FLOW_CLOSED && p->access_log)
+		access_log_write(p->access_log, r, &(struct access_log_self){
+			.workload = m->workload_name, .namespace = m->namespace_, .identity = s->identity,
+			.service = port ? port->hostname : "" });
+}
+
+static void on_report(void *data, struct flow_report *r)
+{
+	struct proxy *p = data;
+	struct sidecar *s = sidecar_of(p, r->vm);
+
+	if (s) {
+		count_report(p, s, r);
+		if (r->direction == FLOW_OUTBOUND)
+			sidecar_used(s, &r->destination.ip);
+	}
+	flow_report_free(r);
+}
+
+static void on_resolve(void *data, struct vm *vm, const struct ip *ip)
+{
+	struct sidecar *s = sidecar_of(data, vm);
+
+	if (s)
+		sidecar_resolve(s, ip);
+}
+
+static void on_tee(void *data, struct flow_tee *t)
+{
+	struct proxy *p = data;
+
+	tee_relay_pass(&p->tee, p->link, t);
+	flow_tee_free(t);
+}
+
+static void on_removed(void *data, struct vm *vm)
+{
+	struct sidecar *s = sidecar_of(data, vm);
+
+	if (s)
+		sidecar_removed(s, vm);
+}
+
+static const struct worker_events worker_events = {
+	.resolve = on_resolve, .report = on_report, .tee = on_tee, .removed = on_removed,
+};
+
+static void on_mail(void *data)
+{
+	struct proxy *p = data;
+
+	mailbox_deliver(&p->mail, p);
+}
+
+unsigned proxy_n_workers(const struct proxy_options *options)
+{
+	long n = options->workers ? (long)options->workers : MIN(sysconf(_SC_NPROCESSORS_ONLN), 4L);
+
+	return (unsigned)MIN(MAX(n, 1L), (long)PROXY_WORKERS_MAX);
+}
+
+static int start_workers(struct proxy *p, const int *sockd_socks)
+{
+	unsigned n = proxy_n_workers(&p->options);
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < n; i++) {
+		const struct worker_conf conf = {
+			.main = &p->mail, .events = &worker_events, .events_data = p, .index = i, .n_workers = n,
+			.sockd_sock = sockd_socks ? sockd_socks[i] : -1, .hbone_port = SNAP_HBONE_PORT,
+			.balance = p->options.round_robin ? BALANCE_ROUND_ROBIN : BALANCE_LEAST_REQUEST,
+		};
+
+		r = worker_new(&conf, &p->workers[i]);
+		if (r == 0)
+			p->n_workers++;
+	}
+	return r;
+}
+
+/* --- VMs --- */
+
+static int free_slot(const struct proxy *p)
+{
+	for (int i = 0; i < PROXY_VMS_MAX; i++)
+		if (!p->slots[i])
+			return i;
+	return -ENOSPC;
+}
+
+int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag)
+{
+	struct sidecar *s = proxy_sidecar(p, m->vm_id);
+	int slot, r;
+
+	if (s)
+		return sidecar_update(s, m, fds, n_fds, reterr_diag);
+	slot = free_slot(p);
+	if (slot < 0)
+		return diag_set(reterr_diag, "VM %.200s: this process serves %d VMs already", m->vm_id, PROXY_VMS_MAX);
+	r = sidecar_new(p, (uint32_t)slot, m, fds, n_fds, &s, reterr_diag);
+	if (r < 0)
+		return r;
+	r = map_add(&p->sidecars, &s->link, s->put->vm_id, strlen(s->put->vm_id));
+	if (r < 0) {
+		sidecar_free(s);
+		return r;
+	}
+	p->slots[slot] = s;
+	sidecar_setup(s);
+	sidecar_report(s);
+	return 0;
+}
+
+static void vm_remove(struct proxy *p, struct sidecar *s, uint32_t drain_ms)
+{
+	map_remove(&p->sidecars, &s->link);
+	list_append(&p->leaving, &s->leaving);
+	sidecar_remove(s, drain_ms);
+}
+
+void proxy_forget(struct proxy *p, struct sidecar *s)
+{
+	list_unlink(&s->leaving);
+	knowledge_drop(p->knowledge, s->slot);
+	p->slots[s->slot] = NULL;
+	sidecar_free(s);
+	if (p->stopping && !p->sidecars.n && list_empty(&p->leaving))
+		loop_stop(p->loop);
+}
+
+/* --- the agent --- */
+
+static char **list_vm_ids(void *data, size_t *ret_n)
+{
+	struct proxy *p = data;
+	size_t n = 0;
+
+	free(p->vm_ids);
+	p->vm_ids = calloc(p->sidecars.n + 1, sizeof(*p->vm_ids));
+	map_for_each(l, &p->sidecars)
+		if (p->vm_ids)
+			p->vm_ids[n++] = container_of(l, struct sidecar, link)->put->vm_id;
+	*ret_n = n;
+	return p->vm_ids;
+}
+
+static void on_agent(void *data)
+{
+	struct proxy *p = data;
+
+	log_info("agent");
+	map_for_each(l, &p->sidecars)
+		sidecar_report(container_of(l, struct sidecar, link));
+}
+
+static void on_agent_gone(void *data, const char *why)
+{
+	struct proxy *p = data;
+
+	if (!p->setup) {
+		log_error("agent is gone before it said what to do", log_str("reason", why));
+		loop_stop(p->loop);
+		return;
+	}
+	if (!p->stopping)
+		log_warn("agent is gone; serving on", log_str("reason", why));
+}
+
+static uint64_t own_cpu_ns(void)
+{
+	struct rusage u;
+
+	if (getrusage(RUSAGE_SELF, &u) < 0)
+		return 0;
+	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000000 +
+	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1000;
+}
+
+static uint64_t own_rss(void)
+{
+	unsigned long size, resident = 0;
+	FILE *f = fopen("/proc/self/statm", "re");
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%lu %lu", &size, &resident) != 2)
+		resident = 0;
+	fclose(f);
+	return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void fill_load(const struct sidecar *s, Outrigger__Ipc__VmLoad *l)
+{
+	struct vm_counters c = {};
+
+	outrigger__ipc__vm_load__init(l);
+	l->vm_id = s->put->vm_id;
+	if (!s->vm)
+		return;
+	vm_count(s->vm, &c);
+	for (int i = 0; i < 2; i++) {
+		l->connections_opened += c.opened[i];
+		l->connections_open += c.opened[i] - c.closed[i];
+		l->bytes_sent += c.bytes_sent[i];
+		l->bytes_received += c.bytes_received[i];
+		l->failed += c.failed[i] + c.refused[i];
+	}
+	l->buffered_bytes = __atomic_load_n(&s->vm->buffered_bytes, __ATOMIC_RELAXED);
+}
+
+static void send_load(struct proxy *p)
+{
+	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__Load load = OUTRIGGER__IPC__LOAD__INIT;
+	CLEANUP_FREE Outrigger__Ipc__VmLoad *vms = calloc(p->sidecars.n + 1, sizeof(*vms));
+	CLEANUP_FREE Outrigger__Ipc__VmLoad **list = calloc(p->sidecars.n + 1, sizeof(*list));
+
+	if (!vms || !list)
+		return;		/* it asks again */
+	map_for_each(l, &p->sidecars) {
+		fill_load(container_of(l, struct sidecar, link), &vms[load.n_vms]);
+		list[load.n_vms] = &vms[load.n_vms];
+		load.n_vms++;
+	}
+	load.vms = list;
+	load.cpu_ns = own_cpu_ns();
+	load.rss_bytes = own_rss();
+	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_LOAD;
+	m.load = &load;
+	int r = agent_link_send(p->link, &m, false);
+	if (r < 0)
+		log_warn("agent does not take a load report", log_errno(r));
+}
+
+static void take_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds)
+{
+	Outrigger__Ipc__ToAgent answer = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__VmStatus status = OUTRIGGER__IPC__VM_STATUS__INIT;
+	struct diag d = {};
+	int r = proxy_vm_put(p, m, fds, n_fds, &d);
+
+	if (r >= 0)
+		return;
+	if (!*d.msg)
+		diag_set(&d, "%s", strerror(-r));
+	log_error("VM cannot be served", log_str("vm", m->vm_id), log_str("reason", d.msg));
+	status.vm_id = m->vm_id;
+	status.state = OUTRIGGER__IPC__VM_STATE__VM_FAILED;
+	status.detail = d.msg;
+	status.mono_ns = clock_mono_ns();
+	answer.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_VM_STATUS;
+	answer.vm_status = &status;
+	r = agent_link_send(p->link, &answer, false);
+	if (r < 0)
+		log_warn("agent does not take a status", log_errno(r));
+}
+
+static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, size_t n_fds)
+{
+	struct proxy *p = data;
+	struct sidecar *s;
+	struct diag d = {};
+	int r;
+
+	switch (m->msg_case) {
+	case OUTRIGGER__IPC__TO_PROXY__MSG_SETUP:
+		r = proxy_setup(p, m->setup, &d);
+		if (r < 0)
+			log_error("setup is not used", log_str("reason", d.msg), log_errno(r));
+		break;
+	case OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT:
+		take_vm_put(p, m->vm_put, fds, n_fds);
+		break;
+	case OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE:
+		s = proxy_sidecar(p, m->vm_remove->vm_id);
+		if (s)
+			vm_remove(p, s, m->vm_remove->drain_ms);
+		break;
+	case OUTRIGGER__IPC__TO_PROXY__MSG_VM_TOKEN:
+		s = proxy_sidecar(p, m->vm_token->vm_id);
+		if (s)
+			sidecar_token(s, m->vm_token->token, m->vm_token->refused);
+		break;
+	case OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN:
+		proxy_stop(p, m->shutdown->drain_ms);
+		break;
+	case OUTRIGGER__IPC__TO_PROXY__MSG_LOAD_REQUEST:
+		send_load(p);
+		break;
+	default:
+		log_warn("agent sent what this version does not know");
+		break;
+	}
+}
+
+static const struct agent_link_ops link_ops = {
+	.connected = on_agent, .message = on_message, .gone = on_agent_gone, .vm_ids = list_vm_ids,
+};
+
+/* --- setup --- */
+
+static int setup_channel(struct proxy *p, const Outrigger__Ipc__MeshController *mc, struct diag *d)
+{
+	static const char *const alpn[] = { "h2", NULL };
+	const struct tls_config config = {
+		.role = TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .roots_pem = mc->roots_pem, .alpn = alpn, .allow_tls12 = true,
+	};
+	struct tls_ctx *tls;
+	const char *names[9] = {};
+	int r = tls_ctx_new(&config, &tls, d);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < mc->n_server_names && i < ELEMENTS(names) - 1; i++)
+		names[i] = mc->server_names[i];
+
+	const struct channel_options options = { .target = mc->address, .tls = tls, .server_names = names };
+	if (p->channel)
+		r = channel_change(p->channel, &options, CHANNEL_GRACE_MS);
+	else
+		r = channel_new(p->loop, &options, &p->channel);
+	tls_ctx_unref(tls);
+	return r == -EINVAL ? diag_set(d, "mesh controller \"%.200s\" is not host:port", mc->address) : r;
+}
+
+static int setup_files(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *d)
+{
+	struct access_log *log = NULL;
+	bool restored = knowledge_n(p->knowledge) == 0;
+	int r = 0;
+
+	if (!p->setup || strcmp(m->access_log, p->setup->access_log) || m->access_log_json != p->setup->access_log_json) {
+		r = access_log_new(p->loop, m->access_log, m->access_log_json, &log, d);
+		if (r < 0)
+			return r;
+		access_log_free(p->access_log);
+		p->access_log = log;
+	}
+	if (*m->resume_path)
+		r = agent_link_listen(p->link, m->resume_path, d);
+	if (r == 0 && *m->admin_path)
+		r = admin_listen(p, m->admin_path, d);
+	if (r < 0)
+		return r;
+	r = state_file_open(&p->state, m->state_dir, p->options.group, p->knowledge, d);
+	if (r < 0) {
+		log_warn("last configuration is not used", log_str("reason", d->msg), log_errno(r));
+		*d = (struct diag){};
+	}
+	if (restored && knowledge_n(p->knowledge)) {
+		p->restored = true;
+		knowledge_policies_known(p->knowledge);
+		log_info("last configuration is in force", log_int("resources", (int64_t)knowledge_n(p->knowledge)));
+	}
+	return r == -ENOMEM ? r : 0;
+}
+
+static int setup_check(const Outrigger__Ipc__Setup *m, struct diag *d)
+{
+	if (!identity_trust_domain_valid(m->trust_domain))
+		return diag_set(d, "\"%.64s\" is not a trust domain", m->trust_domain);
+	if (!m->mesh_controller || !*m->mesh_controller->roots_pem)
+		return diag_set(d, "without trust roots");
+	if (m->hbone_port && m->hbone_port != SNAP_HBONE_PORT)
+		return diag_set(d, "HBONE port %u: only %d is supported", m->hbone_port, SNAP_HBONE_PORT);
+	return 0;
+}
+
+int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *reterr_diag)
+{
+	Outrigger__Ipc__Setup *copy;
+	enum log_level level;
+	int r = setup_check(m, reterr_diag);
+
+	if (r < 0)
+		return r;
+	copy = proxy_copy_pb(&m->base);
+	if (!copy)
+		return -ENOMEM;
+	if (*m->log_level && log_level_parse(m->log_level, &level) == 0)
+		log_change(level, m->log_json);
+	r = setup_files(p, m, reterr_diag);
+	if (r == 0 && *m->mesh_controller->address)
+		r = setup_channel(p, m->mesh_controller, reterr_diag);
+	if (r < 0) {
+		protobuf_c_message_free_unpacked(&copy->base, NULL);
+		return r;
+	}
+	if (p->setup)
+		protobuf_c_message_free_unpacked(&p->setup->base, NULL);
+	p->setup = copy;
+	map_for_each(l, &p->sidecars)
+		sidecar_setup(container_of(l, struct sidecar, link));
+	return 0;
+}
+
+/* --- time, signals, the end --- */
+
+static int on_tick(struct timer *t)
+{
+	struct proxy *p = container_of(t, struct proxy, tick);
+	struct diag d = {};
+
+	map_for_each(l, &p->sidecars)
+		sidecar_tick(container_of(l, struct sidecar, link));
+	drop_restored(p);
+	if (++p->n_ticks % SAVE_EVERY == 0 && !p->restored && state_file_save(&p->state, p->knowledge, &d) < 0)
+		LOG_LIMITED(LOG_L_WARN, "configuration is not kept", log_str("reason", d.msg));
+	return timer_arm(p->loop, &p->tick, TICK_MS, on_tick);
+}
+
+static int on_stop_timer(struct timer *t)
+{
+	loop_stop(container_of(t, struct proxy, stop_timer)->loop);
+	return 0;
+}
+
+void proxy_stop(struct proxy *p, uint32_t drain_ms)
+{
+	if (p->stopping) {
+		loop_stop(p->loop);	/* asked twice: at once */
+		return;
+	}
+	log_info("stopping", log_int("drain_ms", drain_ms));
+	p->stopping = true;
+	map_for_each(l, &p->sidecars)
+		vm_remove(p, container_of(l, struct sidecar, link), drain_ms);
+	if (list_empty(&p->leaving) || timer_arm(p->loop, &p->stop_timer, drain_ms + STOP_GRACE_MS, on_stop_timer) < 0)
+		loop_stop(p->loop);
+}
+
+static void on_signal(int signo, void *data)
+{
+	(void)signo;
+	proxy_stop(data, TERM_DRAIN_MS);
+}
+
+int proxy_init(struct proxy *p, const struct proxy_options *options, const int *sockd_socks)
+{
+	static const int signals[] = { SIGTERM, SIGINT };
+	int r;
+
+	*p = (struct proxy){ .options = *options, .start_ms = clock_mono_ms() };
+	map_init(&p->sidecars);
+	list_init(&p->leaving);
+	tee_relay_init(&p->tee);
+	r = loop_new(&p->loop);
+	if (r < 0)
+		return r;
+	mailbox_init(&p->mail, p->loop);
+	loop_on_wake(p->loop, on_mail, p);
+	r = loop_on_signal(p->loop, signals, ELEMENTS(signals), on_signal, p);
+	if (r == 0)
+		r = knowledge_new(p->loop, "", on_knowledge, p, &p->knowledge);
+	if (r == 0)
+		r = metrics_new(&p->metrics);
+	if (r == 0)
+		r = agent_link_new(p->loop, p->options.group, &link_ops, p, &p->link);
+	if (r == 0)
+		r = start_workers(p, sockd_socks);
+	if (r == 0)
+		r = timer_arm(p->loop, &p->tick, TICK_MS, on_tick);
+	if (r == 0)
+		proxy_publish(p);
+	if (r < 0)
+		proxy_deinit(p);
+	return r;
+}
+
+void proxy_deinit(struct proxy *p)
+{
+	struct diag d;
+
+	if (p->knowledge && !p->restored)
+		(void)!state_file_save(&p->state, p->knowledge, &d);
+	for (size_t i = 0; i < p->n_workers; i++)
+		p->workers[i] = worker_stop(p->workers[i]);
+	if (p->loop)
+		mailbox_deliver(&p->mail, p);
+	p->n_workers = 0;
+	map_for_each(l, &p->sidecars) {
+		map_remove(&p->sidecars, l);
+		sidecar_free(container_of(l, struct sidecar, link));
+	}
+	list_for_each_safe(s, &p->leaving)
+		sidecar_free(list_entry(s, struct sidecar, leaving));
+	map_deinit(&p->sidecars);
+	httpd_free(p->admin);
+	free(p->admin_path);
+	channel_free(p->channel);
+	agent_link_free(p->link);
+	access_log_free(p->access_log);
+	metrics_free(p->metrics);
+	knowledge_free(p->knowledge);
+	state_file_close(&p->state);
+	tee_relay_deinit(&p->tee);
+	if (p->setup)
+		protobuf_c_message_free_unpacked(&p->setup->base, NULL);
+	free(p->vm_ids);
+	timer_cancel(&p->tick);
+	timer_cancel(&p->stop_timer);
+	loop_free(p->loop);
+}

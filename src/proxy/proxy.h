@@ -1,0 +1,94 @@
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/diag.h"
+#include "base/list.h"
+#include "base/loop.h"
+#include "base/map.h"
+#include "mesh/channel.h"
+#include "mesh/httpd.h"
+#include "outrigger/ipc.pb-c.h"
+#include "proxy/access_log.h"
+#include "proxy/agent_link.h"
+#include "proxy/knowledge.h"
+#include "proxy/mailbox.h"
+#include "proxy/metrics.h"
+#include "proxy/state_file.h"
+#include "proxy/tee_relay.h"
+#include "proxy/worker.h"
+
+/*
+ * The main thread of outrigger-proxy: what its files share. It talks to the
+ * agent and the mesh controller, keeps certificates and the snapshot, and tells
+ * the workers; no traffic passes through it.
+ */
+struct sidecar;
+
+enum { PROXY_WORKERS_MAX = 16, PROXY_VMS_MAX = 4096 };
+
+struct proxy_options {
+	const char *group;		/* isolation group */
+	unsigned workers;		/* 0: one a processor, at most 4 */
+	unsigned mark_base;
+	const char *static_file;	/* NULL: an agent speaks on descriptor 3 */
+	const char *user;		/* become this user; NULL: stay */
+	const char *log_level;
+	bool log_json;
+	bool round_robin;
+};
+
+struct proxy {
+	/* fixed for the process's life */
+	struct loop *loop;
+	struct proxy_options options;
+	struct mailbox mail;		/* from the workers */
+	struct worker *workers[PROXY_WORKERS_MAX];
+	size_t n_workers;
+	struct agent_link *link;	/* also without an agent */
+	struct knowledge *knowledge;
+	struct metrics *metrics;
+	struct access_log *access_log;
+	uint64_t start_ms;
+
+	/* changes */
+	Outrigger__Ipc__Setup *setup;	/* NULL: has not come yet */
+	struct channel *channel;	/* to the mesh controller; NULL without one */
+	struct map sidecars;		/* by VM id */
+	struct list leaving;		/* sidecars that drain */
+	struct sidecar *slots[PROXY_VMS_MAX];
+	struct httpd *admin;
+	char *admin_path;
+	struct state_file state;
+	bool restored;			/* the last configuration is in force until the mesh controller has spoken */
+	struct tee_relay tee;
+	struct timer tick;		/* every second */
+	unsigned n_ticks;
+	struct timer stop_timer;
+	bool stopping;
+	char **vm_ids;			/* of the last Hello */
+};
+
+/* --- proxy.c --- */
+
+/* Everything but the start-up that needs privileges; @sockd_socks has one for each worker, or is NULL. */
+MUST_CHECK int proxy_init(struct proxy *p, const struct proxy_options *options, const int *sockd_socks);
+void proxy_deinit(struct proxy *p);
+unsigned proxy_n_workers(const struct proxy_options *options);
+
+/* Puts everything of a Setup into force that can change. @m is copied. */
+MUST_CHECK int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *reterr_diag);
+MUST_CHECK int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag);
+/* Drains what there is, then ends the loop. */
+void proxy_stop(struct proxy *p, uint32_t drain_ms);
+
+/* Gives the workers the newest snapshot. */
+void proxy_publish(struct proxy *p);
+struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id);
+/* A sidecar has ended. */
+void proxy_forget(struct proxy *p, struct sidecar *s);
+/* A deep copy of a protobuf message; NULL: no memory. */
+void *proxy_copy_pb(const ProtobufCMessage *m);
+
+/* --- admin.c --- */
+MUST_CHECK int admin_listen(struct proxy *p, const char *path, struct diag *reterr_diag);

@@ -1,0 +1,115 @@
+#pragma once
+#include <openssl/types.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/list.h"
+#include "base/loop.h"
+#include "base/map.h"
+#include "mesh/ca_client.h"
+#include "mesh/identity.h"
+#include "mesh/xds_client.h"
+#include "proxy/demand.h"
+#include "proxy/proxy.h"
+#include "proxy/vm.h"
+
+/*
+ * The service proxy of one VM, on the main thread: identity, key and
+ * certificate, discovery stream, state. The workers get a struct vm_conf of it
+ * when it is able to serve, and again whenever that changes.
+ *
+ *	starting ---- certificate --> certificate ---- configuration --> ready
+ *	    \                              |                            |   ^
+ *	     \------ certificate, with the last configuration           v   |
+ *	                                 \ \---------------------> degraded-/
+ *
+ * A certificate that expires makes it failed, until there is another. Removal
+ * drains it, and it stops when the last worker has nothing of it any more.
+ */
+enum sidecar_state {		/* as VmState of ipc.proto */
+	SIDECAR_STARTING,
+	SIDECAR_CERTIFICATE,
+	SIDECAR_READY,
+	SIDECAR_DEGRADED,
+	SIDECAR_DRAINING,
+	SIDECAR_STOPPED,
+	SIDECAR_FAILED,
+	_SIDECAR_STATE_N
+};
+
+enum sidecar_event {
+	SIDECAR_EV_CERTIFICATE,		/* the first, or another */
+	SIDECAR_EV_CONFIG,		/* the mesh controller has told all there is */
+	SIDECAR_EV_LOST,		/* the discovery stream ended */
+	SIDECAR_EV_EXPIRED,		/* the certificate */
+	SIDECAR_EV_REMOVE,
+	SIDECAR_EV_GONE,		/* no worker has anything of it any more */
+	_SIDECAR_EVENT_N
+};
+
+const char *sidecar_state_name(enum sidecar_state s);
+/* The state that follows, or -1: the event means nothing there. For tests and for the diagram. */
+int sidecar_next(enum sidecar_state s, enum sidecar_event ev, bool has_config, bool in_sync, bool serving);
+
+struct sidecar {
+	struct proxy *proxy;
+	struct map_link link;		/* by id, in the proxy's map */
+	struct list leaving;		/* or in its list of those */
+	uint32_t slot;
+	Outrigger__Ipc__VmPut *put;	/* the newest */
+	char identity[IDENTITY_TEXT_LEN];
+
+	enum sidecar_state state;
+	char detail[256];
+	uint64_t state_ns;		/* monotonic */
+	bool has_config;
+	bool in_sync;
+	bool serving;			/* the workers have it */
+
+	struct vm *vm;
+	char *uid;			/* of its workload in the mesh, as far as it is known */
+	struct tls_ctx *client;
+	struct tls_ctx *server;
+	EVP_PKEY *key;
+	char *chain_pem;
+	int64_t not_before;
+	int64_t not_after;
+
+	struct ca_client *ca;
+	struct xds_client *xds;
+	struct demand demand;
+	char *token;
+	bool token_wanted;
+	char token_reason[160];
+	uint64_t token_asked_ms;
+
+	uint32_t drain_ms;
+	size_t n_gone;			/* workers that have nothing of it any more */
+	struct defer end;
+};
+
+/* @m is copied; of @fds those that are taken over are set to -1. -EINVAL with a reason, -ENOMEM. */
+MUST_CHECK int sidecar_new(struct proxy *p, uint32_t slot, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds,
+			   struct sidecar **ret_sidecar, struct diag *reterr_diag);
+MUST_CHECK int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag);
+struct sidecar *sidecar_free(struct sidecar *s);
+
+/* Keys of its own instead of the authority's: the static mode. */
+MUST_CHECK int sidecar_set_credential(struct sidecar *s, EVP_PKEY *key, const char *chain_pem, struct diag *reterr_diag);
+/* There is nothing more to be told: the static mode. */
+void sidecar_set_config(struct sidecar *s);
+
+void sidecar_token(struct sidecar *s, const char *token, const char *refused);
+/* Roots, controller or trust domain have changed, or come. */
+void sidecar_setup(struct sidecar *s);
+void sidecar_resolve(struct sidecar *s, const struct ip *ip);
+void sidecar_used(struct sidecar *s, const struct ip *ip);
+/* The snapshot has changed. */
+void sidecar_review(struct sidecar *s);
+void sidecar_tick(struct sidecar *s);
+void sidecar_remove(struct sidecar *s, uint32_t drain_ms);
+void sidecar_removed(struct sidecar *s, const struct vm *vm);
+/* Tells the agent its state (again), and that it wants a token. */
+void sidecar_report(struct sidecar *s);
+
+/* --- sidecar_conf.c --- */
+MUST_CHECK int sidecar_conf_make(const struct sidecar *s, struct vm_conf **ret_conf);
