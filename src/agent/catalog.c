@@ -1,8 +1,8 @@
 /*
- * Claims, look-ups, refusals and hints of the guests. The lists of one guest
- * are short (see the limits), so they are searched straight through.
+ * Claims and their sources. The lists of one guest are short (see the limits),
+ * so they are searched straight through.
  */
-#include "agent/catalog.h"
+#include "agent/catalog_internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -58,25 +58,12 @@ static void claim_end(struct catalog *c, struct claim *claim, const char *reason
 	claim_free(claim);
 }
 
-static void hint_free(struct catalog *c, struct hint *h)
-{
-	map_remove(&c->hints, &h->by_addr);
-	list_unlink(&h->link);
-	h->owner->n_hints--;
-	free(h->service);
-	free(h);
-}
-
 static void guest_free(struct catalog *c, struct catalog_guest *g)
 {
 	list_for_each_safe(l, &g->claims)
 		claim_free(list_entry(l, struct claim, link));
-	list_for_each_safe(l, &g->hints)
-		hint_free(c, list_entry(l, struct hint, link));
-	for (size_t i = 0; i < g->n_lookups; i++)
-		free(g->lookups[i].service);
-	for (size_t i = 0; i < g->n_refusals; i++)
-		free(g->refusals[i].service);
+	hearsay_clear(c, g);
+	g->guest->catalog = NULL;
 	list_unlink(&g->link);
 	free(g);
 }
@@ -88,20 +75,14 @@ void catalog_deinit(struct catalog *c)
 	map_deinit(&c->hints);
 }
 
-struct catalog_guest *catalog_of(const struct catalog *c, const struct guest *g)
+struct catalog_guest *catalog_of(const struct guest *g)
 {
-	list_for_each(l, &c->by_guest) {
-		struct catalog_guest *cg = list_entry(l, struct catalog_guest, link);
-
-		if (cg->guest == g)
-			return cg;
-	}
-	return NULL;
+	return g->catalog;
 }
 
 static struct catalog_guest *guest_get(struct catalog *c, struct guest *g)
 {
-	struct catalog_guest *cg = catalog_of(c, g);
+	struct catalog_guest *cg = g->catalog;
 
 	if (cg)
 		return cg;
@@ -109,13 +90,14 @@ static struct catalog_guest *guest_get(struct catalog *c, struct guest *g)
 	if (!cg)
 		return NULL;
 	cg->guest = g;
+	g->catalog = cg;
 	list_init(&cg->claims);
 	list_init(&cg->hints);
 	list_append(&c->by_guest, &cg->link);
 	return cg;
 }
 
-static bool same_text(const char *a, const char *b)
+bool catalog_same_text(const char *a, const char *b)
 {
 	return a && b ? !strcmp(a, b) : a == b;
 }
@@ -129,87 +111,6 @@ static int copy_text(const char *text, char **ret_copy)
 		return -ENOMEM;
 	*ret_copy = copy;
 	return 0;
-}
-
-/* --- hints and refusals --- */
-
-static bool hint_wanted(const struct observation *o)
-{
-	return o->service && o->port && !ip_is_none(&o->address);
-}
-
-/* Keeping no hint for want of memory is no loss worth an error. */
-static void hint_keep(struct catalog *c, struct catalog_guest *g, const struct observation *o, bool registered)
-{
-	struct ip_port at = { .ip = o->address, .port = o->port };
-	struct map_link *l = map_find(&c->hints, &at, sizeof(at));
-	struct hint *h = l ? container_of(l, struct hint, by_addr) : NULL;
-
-	if (h && (h->owner != g || !same_text(h->service, o->service))) {
-		hint_free(c, h);
-		h = NULL;
-	}
-	if (!h) {
-		h = g->n_hints == CATALOG_MAX_HINTS ? list_first(&g->hints, struct hint, link) : NULL;
-		if (h)
-			hint_free(c, h);
-		h = calloc(1, sizeof(*h));
-		if (!h)
-			return;
-		*h = (struct hint){ .owner = g, .at = at, .service = strdup(o->service) };
-		if (!h->service || map_add(&c->hints, &h->by_addr, &h->at, sizeof(h->at)) < 0) {
-			free(h->service);
-			free(h);
-			return;
-		}
-		list_init(&h->link);
-		g->n_hints++;
-	}
-	list_unlink(&h->link);
-	list_append(&g->hints, &h->link);
-	h->protocol = o->protocol;
-	h->registry = o->registry;
-	h->registered = registered;
-	h->last_ns = o->time_ns;
-	h->frame = o->frame;
-}
-
-const struct hint *catalog_hint(const struct catalog *c, const struct ip_port *at)
-{
-	struct map_link *l = map_find(&c->hints, at, sizeof(*at));
-
-	return l ? container_of(l, struct hint, by_addr) : NULL;
-}
-
-static struct refusal *refusal_slot(struct catalog_guest *g, const struct observation *o, const struct ip_port *at)
-{
-	struct refusal *stalest = &g->refusals[0];
-
-	for (size_t i = 0; i < g->n_refusals; i++) {
-		struct refusal *r = &g->refusals[i];
-
-		if (same_text(r->service, o->service) && !memcmp(&r->at, at, sizeof(*at)) && same_text(r->protocol, o->protocol))
-			return r;
-		if (r->last_ns < stalest->last_ns)
-			stalest = r;
-	}
-	if (g->n_refusals < CATALOG_MAX_REFUSALS)
-		stalest = &g->refusals[g->n_refusals++];
-	free(stalest->service);
-	*stalest = (struct refusal){ .at = *at, .protocol = o->protocol, .service = o->service ? strdup(o->service) : NULL };
-	return stalest;
-}
-
-static int refuse(struct catalog_guest *g, const struct observation *o, const struct ip_port *at, const char *why)
-{
-	struct refusal *r = refusal_slot(g, o, at);
-
-	g->n_refused++;
-	r->why = why;
-	r->frame = o->frame;
-	r->last_ns = o->time_ns;
-	r->n++;
-	return CATALOG_E_REFUSED;
 }
 
 /* --- sources --- */
@@ -249,7 +150,7 @@ static void source_seen(struct claim_source *s, const struct observation *o, uin
 static struct claim_source *source_find(struct claim *c, const struct observation *o)
 {
 	for (size_t i = 0; i < c->n_sources; i++)
-		if (same_text(c->sources[i].protocol, o->protocol) && same_text(c->sources[i].instance, o->instance))
+		if (catalog_same_text(c->sources[i].protocol, o->protocol) && catalog_same_text(c->sources[i].instance, o->instance))
 			return &c->sources[i];
 	return NULL;
 }
@@ -285,7 +186,7 @@ static int source_add(struct claim *c, const struct observation *o, uint64_t now
 /* Does @o, which may say little, speak of source @s of claim @c? What it does not say does not count against it. */
 static bool speaks_of(const struct observation *o, const struct claim *c, const struct claim_source *s)
 {
-	if (!same_text(s->protocol, o->protocol) || (!o->service && !o->instance))
+	if (!catalog_same_text(s->protocol, o->protocol) || (!o->service && !o->instance))
 		return false;
 	if (o->instance && s->instance && strcmp(o->instance, s->instance))
 		return false;
@@ -368,7 +269,7 @@ static int metadata_set(struct claim *c, const struct observation *o, bool *ret_
 	bool same = n == c->n_metadata;
 
 	for (size_t i = 0; same && i < n; i++)
-		same = same_text(c->metadata[i].key, o->metadata[i].key) && same_text(c->metadata[i].value, o->metadata[i].value);
+		same = catalog_same_text(c->metadata[i].key, o->metadata[i].key) && catalog_same_text(c->metadata[i].value, o->metadata[i].value);
 	*ret_changed = !same;
 	if (same)
 		return 0;
@@ -467,14 +368,14 @@ static int on_register(struct catalog *c, struct catalog_guest *g, const struct 
 	int r;
 
 	if (!o->service || !o->service[0] || strlen(o->service) > CATALOG_MAX_SERVICE_LEN)
-		return refuse(g, o, &at, "no usable service name");
+		return hearsay_refuse(g, o, &at, "no usable service name");
 	if (!o->port)
-		return refuse(g, o, &at, "names no port");
+		return hearsay_refuse(g, o, &at, "names no port");
 	why = not_his(c, g->guest, o, &address, &behind);
 	if (why) {
-		if (hint_wanted(o))
-			hint_keep(c, g, o, true);
-		return refuse(g, o, &at, why);
+		if (hearsay_worth(o))
+			hearsay_hint(c, g, o, true);
+		return hearsay_refuse(g, o, &at, why);
 	}
 	claim = claim_find(g, o, &address);
 	if (claim) {
@@ -505,59 +406,12 @@ static int on_deregister(struct catalog *c, struct catalog_guest *g, const struc
 	return speak(c, g, o, SPEAK_WITHDRAW, now_ns / 1000000) ? 0 : CATALOG_E_IGNORED;
 }
 
-/* --- look-ups and answers --- */
-
-static struct lookup *lookup_slot(struct catalog_guest *g, const struct observation *o, bool *ret_new)
-{
-	struct lookup *stalest = &g->lookups[0];
-
-	*ret_new = false;
-	for (size_t i = 0; i < g->n_lookups; i++) {
-		struct lookup *l = &g->lookups[i];
-
-		if (same_text(l->protocol, o->protocol) && !strcmp(l->service, o->service))
-			return l;
-		if (l->last_ns < stalest->last_ns)
-			stalest = l;
-	}
-
-	char *service = strdup(o->service);
-	if (!service)
-		return NULL;
-	if (g->n_lookups < CATALOG_MAX_LOOKUPS)
-		stalest = &g->lookups[g->n_lookups++];
-	free(stalest->service);
-	*stalest = (struct lookup){ .service = service, .protocol = o->protocol, .first_ns = o->time_ns };
-	*ret_new = true;
-	return stalest;
-}
-
-static int on_discover(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
-{
-	struct lookup *l;
-	bool is_new;
-
-	(void)now_ns;
-	if (!o->service || !o->service[0] || strlen(o->service) > CATALOG_MAX_SERVICE_LEN)
-		return CATALOG_E_IGNORED;
-	l = lookup_slot(g, o, &is_new);
-	if (!l)
-		return -ENOMEM;
-	l->n++;
-	l->registry = o->registry;
-	l->last_ns = o->time_ns;
-	l->last_frame = o->frame;
-	if (is_new)
-		c->events.looked_up(g, l, c->events.data);
-	return 0;
-}
-
 static int on_answer(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
 {
 	(void)now_ns;
-	if (!hint_wanted(o))
+	if (!hearsay_worth(o))
 		return CATALOG_E_IGNORED;
-	hint_keep(c, g, o, false);
+	hearsay_hint(c, g, o, false);
 	return 0;
 }
 
@@ -565,7 +419,7 @@ static int (*const on_kind[])(struct catalog *c, struct catalog_guest *g, const 
 	[OBS_REGISTER] = on_register,
 	[OBS_RENEW] = on_renew,
 	[OBS_DEREGISTER] = on_deregister,
-	[OBS_DISCOVER] = on_discover,
+	[OBS_DISCOVER] = hearsay_lookup,
 	[OBS_ANSWER] = on_answer,
 };
 _Static_assert(ELEMENTS(on_kind) == _OBS_KIND_N, "every kind has a handler");
@@ -584,7 +438,7 @@ int catalog_observe(struct catalog *c, struct guest *g, const struct observation
 
 void catalog_guest_changed(struct catalog *c, struct guest *g)
 {
-	struct catalog_guest *cg = catalog_of(c, g);
+	struct catalog_guest *cg = g->catalog;
 
 	if (!cg)
 		return;
@@ -600,7 +454,7 @@ void catalog_guest_changed(struct catalog *c, struct guest *g)
 
 void catalog_guest_gone(struct catalog *c, struct guest *g, const char *reason)
 {
-	struct catalog_guest *cg = catalog_of(c, g);
+	struct catalog_guest *cg = g->catalog;
 
 	if (!cg)
 		return;

@@ -170,7 +170,7 @@ void catalog_probed(struct catalog *c, struct claim *claim, bool answered, uint6
 /* Ends what is over; returns when the next end is due (UINT64_MAX: never). */
 uint64_t catalog_expire(struct catalog *c, uint64_t now_ms);
 
-struct catalog_guest *catalog_of(const struct catalog *c, const struct guest *g);	/* NULL: nothing known of it */
+struct catalog_guest *catalog_of(const struct guest *g);	/* NULL: nothing known of it */
 const struct hint *catalog_hint(const struct catalog *c, const struct ip_port *at);
 /* The worst of its sources' healths, critical when it is silent. */
 enum observation_health claim_health(const struct claim *c);

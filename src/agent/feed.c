@@ -20,16 +20,6 @@ enum { MAX_TEES = 4096, BEHIND = 1 };	/* engine ids are even; the odd one next t
 
 /* --- ports --- */
 
-size_t feed_tee_ports(const struct worker *w, uint32_t *ports, size_t max)
-{
-	size_t n = 0;
-
-	for (uint32_t port = 1; port < 65536 && n < max; port++)
-		if (engine_wants_port(w->engine, IPPROTO_TCP, (uint16_t)port))
-			ports[n++] = port;
-	return n;
-}
-
 int feed_set_ports(struct worker *w)
 {
 	struct monitor_sniff sniff[MONITOR_MAX_SNIFF];
@@ -47,8 +37,11 @@ int feed_set_ports(struct worker *w)
 	}
 	for (uint32_t port = 1; port < 65536; port++)
 		for (int udp = 0; udp < 2; udp++)
-			if (engine_wants_port(w->engine, udp ? IPPROTO_UDP : IPPROTO_TCP, (uint16_t)port) && n < ELEMENTS(sniff))
+			if (engine_wants_port(w->engine, udp ? IPPROTO_UDP : IPPROTO_TCP, (uint16_t)port) && n < ELEMENTS(sniff)) {
 				sniff[n++] = (struct monitor_sniff){ .port = (uint16_t)port, .udp = udp };
+				if (!udp && w->n_tee_ports < ELEMENTS(w->tee_ports))
+					w->tee_ports[w->n_tee_ports++] = port;
+			}
 	return monitor_sniff_set(w->monitor, sniff, n);
 }
 

@@ -70,6 +70,8 @@ struct guest_link {			/* where a frame came from, or went to */
 	uint8_t mac[6];
 };
 
+struct catalog_guest;
+
 struct guest_sighting {
 	struct guest_link link;
 	struct ip ip;
@@ -102,6 +104,7 @@ struct guest {
 	uint64_t n_conflicts;		/* addresses of others */
 
 	void *user;			/* of the agent */
+	struct catalog_guest *catalog;	/* of the catalog */
 };
 
 /* Called while the guest is whole; a guest that is gone is freed afterwards. */

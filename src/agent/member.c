@@ -17,7 +17,6 @@
 enum {
 	HBONE_PORT = 15008,
 	TOKEN_AGAIN_MS = 2000,		/* an unanswered or refused request is not repeated sooner */
-	MAX_TEE_PORTS = 32,
 };
 
 /* --- admission --- */
@@ -69,7 +68,6 @@ struct wish {
 	Outrigger__Ipc__ServicePort *port_list[MEMBER_MAX_SERVICES];
 	char hosts[MEMBER_MAX_SERVICES][NAMES_HOST_LEN];
 	uint16_t numbers[MEMBER_MAX_SERVICES];
-	uint32_t tee_ports[MAX_TEE_PORTS];
 };
 
 static void wish_addresses(struct wish *w, const struct guest *g)
@@ -126,7 +124,7 @@ static void wish_port(struct wish *w, const struct member *m, struct claim *c)
 
 static size_t wish_ports(struct wish *w, const struct member *m)
 {
-	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+	const struct catalog_guest *g = catalog_of(m->guest);
 
 	if (g)
 		list_for_each(l, &g->claims) {
@@ -157,8 +155,8 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->put.workload_name = w->workload;
 	w->put.uid = w->uid;
 	w->put.mode = p->mode == POLICY_STRICT ? OUTRIGGER__IPC__MODE__MODE_STRICT : OUTRIGGER__IPC__MODE__MODE_PERMISSIVE;
-	w->put.tee_ports = w->tee_ports;
-	w->put.n_tee_ports = feed_tee_ports(m->worker, w->tee_ports, MAX_TEE_PORTS);
+	w->put.tee_ports = m->worker->tee_ports;
+	w->put.n_tee_ports = m->worker->n_tee_ports;
 	w->limits.connections = conf->connections;
 	w->limits.buffered_bytes = conf->buffered_bytes;
 	w->put.limits = &w->limits;
@@ -253,7 +251,7 @@ static bool has_routable_address(const struct guest *g)
 /* Why it is not to be in the mesh, or NULL. */
 static const char *obstacle(const struct member *m)
 {
-	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+	const struct catalog_guest *g = catalog_of(m->guest);
 
 	if (m->worker->revoked)
 		return "the controller has revoked this NIC";
@@ -303,7 +301,7 @@ static void sync_addresses(struct member *m)
 
 static void review_claims(struct member *m)
 {
-	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+	const struct catalog_guest *g = catalog_of(m->guest);
 
 	if (!g)
 		return;
@@ -322,7 +320,7 @@ static void review_claims(struct member *m)
 
 static void report_all(struct member *m)
 {
-	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+	const struct catalog_guest *g = catalog_of(m->guest);
 
 	report_guest(m);
 	if (g)

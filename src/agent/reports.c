@@ -177,7 +177,7 @@ void report_verdict(struct member *m, struct claim *c)
 
 static void note_mesh(struct member *m)
 {
-	const struct catalog_guest *g = catalog_of(&m->worker->catalog, m->guest);
+	const struct catalog_guest *g = catalog_of(m->guest);
 	struct session_info info;
 	uint64_t now = clock_mono_ns();
 

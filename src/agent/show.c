@@ -102,9 +102,9 @@ json_t *show_status(const struct worker *w)
 
 /* --- guests --- */
 
-static json_t *services_of(const struct worker *w, const struct guest *g)
+static json_t *services_of(const struct guest *g)
 {
-	const struct catalog_guest *cg = catalog_of(&w->catalog, g);
+	const struct catalog_guest *cg = catalog_of(g);
 	json_t *list = json_array();
 
 	if (cg)
@@ -131,7 +131,7 @@ static json_t *show_guest(const struct worker *w, const struct guest *g)
 		"policy", text(m->policy->name),
 		"mode", policy_mode_name(m->policy->mode),
 		"isolation_group", policy_joins(m->policy) ? text(policy_group(m->policy, g, group)) : json_null(),
-		"services", services_of(w, g),
+		"services", services_of(g),
 		"proxy", proxy_state(w, m),
 		"seen_s", (json_int_t)((clock_mono_ms() - g->last_seen_ms) / 1000));
 }

@@ -65,6 +65,8 @@ struct worker {
 	uint8_t datagram[4096];		/* one that comes in pieces */
 	size_t n_datagram;
 	struct map tees;		/* struct tee */
+	uint32_t tee_ports[MONITOR_MAX_SNIFF];	/* of TCP: the proxies copy streams to these */
+	size_t n_tee_ports;
 	uint64_t n_unplaced;		/* records of no place or guest */
 	uint64_t n_sightings;
 	uint64_t n_claims_refused;
@@ -92,5 +94,3 @@ void feed_forget(struct worker *w, const struct guest *g);
 void feed_deinit(struct worker *w);
 /* What is to be sniffed: every port of the engine's protocols. */
 MUST_CHECK int feed_set_ports(struct worker *w);
-/* The TCP ones of them: streams to these are copied by the proxies. */
-size_t feed_tee_ports(const struct worker *w, uint32_t *ports, size_t max);

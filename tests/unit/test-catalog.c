@@ -117,7 +117,7 @@ static int see(struct world *w, const struct observation *o, uint64_t now_ms)
 
 static struct claim *only_claim(struct world *w)
 {
-	struct catalog_guest *g = catalog_of(&w->catalog, w->a);
+	struct catalog_guest *g = catalog_of(w->a);
 
 	assert_int_equal(g->n_claims, 1);
 	return list_entry(g->claims.next, struct claim, link);
@@ -239,7 +239,7 @@ static void nobody_claims_for_others(void **state)
 	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
 	assert_int_equal(w.n_claimed, 0);
 
-	const struct catalog_guest *g = catalog_of(&w.catalog, w.a);
+	const struct catalog_guest *g = catalog_of(w.a);
 	assert_int_equal(g->n_refused, 4);
 	assert_int_equal(g->n_refusals, 3);		/* the repeated one is one line */
 	assert_string_equal(g->refusals[0].why, "the address is another guest's");
@@ -295,7 +295,7 @@ static void claims_end_with_their_guest_or_its_address(void **state)
 	assert_int_equal(see(&w, &o, 0), 0);
 	guest_expire(&w.guests, 3600 * SECOND);
 	assert_int_equal(w.n_gone, 1);
-	assert_null(catalog_of(&w.catalog, w.a));
+	assert_null(catalog_of(w.a));
 	w.a = guest(&w, "tap0", 1, "10.0.0.1");
 	assert_int_equal(see(&w, &o, 0), 0);
 	guest_port_down(&w.guests, "tap0", "port down");
@@ -361,7 +361,7 @@ static void lookups_and_hints_are_kept_in_bounds(void **state)
 		assert_int_equal(see(&w, &ask, i), 0);
 		assert_int_equal(see(&w, &answer, i), 0);
 	}
-	const struct catalog_guest *g = catalog_of(&w.catalog, w.a);
+	const struct catalog_guest *g = catalog_of(w.a);
 	assert_int_equal(w.n_lookups, 1000);
 	assert_int_equal(g->n_lookups, CATALOG_MAX_LOOKUPS);
 	assert_int_equal(g->n_hints, CATALOG_MAX_HINTS);
@@ -384,7 +384,7 @@ static void a_flood_of_claims_hurts_its_guest_only(void **state)
 		struct observation o = obs(OBS_REGISTER, "consul", name, name, 80);
 		assert_int_equal(see(&w, &o, 0), i < CATALOG_MAX_CLAIMS ? 0 : CATALOG_E_FULL);
 	}
-	assert_int_equal(catalog_of(&w.catalog, w.a)->n_full, 1000 - CATALOG_MAX_CLAIMS);
+	assert_int_equal(catalog_of(w.a)->n_full, 1000 - CATALOG_MAX_CLAIMS);
 	struct observation o = obs(OBS_REGISTER, "consul", "billing", "b", 80);
 	o.guest = ip("10.0.0.2");
 	assert_int_equal(catalog_observe(&w.catalog, w.b, &o, 0), 0);
