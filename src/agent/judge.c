@@ -1,5 +1,5 @@
 /*
- * Methods that have to be asked: the probe, and (registry.h) the registry.
+ * Methods that have to be asked: the probe and the registry.
  */
 #include "agent/judge.h"
 
@@ -10,7 +10,10 @@
 #include "base/backoff.h"
 #include "base/clock.h"
 
-enum { FAR_MIN_MS = 1000, FAR_MAX_MS = 60000 };	/* between probes of what is not in the mesh */
+enum {
+	FAR_MIN_MS = 1000, FAR_MAX_MS = 60000,	/* between probes of what is not in the mesh */
+	ASK_AFTER_MS = 20,			/* the registry has just said yes: let it finish */
+};
 
 static void arm(struct judge *j);
 
@@ -158,6 +161,73 @@ void judge_watch(struct judge *j, bool close)
 		arm(j);
 }
 
+/* --- the registry --- */
+
+/* Our own question to the registry that the registration went to, or to the one that the configuration names. */
+static bool registry_of(const struct judge *j, const struct claim_source *s, struct ip_port *ret_at)
+{
+	const struct judge_court *court = j->court;
+
+	for (size_t i = 0; i < court->n_registries; i++)
+		if (!strcmp(court->registries[i].protocol, s->protocol)) {
+			*ret_at = court->registries[i].address;
+			return true;
+		}
+	/* Not wherever a guest says: neither to itself, nor to this machine. */
+	if (ip_is_none(&s->registry.ip) || ip_is_loopback(&s->registry.ip) || guest_by_ip(court->catalog->guests, &s->registry.ip))
+		return false;
+	*ret_at = s->registry;
+	return true;
+}
+
+static const struct registry_entry *entry_of(const struct judge *j, const struct registry_answer *a)
+{
+	for (size_t i = 0; i < a->n_entries; i++) {
+		const struct registry_entry *e = &a->entries[i];
+
+		if ((ip_is_none(&e->address) || ip_equal(&e->address, &j->claim->address)) && (!e->port || e->port == j->claim->port))
+			return e;
+	}
+	return NULL;
+}
+
+static void on_registry(const struct registry_answer *a, void *data)
+{
+	struct judge *j = data;
+	const struct registry_entry *e = entry_of(j, a);
+	enum verdict finding = VERDICT_UNKNOWN;
+	const char *more = "";
+
+	j->lookup = NULL;
+	if (a->result == REGISTRY_FOUND && e) {
+		finding = e->sign ? VERDICT_CONTAINER : VERDICT_VM;
+		more = e->sign ? e->sign : "no sign of a container";
+	} else if (a->result == REGISTRY_FOUND) {
+		more = "but at another address";
+	}
+	note(j, verdict_note(&j->verdict, VERDICT_BY_REGISTRY, finding, clock_wall_ms(), "%.140s%s%.70s", a->evidence, more[0] ? "; " : "", more));
+}
+
+static void ask_registry(struct judge *j)
+{
+	for (size_t i = 0; i < j->claim->n_sources && !j->lookup; i++) {
+		const struct claim_source *s = &j->claim->sources[i];
+		struct registry_query q = { .protocol = s->protocol, .service = j->claim->service, .instance = s->instance };
+
+		if (!registry_of(j, s, &q.registry))
+			continue;
+		/* -ENOTSUP: that protocol has no registry to ask. Without memory the other methods have to do. */
+		if (registry_lookup_start(j->court->loop, &q, on_registry, j, &j->lookup) < 0)
+			j->lookup = NULL;
+	}
+}
+
+static int on_ask(struct timer *t)
+{
+	ask_registry(container_of(t, struct judge, ask));
+	return 0;
+}
+
 /* --- life --- */
 
 int judge_new(const struct judge_court *court, struct claim *claim, struct judge **ret_judge)
@@ -175,9 +245,12 @@ int judge_new(const struct judge_court *court, struct claim *claim, struct judge
 	}
 	review(j);
 	/* Not now: the claim may be decided without, and then its proxy comes first. */
-	if (court->probe && !claim->udp && timer_arm(court->loop, &j->timer, 0, on_timer) < 0) {
+	int r = timer_arm(court->loop, &j->ask, ASK_AFTER_MS, on_ask);
+	if (r == 0 && court->probe && !claim->udp)
+		r = timer_arm(court->loop, &j->timer, 0, on_timer);
+	if (r < 0) {
 		judge_free(j);
-		return -ENOMEM;
+		return r;
 	}
 	*ret_judge = j;
 	return 0;
@@ -189,6 +262,8 @@ struct judge *judge_free(struct judge *j)
 		return NULL;
 	probe_cancel(&j->probe);
 	timer_cancel(&j->timer);
+	timer_cancel(&j->ask);
+	registry_lookup_cancel(j->lookup);
 	free(j->instance);
 	free(j);
 	return NULL;

@@ -2,7 +2,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "agent/catalog.h"
+#include "agent/config.h"
 #include "agent/probe.h"
+#include "agent/registry.h"
 #include "agent/verdict.h"
 #include "base/defs.h"
 #include "base/loop.h"
@@ -21,6 +23,8 @@ struct judge_court {			/* what all judges share; borrowed for their life */
 	struct monitor_client *monitor;	/* NULL: no probes (tests) */
 	struct catalog *catalog;
 	const struct containers *const *containers;	/* *containers NULL: not told yet */
+	const struct config_registry *registries;	/* to ask instead of the one that was registered with */
+	size_t n_registries;
 	bool probe;
 	bool own_address;
 	uint32_t interval_ms, timeout_ms, misses;
@@ -35,6 +39,8 @@ struct judge {
 	const struct judge_court *court;
 	struct claim *claim;
 	struct verdict_case verdict;
+	struct registry_lookup *lookup;	/* NULL: none is under way */
+	struct timer ask;
 	struct probe probe;
 	struct timer timer;
 	uint64_t probe_ns;		/* when the last one was sent */

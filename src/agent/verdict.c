@@ -98,16 +98,15 @@ bool verdict_note(struct verdict_case *v, enum verdict_method method, enum verdi
 	return judge(v);
 }
 
-/* --- signs of orchestrators (wire-facts of Consul on Kubernetes, Nomad) --- */
-
 const char *verdict_sign(const struct claim *c)
 {
 	const char *sign = NULL;
 
-	for (size_t i = 0; i < c->n_metadata && !sign; i++)
+	for (size_t i = 0; !sign && i < c->n_metadata; i++)
 		sign = sign_of_meta(c->metadata[i].key, c->metadata[i].value);
-	for (size_t i = 0; i < c->n_sources && !sign; i++)
-		sign = c->sources[i].instance ? sign_of_instance(c->sources[i].instance) : NULL;
+	for (size_t i = 0; !sign && i < c->n_sources; i++)
+		if (c->sources[i].instance)
+			sign = sign_of_instance(c->sources[i].instance);
 	return sign;
 }
 

@@ -18,6 +18,7 @@
 #include "agent/reports.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/sandbox.h"
 
 enum {
 	TICK_MS = 1000,
@@ -424,6 +425,7 @@ static int start_knowledge(struct worker *w)
 	w->court = (struct judge_court){
 		.loop = w->loop, .monitor = w->monitor, .catalog = &w->catalog,
 		.containers = (const struct containers *const *)&w->containers,
+		.registries = conf->registries.v, .n_registries = conf->registries.n,
 		.probe = conf->probe.enabled, .own_address = conf->probe.own_address, .interval_ms = conf->probe.interval_ms,
 		.timeout_ms = conf->probe.timeout_ms, .misses = conf->probe.misses,
 		.slot_of = slot_of, .changed = on_judged, .answered = on_answered, .data = w,
@@ -485,6 +487,7 @@ static int start_places(struct worker *w)
 static int start_all(struct worker *w, const struct worker_start *start, int sock, const char *run_dir)
 {
 	static const int signals[] = { SIGTERM, SIGINT };
+	struct diag d = {};
 	int r = start_monitor(w, sock);
 
 	if (r == 0)
@@ -503,6 +506,11 @@ static int start_all(struct worker *w, const struct worker_start *start, int soc
 		r = admin_new(w, &w->admin);
 	if (r == 0)
 		r = loop_on_signal(w->loop, signals, ELEMENTS(signals), on_signal, w);
+	if (r == 0) {
+		r = sandbox_confine(SANDBOX_CORE | SANDBOX_LOOP | SANDBOX_THREADS | SANDBOX_SOCKETS | SANDBOX_NETLINK | SANDBOX_WRITE_FILES, &d);
+		if (r < 0)
+			log_error("the worker could not be confined", log_str("why", d.msg), log_errno(r));
+	}
 	return r;
 }
 
