@@ -294,7 +294,8 @@ static const struct conf_item authorization_items[] = {
 	{ "selector", CONF_LABELS, OFF(selector), .doc = "Only workloads that have all of these labels." },
 	{ "action", CONF_ENUM, OFF(action), .names = actions, .dflt = "allow",
 	  .doc = "`deny` wins. Where a workload has any `allow` policy, one of them must match." },
-	{ "rules", CONF_LIST, OFF(rules), .sub = &rule_table, .max = 256, .doc = "Any of these. An `allow` policy without rules allows nobody; a `deny` policy without rules denies nobody." },
+	{ "rules", CONF_LIST, OFF(rules), .sub = &rule_table, .max = 256,
+	  .doc = "Any of these. An `allow` policy without rules allows nobody; a `deny` policy without rules denies nobody." },
 };
 #undef OFF
 
@@ -343,7 +344,8 @@ static const struct conf_item config_items[] = {
 };
 #undef OFF
 const struct conf_table config_table = CONF_TABLE_INIT("controller.yaml", struct config, config_items,
-	.doc = "The configuration of outrigger-controller. It is watched: a change that is valid is applied at once, as far as the column `change` says `live`; one that is not is refused whole, and the last good one stays in force.");
+	.doc = "The configuration of outrigger-controller. It is watched. A file that is wrong is refused whole, and the last good one stays in force. "
+	       "A good one is applied at once; when it changes something whose column `change` says `restart`, all of it waits for that.");
 
 /* --- checks across items --- */
 

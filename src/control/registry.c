@@ -120,14 +120,14 @@ int registry_apply(struct registry *reg, const struct config *config)
 
 static void settle_guests(struct registry *reg)
 {
-	while (!list_empty(&reg->dirty_guests)) {
+	while (!list_empty(&reg->dirty_guests) || reg->addresses_freed) {
 		list_for_each_safe(l, &reg->dirty_guests) {
 			list_unlink(l);
 			reg_guest_settle(reg, list_entry(l, struct reg_guest, dirty));
 		}
 		if (!reg->addresses_freed)
 			continue;
-		reg->addresses_freed = false;
+		reg->addresses_freed = false;	/* who waited for one may have it now */
 		map_for_each(l, &reg->guests) {
 			struct reg_guest *g = container_of(l, struct reg_guest, link);
 
