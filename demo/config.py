@@ -1,5 +1,7 @@
 """The configurations that the demo writes: what a user would write."""
 
+import os
+
 from topology import ADDRESS, GUESTS
 
 TRUST_DOMAIN = "demo.mesh"
@@ -65,6 +67,12 @@ guests:
 discovery:
   zookeeper: [2181]
   consul: [8500]
+proxy:
+  path: %(build)s/src/proxy/outrigger-proxy
+  access_log: %(dir)s/access-%(name)s.log
+  access_log_json: true
+steering:
+  pin_dir: /sys/fs/bpf/%(lab)s-%(name)s
 state_dir: %(dir)s/agent-%(name)s
 run_dir: %(dir)s/run-%(name)s
 """
@@ -74,6 +82,6 @@ def controller(folder):
     return CONTROLLER % dict(ADDRESS, td=TRUST_DOMAIN, dir=folder)
 
 
-def agent(folder, name):
+def agent(folder, build, name):
     guests = "\n".join('  - { mac: "%s", name: %s }' % (mac, guest) for guest, (server, _, mac, _) in GUESTS.items() if server == name)
-    return AGENT % dict(edge=ADDRESS["edge"], dir=folder, name=name, guests=guests)
+    return AGENT % dict(edge=ADDRESS["edge"], dir=folder, build=build, lab=os.path.basename(folder), name=name, guests=guests or "  []")

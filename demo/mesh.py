@@ -1,6 +1,5 @@
 """The mesh's own programs in the demo, and the questions that are asked of them."""
 
-import glob
 import json
 import os
 import re
@@ -63,7 +62,7 @@ class Mesh:
     def start_agent(self, name):
         token = self.join_token("server-" + name)
         self.write("join-" + name, token["token"], 0o600)
-        path = self.write("agent-%s.yaml" % name, config.agent(self.lab.dir, name))
+        path = self.write("agent-%s.yaml" % name, config.agent(self.lab.dir, self.build, name))
         binary = os.path.join(self.build, "src", "agent", "outrigger-agent")
         setattr(self, "agent_" + name, self.topo.hosts[name].popen([binary, "--config", path], "agent"))
 
@@ -73,7 +72,7 @@ class Mesh:
         def connected():
             self.alive(process)
             out = self.og_agent(name, "status", "--json")
-            return out and json.loads(out)["controller"]["state"] == "connected"
+            return out and json.loads(out)["controller"]["state"] == "open"
         wait_until("agent %s enrolled" % name, connected, 20)
 
     def start_cart(self):
@@ -149,13 +148,11 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
     def access(self, server):
         """Lines of the proxies' access logs of a server, parsed."""
         lines = []
-        for path in glob.glob(os.path.join(self.lab.dir, "run-" + server, "*access*.log")):
-            with open(path, errors="replace") as f:
-                for line in f:
-                    try:
-                        lines.append(json.loads(line))
-                    except ValueError:
-                        lines.append(dict(re.findall(r'(\S+?)=(?:"([^"]*)"|(\S*))', line)) if False else {"raw": line})
+        for line in self.file_text("access-%s.log" % server).splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                pass            # the last one is being written
         return lines
 
     def last_peer(self, server, guest):
@@ -199,7 +196,7 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
         token = self.join_token("server-x")
         self.og("token", "revoke", token["id"])
         self.write("join-x", token["token"], 0o600)
-        path = self.write("agent-x.yaml", config.agent(self.lab.dir, "x"))
+        path = self.write("agent-x.yaml", config.agent(self.lab.dir, self.build, "x"))
         binary = os.path.join(self.build, "src", "agent", "outrigger-agent")
         process = self.topo.hosts["registry"].popen([binary, "--config", path], "agent-x")
         try:

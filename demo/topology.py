@@ -9,8 +9,10 @@
 """
 
 import os
+import re
 
 from guest import Guest
+from netlab import wait_until
 
 SECRET = b"secret 7f3a9c51"
 ADDRESS = {
@@ -52,7 +54,7 @@ class Topology:
 
     def plain_host(self, name):
         h = self.hosts[name] = self.lab.host(name)
-        self.lab.cable(h, "eth0", self.net, name, ADDRESS[name] + "/24", master_b="br0")
+        self.lab.cable(h, "eth0", self.net, "to-" + name, ADDRESS[name] + "/24", master_b="br0")
         h.ip("route", "add", "default", "via", ADDRESS["registry"]) if name != "registry" else None
         return h
 
@@ -60,7 +62,7 @@ class Topology:
         """A server with a NIC: a bridge with the VMs' ports and an uplink."""
         h = self.hosts[name] = self.lab.host(name)
         h.bridge("br0", ADDRESS[name] + "/24")
-        self.lab.cable(h, "up0", self.net, name, master_a="br0", master_b="br0")
+        self.lab.cable(h, "up0", self.net, "to-" + name, master_a="br0", master_b="br0")
         for t in taps:
             h.tap(t, "br0")
         h.ip("route", "add", "default", "via", ADDRESS["registry"])
@@ -85,7 +87,7 @@ class Topology:
         os.makedirs(zk)
         with open(os.path.join(zk, "zoo.cfg"), "w") as f:
             f.write("tickTime=500\ndataDir=%s\nclientPort=2181\nclientPortAddress=%s\nadmin.enableServer=false\n" % (zk, ADDRESS["registry"]))
-        h.popen(["java", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", "/etc/zookeeper/conf:/usr/share/java/*", "-Dzookeeper.log.dir=" + zk,
+        zookeeper = h.popen(["java", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", "/etc/zookeeper/conf:/usr/share/java/*", "-Dzookeeper.log.dir=" + zk,
                  "org.apache.zookeeper.server.quorum.QuorumPeerMain", os.path.join(zk, "zoo.cfg")], "zookeeper")
         bind = os.path.join(self.lab.dir, "bind")
         os.makedirs(bind)
@@ -93,7 +95,15 @@ class Topology:
             f.write(NAMED_CONF % {"dir": bind, "ip": ADDRESS["registry"]})
         with open(os.path.join(bind, "shop.zone"), "w") as f:
             f.write(ZONE % ADDRESS)
-        h.popen(["named", "-g", "-n", "1", "-c", os.path.join(bind, "named.conf")], "named")
+        named = h.popen(["named", "-g", "-n", "1", "-c", os.path.join(bind, "named.conf")], "named")
+        for what, port, process in (("ZooKeeper", 2181, zookeeper), ("BIND", 53, named)):
+            wait_until(what, lambda: self.listens(h, port, process), 30)
+
+    @staticmethod
+    def listens(host, port, process):
+        if process.poll() is not None:
+            raise RuntimeError("%s ended: see its log" % process.name)
+        return re.search(r":%04X [0-9A-F]+:0000 0A" % port, host.run("cat", "/proc/net/tcp", "/proc/net/tcp6"))
 
     def register_container(self):
         """The container registers as the VMs do: with ZooKeeper's C client."""
