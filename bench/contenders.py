@@ -211,3 +211,44 @@ class Envoy(Contender):
 class EnvoyHbone(Envoy):
     name = "envoy-hbone"
     hbone = True
+
+
+class Outrigger(Contender):
+    """Ours, without agent and BPF: the same data path, told by a file what agent and controller would say."""
+    name = "outrigger"
+    binary = os.path.join(BUILD, "src", "proxy", "outrigger-proxy")
+    SERVICE_PORT = 9100
+
+    @classmethod
+    def missing(cls):
+        return None if os.access(cls.binary, os.X_OK) else "outrigger-proxy is not built"
+
+    WORLD = """trust_domain: bench.mesh
+roots: ca.pem
+workers: 1
+workloads:
+  - {uid: vm/a, name: a, namespace: bench, service_account: a, addresses: [127.0.0.2], hbone: true, services: {}}
+  - {uid: vm/b, name: b, namespace: bench, service_account: b, addresses: [127.0.0.3], hbone: true, services: {bench/api: {%(service)d: %(backend)d}}}
+services:
+  - {name: api, namespace: bench, hostname: api, addresses: [127.1.0.1], ports: {%(service)d: %(backend)d}}
+vms:
+"""
+    VM = {
+        "a": "  - {id: a, uid: vm/a, namespace: bench, service_account: a, addresses: [127.0.0.2], mode: strict, cert: a.pem, key: a.key, outbound: '127.1.0.1:%(service)d', inbound: '127.0.0.2:15008'}\n",
+        "b": "  - {id: b, uid: vm/b, namespace: bench, service_account: b, addresses: [127.0.0.3], mode: strict, cert: b.pem, key: b.key, outbound: '127.0.0.3:15001', inbound: '127.0.0.3:15008'}\n",
+    }
+
+    def command(self, role, listen, to, i):
+        ports = {"service": self.SERVICE_PORT, "backend": BACKEND}
+        return [self.binary, "--static", self.file("%s%d.yaml" % (role, i), (self.WORLD + self.VM[role]) % ports)]
+
+    def start(self):
+        for role, port in (("b", 15008), ("a", self.SERVICE_PORT)):
+            p = self.ns.popen(self.command(role, 0, 0, 0), PROXY_CPU, "%s-%s" % (self.name, role))
+            self.processes[role].append(p)
+            self.ns.wait_listening(port, p)
+        return self
+
+    @property
+    def addresses(self):
+        return ["127.1.0.1:%d" % self.SERVICE_PORT]

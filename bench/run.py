@@ -16,7 +16,7 @@ import contenders  # noqa: E402
 import two_hop  # noqa: E402
 from lab import BUILD, TOP, Report  # noqa: E402
 
-ALL = [contenders.Direct, contenders.HAProxy, contenders.Nginx, contenders.Envoy, contenders.EnvoyHbone]
+ALL = [contenders.Direct, contenders.HAProxy, contenders.Nginx, contenders.Envoy, contenders.EnvoyHbone, contenders.Outrigger]
 
 
 def prepare():

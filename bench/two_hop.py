@@ -12,7 +12,7 @@ from lab import LOAD, LOAD_CPU, PROXY_CPU, Namespace, interleaved
 NGINX_BACKEND = """worker_processes 1; daemon off; error_log /dev/null; pid %(dir)s/backend.pid;
 events { worker_connections 19900; }
 http { access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on; tcp_nodelay on;
-  server { listen 127.0.0.1:%(port)d backlog=8192; root %(dir)s/www; default_type text/plain;
+  server { listen 127.0.0.1:%(port)d backlog=8192; listen 127.0.0.3:%(port)d backlog=8192; root %(dir)s/www; default_type text/plain;
     location = / { return 200 "a body of sixty-six bytes, as many a small service answers with...\\n"; } } }
 """
 
