@@ -7,6 +7,7 @@
 extern const struct command command_check;
 extern const struct command command_decode;
 extern const struct command command_demo;
+extern const struct command command_envoy;
 extern const struct command command_explain;
 extern const struct command command_guests;
 extern const struct command command_proxies;

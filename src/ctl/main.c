@@ -13,6 +13,7 @@ static const struct command *const commands[] = {
 	&command_check,
 	&command_decode,
 	&command_demo,
+	&command_envoy,
 	&command_explain,
 	&command_guests,
 	&command_proxies,

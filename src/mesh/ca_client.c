@@ -344,8 +344,15 @@ int ca_client_new(struct loop *loop, const struct ca_client_options *o, const st
 
 int ca_client_set_token(struct ca_client *c, const char *token)
 {
-	int r = set_authorization(c, token);
+	int r = 0;
 
+	if (token) {
+		r = set_authorization(c, token);
+	} else {
+		cert_pem_wipe(c->authorization);
+		c->authorization = NULL;
+		c->needs_token = false;
+	}
 	if (r < 0)
 		return r;
 	if (c->due && (c->refused || !c->timer.loop)) {

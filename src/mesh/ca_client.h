@@ -46,7 +46,10 @@ MUST_CHECK int ca_client_new(struct loop *loop, const struct ca_client_options *
 			     struct ca_client **ret_client);
 struct ca_client *ca_client_free(struct ca_client *client);	/* allowed in every callback */
 
-/* Another token: an attempt that was refused for the old one is made again at once. -ENOMEM. */
+/*
+ * Another token: an attempt that was refused for the old one is made again at
+ * once. NULL: no token, from now on the channel's certificate speaks. -ENOMEM.
+ */
 MUST_CHECK int ca_client_set_token(struct ca_client *client, const char *token);
 /* Other roots (rotation): for answers from now on. -ENOMEM. */
 MUST_CHECK int ca_client_set_roots(struct ca_client *client, const char *roots_pem);
