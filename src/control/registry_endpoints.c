@@ -52,7 +52,7 @@ static Envoy__Config__Core__V3__Metadata__FilterMetadataEntry *metadata_entry(st
 static Envoy__Config__Core__V3__Metadata *metadata_of(struct pool *p, const struct registry *reg, const struct reg_workload *w, char *target)
 {
 	Envoy__Config__Core__V3__Metadata *m = pool_alloc(p, 1, sizeof(*m));
-	Envoy__Config__Core__V3__Metadata__FilterMetadataEntry **entries = pool_alloc(p, 3, sizeof(*entries));
+	Envoy__Config__Core__V3__Metadata__FilterMetadataEntry **entries = pool_alloc(p, 4, sizeof(*entries));
 
 	envoy__config__core__v3__metadata__init(m);
 	if (p->failed)
@@ -63,6 +63,9 @@ static Envoy__Config__Core__V3__Metadata *metadata_of(struct pool *p, const stru
 	if (w->tunnel == TUNNEL_HBONE) {
 		entries[m->n_filter_metadata++] = metadata_entry(p, "envoy.filters.listener.original_dst", "local", target);
 		entries[m->n_filter_metadata++] = metadata_entry(p, "envoy.transport_socket_match", "tunnel", word("http"));
+		/* Whom the peer's certificate must name: `outrigger envoy` has Envoy check it. Istio's sidecars pass it over. */
+		entries[m->n_filter_metadata++] = metadata_entry(p, "outrigger", "identity",
+			pool_printf(p, "spiffe://%s/ns/%s/sa/%s", reg->config->trust_domain, w->namespace, w->service_account));
 	}
 	return m;
 }

@@ -73,8 +73,8 @@ class Mesh:
             f.write(text)
         return self.path(name)
 
-    def config(self, pods):
-        workloads = "\n".join(WORKLOAD % (p, p, PODS[p], p) for p in pods)
+    def config(self, pods, accounts=None):
+        workloads = "\n".join(WORKLOAD % (p, (accounts or {}).get(p, p), PODS[p], p) for p in pods)
         self.write("controller.yaml", CONFIG % {"dir": self.lab.dir, "edge": EDGE, "workloads": workloads})
 
     def rest(self, method, path, body=None):
@@ -245,6 +245,19 @@ def test_a_wrong_command_line_is_explained(argv, message):
     done = subprocess.run([OUTRIGGER, "envoy", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert done.returncode in (1, 2)
     assert message in done.stderr
+
+
+def test_an_impostor_of_the_same_mesh_is_not_talked_to(mesh):
+    """orders' endpoint is said to be somebody else: its certificate is good, but not the right one."""
+    wait_until("an answer", lambda: re.match("hello", mesh.get("cart")), 20)
+    mesh.config(PODS, accounts={"orders": "someone-else"})
+    mesh.rest("POST", "/v1/reload")
+    wait_until("cart to refuse orders", lambda: not mesh.get("cart", "http://127.0.0.1:18080/", "--stderr", "/dev/null"), 5)
+    assert any("CERTIFICATE_VERIFY_FAILED" in line["failure"] for line in wait_until("a line", lambda: [
+        line for line in mesh.access("cart", "outbound") if line["failure"]], 5))
+    mesh.config(PODS)
+    mesh.rest("POST", "/v1/reload")
+    wait_until("orders to be trusted again", lambda: mesh.get("cart") == "hello from orders", 5)
 
 
 def test_an_endpoint_that_goes_is_not_called_any_more(mesh):
