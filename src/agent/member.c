@@ -322,7 +322,6 @@ static void report_all(struct member *m)
 {
 	const struct catalog_guest *g = catalog_of(m->guest);
 
-	report_guest(m);
 	if (g)
 		list_for_each(l, &g->claims) {
 			struct claim *c = list_entry(l, struct claim, link);
@@ -344,6 +343,7 @@ static int decide(struct defer *d)
 	sync_addresses(m);
 	verdict_of_guest(&m->verdict, m->guest, w->containers, clock_wall_ms());
 	review_claims(m);
+	report_guest(m);		/* before its token is asked for */
 	why = obstacle(m);
 	if (why) {
 		snprintf(m->why_not, sizeof(m->why_not), "%s", why);
