@@ -13,6 +13,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import contenders  # noqa: E402
+import join  # noqa: E402
 import two_hop  # noqa: E402
 from lab import BUILD, TOP, Report  # noqa: E402
 
@@ -29,28 +30,37 @@ def prepare():
     subprocess.run([os.path.join(TOP, "tools", "fetch-envoy")], check=False)
 
 
+def run(bench, parts):
+    try:
+        for part in parts:
+            print("== %s: %s" % (type(bench).__name__, part), flush=True)
+            getattr(bench, part)()
+    finally:
+        bench.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default=",".join(two_hop.PARTS))
+    every = two_hop.PARTS + ("join",)
+    parser.add_argument("--only", default=",".join(every))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--contenders", default="")
     args = parser.parse_args()
     parts = args.only.split(",")
-    unknown = [p for p in parts if p not in two_hop.PARTS]
+    unknown = [p for p in parts if p not in every]
     if unknown:
-        sys.exit("bench: no such part: %s; there are %s" % (", ".join(unknown), ", ".join(two_hop.PARTS)))
+        sys.exit("bench: no such part: %s; there are %s" % (", ".join(unknown), ", ".join(every)))
     prepare()
     wanted = args.contenders.split(",") if args.contenders else []
     report = Report()
-    bench = two_hop.TwoHop(report, [c for c in ALL if not wanted or c.name in wanted or c.name in ("direct", report.ours)], args.rounds, args.seconds, args.seed)
-    try:
-        for part in parts:
-            print("== %s" % part, flush=True)
-            getattr(bench, part)()
-    finally:
-        bench.close()
+    hop = [p for p in parts if p in two_hop.PARTS]
+    if hop:
+        chosen = [c for c in ALL if not wanted or c.name in wanted or c.name in ("direct", report.ours)]
+        run(two_hop.TwoHop(report, chosen, args.rounds, args.seconds, args.seed), hop)
+    if "join" in parts:
+        run(join.Join(report), ["run"])
     report.show()
     report.write(os.path.join(BUILD, "bench", "report.json"))
 
