@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "agent/steer_check.h"
@@ -292,7 +293,7 @@ static int split_args(struct monitor_request *q, char *text, size_t len, uint32_
 
 static int op_proxy_spawn(struct monitor_state *m, struct monitor_request *q)
 {
-	char text[MONITOR_ARGS_MAX], title[96] = "outrigger-proxy ";
+	char text[MONITOR_ARGS_MAX], title[96];
 	char *argv[MONITOR_MAX_ARGS + 2] = {};
 	struct monitor_msg_spawn s;
 	struct monitor_msg_spawned a;
@@ -303,7 +304,7 @@ static int op_proxy_spawn(struct monitor_state *m, struct monitor_request *q)
 	int r = split_args(q, text, q->in_len - sizeof(s), s.n_args, argv);
 	if (r)
 		return r;
-	strcat(title, argv[0]);		/* is_group() bounds it */
+	snprintf(title, sizeof(title), "outrigger-proxy %s", argv[0]);	/* is_group() bounds it */
 	argv[0] = title;
 	r = monitor_proxies_spawn(&m->proxies, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
 	if (r < 0)

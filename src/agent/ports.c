@@ -8,6 +8,7 @@
 #include <fnmatch.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -61,7 +62,7 @@ static void read_kind(const struct nlattr *info, char kind[static 16])
 
 	netlink_nested(a, info)
 		if (mnl_attr_get_type(a) == IFLA_INFO_KIND)
-			strncpy(kind, mnl_attr_get_str(a), 15);
+			snprintf(kind, 16, "%s", mnl_attr_get_str(a));
 }
 
 /* The part of a link message that is about the device. */
@@ -76,7 +77,7 @@ static void read_link(const struct nlmsghdr *h, struct port_info *info, char kin
 	netlink_attrs(a, h, sizeof(*i)) {
 		switch (mnl_attr_get_type(a)) {
 		case IFLA_IFNAME:
-			strncpy(info->name, mnl_attr_get_str(a), sizeof(info->name) - 1);
+			snprintf(info->name, sizeof(info->name), "%s", mnl_attr_get_str(a));
 			break;
 		case IFLA_ADDRESS:
 			if (mnl_attr_get_payload_len(a) == sizeof(info->mac))
@@ -306,7 +307,7 @@ int ports_new(struct loop *l, const char *const *patterns, size_t n_patterns, po
 	p->fn = fn;
 	p->data = data;
 	for (; p->n_patterns < n_patterns; p->n_patterns++)
-		strncpy(p->patterns[p->n_patterns], patterns[p->n_patterns], IFNAMSIZ - 1);
+		snprintf(p->patterns[p->n_patterns], IFNAMSIZ, "%s", patterns[p->n_patterns]);
 
 	int r = open_socket(p);
 	if (r == 0)

@@ -14,11 +14,12 @@ static int list_change(struct snap_store *st, const struct snap_policies *was, c
 {
 	uint32_t n_was = was ? was->n : 0;
 	uint32_t n = 0;
-	struct snap_policies *list = calloc(1, sizeof(*list) + (n_was + 1) * sizeof(list->list[0]) + strlen(namespace) + 1);
+	size_t n_namespace = strlen(namespace) + 1;
+	struct snap_policies *list = calloc(1, sizeof(*list) + (n_was + 1) * sizeof(list->list[0]) + n_namespace);
 
 	if (!list)
 		return -ENOMEM;
-	list->namespace = strcpy((char *)&list->list[n_was + 1], namespace);
+	list->namespace = memcpy(&list->list[n_was + 1], namespace, n_namespace);
 	for (uint32_t i = 0; i < n_was; i++)
 		if (was->list[i] != old)
 			list->list[n++] = was->list[i];

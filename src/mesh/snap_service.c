@@ -302,10 +302,11 @@ static int index_host(struct snap_store *st, const char *hostname, const struct 
 	if (was && strcmp(was->hostname, hostname))
 		return -EEXIST;
 
-	struct snap_hosts *hosts = calloc(1, sizeof(*hosts) + (n_was + 1) * sizeof(hosts->list[0]) + strlen(hostname) + 1);
+	size_t n_hostname = strlen(hostname) + 1;
+	struct snap_hosts *hosts = calloc(1, sizeof(*hosts) + (n_was + 1) * sizeof(hosts->list[0]) + n_hostname);
 	if (!hosts)
 		return -ENOMEM;
-	hosts->hostname = strcpy((char *)&hosts->list[n_was + 1], hostname);
+	hosts->hostname = memcpy(&hosts->list[n_was + 1], hostname, n_hostname);
 	for (uint32_t i = 0; i < n_was; i++)
 		if (was->list[i] != old)
 			hosts->list[n++] = was->list[i];
@@ -384,11 +385,12 @@ int snap_store_remove_service(struct snap_store *st, const char *key)
 		return 0;	/* a collision's other key is not ours to remove */
 
 	/* It goes back to what endpoints mention, and away when there are none. */
-	stub = calloc(1, sizeof(*stub) + strlen(key) + 1);
+	size_t n_key = strlen(key) + 1;
+	stub = calloc(1, sizeof(*stub) + n_key);
 	if (!stub)
 		return -ENOMEM;
 	stub->service_id = old->service_id;
-	stub->key = strcpy((char *)(stub + 1), key);
+	stub->key = memcpy(stub + 1, key, n_key);
 	stub->name = stub->namespace = stub->hostname = "";
 	r = snap_made(st, SNAP_O_PLAIN, stub);
 	if (r == 0)

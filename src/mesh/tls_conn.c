@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -282,8 +283,7 @@ static void end_tls(struct tls_conn *c, int r)
 
 	if (flush(c) < 0)	/* the alert; what cannot be sent now never will be */
 		shutdown(c->fd, SHUT_WR);
-	strncpy(text, tls_error(c->session), sizeof(text) - 1);
-	text[sizeof(text) - 1] = 0;
+	snprintf(text, sizeof(text), "%s", tls_error(c->session));
 	end(c, r == TLS_E_CLOSED ? 0 : r, r == TLS_E_CLOSED ? "closed by the peer" : text);
 }
 

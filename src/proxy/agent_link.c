@@ -266,13 +266,14 @@ static int on_resume(struct watch *w, uint32_t events)
 int agent_link_listen(struct agent_link *l, const char *path, struct diag *reterr_diag)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	size_t n_path = strlen(path) + 1;
 	int r;
 
 	if (l->resume_fd >= 0 && !strcmp(path, l->resume_path))
 		return 0;
-	if (strlen(path) >= sizeof(sa.sun_path))
+	if (n_path > sizeof(sa.sun_path))
 		return diag_set(reterr_diag, "resume path is too long: %s", path);
-	strcpy(sa.sun_path, path);
+	memcpy(sa.sun_path, path, n_path);
 
 	CLEANUP_FD int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -289,7 +290,7 @@ int agent_link_listen(struct agent_link *l, const char *path, struct diag *reter
 	if (r < 0)
 		return r;
 	l->resume_fd = steal_fd(&fd);
-	strcpy(l->resume_path, path);
+	memcpy(l->resume_path, path, n_path);
 	return 0;
 }
 
