@@ -125,7 +125,7 @@ static void join_service(struct registry *reg, struct reg_guest *g, struct reg_c
 {
 	struct reg_service *s = reg_service_of_claim(reg, g->policy->namespace, c->pb->service);
 	enum app_protocol protocol = protocol_of(c->pb->app_protocol);
-	struct port_map port = { (uint16_t)c->pb->port, (uint16_t)c->pb->port, protocol };
+	struct port_map port = { (uint16_t)c->pb->port, (uint16_t)c->pb->port, (uint8_t)protocol };
 
 	if (!s)
 		c->why_not = "no host name can be made of its name";

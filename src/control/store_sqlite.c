@@ -31,8 +31,8 @@ static const char *const statements[] = {
 	[ST_TOKEN_REVOKE] = "UPDATE tokens SET revoked_at = ? WHERE id = ?",
 	[ST_TOKEN_EACH] = "SELECT id, hash, nic, note, created_at, expires_at, used_at, used_by, revoked_at FROM tokens ORDER BY created_at, id",
 	[ST_TOKEN_PRUNE] = "DELETE FROM tokens WHERE expires_at < ?",
-	[ST_NIC_PUT] = "INSERT OR REPLACE INTO nics(id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software) "
-		       "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	[ST_NIC_PUT] = ("INSERT OR REPLACE INTO nics(id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software) "
+			"VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
 	[ST_NIC_GET] = "SELECT id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software FROM nics WHERE id = ?",
 	[ST_NIC_EACH] = "SELECT id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software FROM nics ORDER BY id",
 	[ST_CERT_ADD] = "INSERT INTO certs(serial, subject, issued_at, not_after) VALUES(?, ?, ?, ?)",
