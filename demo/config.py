@@ -69,7 +69,7 @@ discovery:
   consul: [8500]
 proxy:
   path: %(build)s/src/proxy/outrigger-proxy
-  access_log: %(dir)s/access-%(name)s.log
+  access_log: %(dir)s/run-%(name)s/proxies/access.log
   access_log_json: true
 steering:
   pin_dir: /sys/fs/bpf/%(lab)s-%(name)s

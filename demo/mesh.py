@@ -148,7 +148,7 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
     def access(self, server):
         """Lines of the proxies' access logs of a server, parsed."""
         lines = []
-        for line in self.file_text("access-%s.log" % server).splitlines():
+        for line in self.file_text("run-%s/proxies/access.log" % server).splitlines():
             try:
                 lines.append(json.loads(line))
             except ValueError:

@@ -86,6 +86,31 @@ static bool same_machine(const struct reg_guest *a, const struct reg_guest *b)
 	       !strcmp(a->policy->service_account, b->policy->service_account);
 }
 
+/* The address of an admitted claim is the one to dial: it goes first. */
+static bool is_claimed(const struct reg_guest *g, const struct ip *ip)
+{
+	list_for_each(l, &g->claims) {
+		const struct reg_claim *c = list_entry(l, struct reg_claim, link);
+		struct ip claimed;
+
+		if (c->pb->admitted && !ip_parse(c->pb->address, &claimed) && ip_equal(&claimed, ip))
+			return true;
+	}
+	return false;
+}
+
+/* Those by which peers can reach it: a link-local address means something else on every link. */
+static size_t mesh_addresses(const struct reg_guest *g, struct ip ret_ips[static REG_MAX_ADDRESSES])
+{
+	size_t n = 0;
+
+	for (int claimed = 1; claimed >= 0; claimed--)
+		for (size_t i = 0; i < g->n_ips; i++)
+			if (!ip_is_link_local(&g->ips[i]) && is_claimed(g, &g->ips[i]) == claimed)
+				ret_ips[n++] = g->ips[i];
+	return n;
+}
+
 /*
  * Takes the addresses. Another workload may have one of them: when that is the
  * same machine behind the NIC that it has left, the newer report wins; anybody
@@ -93,9 +118,12 @@ static bool same_machine(const struct reg_guest *a, const struct reg_guest *b)
  */
 static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg_workload *w)
 {
+	struct ip ips[REG_MAX_ADDRESSES];
+	size_t n = mesh_addresses(g, ips);
+
 	for (;;) {
 		struct reg_workload *owner;
-		int r = reg_workload_set_addresses(reg, w, g->ips, g->n_ips, &owner);
+		int r = reg_workload_set_addresses(reg, w, ips, n, &owner);
 
 		if (r != -EEXIST)
 			return r;
