@@ -220,7 +220,7 @@ int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size
 	r = sidecar_new(p, (uint32_t)slot, m, fds, n_fds, &s, reterr_diag);
 	if (r < 0)
 		return r;
-	r = map_add(&p->sidecars, &s->link, s->put->vm_id, strlen(s->put->vm_id));
+	r = map_add(&p->sidecars, &s->link, s->vm_id, strlen(s->vm_id));
 	if (r < 0) {
 		sidecar_free(s);
 		return r;

@@ -681,10 +681,11 @@ int sidecar_new(struct proxy *p, uint32_t slot, const Outrigger__Ipc__VmPut *m, 
 	demand_init(&s->demand, "", &demand_ops, s);
 	s->put = proxy_copy_pb(&m->base);
 	s->uid = strdup(m->uid);
+	s->vm_id = strdup(m->vm_id);
 	if (*m->token)
 		s->token = strdup(m->token);
 	s->has_config = p->restored;
-	r = s->put && s->uid && (s->token || !*m->token) ? take_listeners(s, fds, n_fds, reterr_diag) : -ENOMEM;
+	r = s->put && s->uid && s->vm_id && (s->token || !*m->token) ? take_listeners(s, fds, n_fds, reterr_diag) : -ENOMEM;
 	if (r < 0) {
 		sidecar_free(s);
 		return r;
@@ -750,6 +751,7 @@ struct sidecar *sidecar_free(struct sidecar *s)
 		explicit_bzero(s->token, strlen(s->token));
 	free(s->token);
 	free(s->uid);
+	free(s->vm_id);
 	if (s->put)
 		protobuf_c_message_free_unpacked(&s->put->base, NULL);
 	free(s);

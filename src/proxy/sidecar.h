@@ -55,6 +55,7 @@ struct sidecar {
 	struct map_link link;		/* by id, in the proxy's map */
 	struct list leaving;		/* or in its list of those */
 	uint32_t slot;
+	char *vm_id;			/* the key of proxy.sidecars */
 	Outrigger__Ipc__VmPut *put;	/* the newest */
 	char identity[IDENTITY_TEXT_LEN];
 
