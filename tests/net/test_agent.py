@@ -1,0 +1,229 @@
+"""The agent with its real monitor, proxies, controller and a registry: from a registration to a mesh, and back."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
+
+from agentlab import AGENT, REGISTRY, AgentLab, alive, now_ms  # noqa: E402
+from netlab import wait_until  # noqa: E402
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
+
+
+@pytest.fixture
+def mesh(request):
+    lab = AgentLab("oga", **getattr(request, "param", {}))
+    try:
+        yield lab.start()
+    finally:
+        print(lab.log("nic.agent")[-8000:])  # pytest shows it when the test fails
+        lab.close()
+
+
+def evidence(service):
+    return {e["method"]: e["finding"] for e in service["evidence"]}
+
+
+def test_a_registration_becomes_a_proxied_service(mesh):
+    a, b = mesh.vms
+    mesh.join(a)
+    (s,) = mesh.service("orders")
+    assert s["verdict"] == "vm" and s["admitted"] and s["instance"] == "orders-1" and s["address"] == a.address
+    assert s["found_ms"] >= 0 and s["ready_ms"] >= s["decided_ms"] >= 0 and s["in_mesh_ms"] is not None
+    (p,) = mesh.proxy(a)
+    assert p["identity"] == "spiffe://test.mesh/ns/shop/sa/orders" and p["services"] == ["orders"]
+    wait_until("all methods have spoken", lambda: evidence(mesh.service("orders")[0]) ==
+               {"port": "vm", "containers": "vm", "registry": "vm", "probe": "vm"})
+
+    # A client that only asks joins too, in the process that is there; both talk by mutual TLS.
+    mesh.discover(b)
+    wait_until("the client's proxy", lambda: mesh.proxy(b), 10)
+    assert mesh.proxy(b)[0]["pid"] == p["pid"]
+    wait_until("the client's workload", lambda: mesh.workload(b), 10)
+    assert wait_until("an answer over the mesh", lambda: mesh.fetch(b, a.address)) == "this is " + a.address
+    wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in mesh.log("nic.agent"))
+    # Strict: without TLS there is no way in.
+    assert mesh.fetch(mesh.reg, a.address) == ""
+
+    chain = mesh.get("/v1/explain/orders")["instances"][0]["chain"]
+    steps = list(dict.fromkeys(c["step"] for c in chain if "said in packet" not in c["text"]))
+    assert steps == ["packet", "claim", "port", "containers", "registry", "probe", "verdict", "policy", "token", "proxy", "mesh"]
+    check = mesh.get("/v1/check")
+    assert check["ok"], [c for c in check["checks"] if not c["ok"]]
+
+
+def test_a_later_service_joins_the_same_proxy_and_one_that_ends_leaves(mesh):
+    a, _ = mesh.vms
+    mesh.join(a)
+    pid = mesh.proxy(a)[0]["pid"]
+    mesh.serve(a, 9090)
+    mesh.register(a, "orders-admin", "orders-admin-1", 9090)
+    wait_until("the second service", lambda: sorted(mesh.proxy(a)[0]["services"]) == ["orders", "orders-admin"])
+    assert mesh.proxy(a)[0]["pid"] == pid
+    mesh.deregister(a, "orders-admin-1")
+    wait_until("the second service is gone", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["services"] == ["orders"])
+    mesh.deregister(a)
+    wait_until("the proxy is gone", lambda: not mesh.get("/v1/proxies")["proxies"])
+    wait_until("the workload is gone", lambda: not mesh.workload(a))
+    assert mesh.fetch(mesh.reg, a.address) == "this is " + a.address  # nothing is diverted any more
+
+
+@pytest.mark.parametrize("mesh", [{"names": ()}], indirect=True)
+def test_without_a_policy_nothing_is_diverted(mesh):
+    a, _ = mesh.vms
+    mesh.serve(a)
+    mesh.register(a)
+    wait_until("the claim", lambda: mesh.service("orders", verdict="vm"))
+    (s,) = mesh.service("orders")
+    assert not s["admitted"] and s["refusal"] == "no onboarding policy matches this guest" and s["proxy"] is None
+    assert mesh.guest(a)["mode"] == "shadow"
+    assert mesh.get("/v1/proxies")["proxies"] == []
+    assert mesh.fetch(mesh.reg, a.address) == "this is " + a.address
+
+
+def test_what_is_not_the_guests_is_refused(mesh):
+    a, b = mesh.vms
+    mesh.serve(a)
+    mesh.discover(a, "nothing")
+    wait_until("the guest", lambda: mesh.guest(a))
+    mesh.register(b, "orders", "thief", address=a.address)  # another's address
+    mesh.register(a, "billing", "billing-1")  # a name that it may not have
+    wait_until("the name", lambda: mesh.service("billing"))
+    (s,) = mesh.service("billing")
+    assert not s["admitted"] and "does not let this guest claim" in s["refusal"]
+    assert mesh.service("orders") == []
+    (i,) = mesh.get("/v1/explain/orders")["instances"]
+    assert i["instance"] == "(refused)" and "another guest's" in i["chain"][1]["text"]
+    assert mesh.get("/v1/proxies")["proxies"] == []
+    assert not mesh.workload(a) and not mesh.workload(b)
+
+
+def test_a_container_is_judged_one_and_left_alone(mesh):
+    a, _ = mesh.vms
+    a.ip("addr", "add", "10.66.0.40/24", "dev", "eth0")
+    a.run("arping", "-c", "1", "-U", "-I", "eth0", "10.66.0.40", check=False)
+    a.run("ping", "-c", "1", "-W", "1", "-I", "10.66.0.40", REGISTRY, check=False)
+    wait_until("the address", lambda: "10.66.0.40" in (mesh.guest(a) or {}).get("addresses", []))
+    mesh.register(a, "orders", "listed", address="10.66.0.40")
+    wait_until("the verdict by address", lambda: mesh.service("orders", instance="listed", verdict="container"))
+    mesh.register(a, "orders", "signed", 8081, meta={"external-source": "kubernetes"})
+    wait_until("the verdict by sign", lambda: mesh.service("orders", instance="signed", verdict="container"))
+    assert mesh.get("/v1/proxies")["proxies"] == []
+
+
+def test_a_dead_proxy_is_back_at_once(mesh):
+    a, b = mesh.vms
+    mesh.join(a)
+    mesh.discover(b)
+    wait_until("the client's proxy", lambda: mesh.proxy(b), 10)
+    wait_until("it works", lambda: mesh.fetch(b, a.address))
+    pid = mesh.proxy(a)[0]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until("another process", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["pid"] != pid, 10)
+    wait_until("all of its VMs", lambda: mesh.proxy(b), 10)
+    wait_until("it works again", lambda: mesh.fetch(b, a.address), 10)
+
+
+def test_a_port_that_goes_down_takes_its_guest_out_of_the_mesh(mesh):
+    a, _ = mesh.vms
+    mesh.join(a)
+    a.ip("link", "set", "eth0", "down")  # as of a VM that was killed: no carrier at the port
+    started = now_ms()
+    wait_until("the workload is gone", lambda: not mesh.workload(a), 5, 0.005)
+    print("gone after %d ms" % (now_ms() - started))
+    assert mesh.guest(a) is None and mesh.service("orders") == []
+    a.ip("link", "set", "eth0", "up")
+    a.ip("route", "add", "default", "via", REGISTRY)
+    mesh.register(a)
+    wait_until("it is back", lambda: mesh.workload(a), 10)
+
+
+def test_a_silent_vm_is_taken_out_and_comes_back(mesh):
+    a, _ = mesh.vms
+    mesh.join(a)
+    wait_until("it was probed", lambda: evidence(mesh.service("orders")[0]).get("probe") == "vm")
+    a.run("nft", "add table inet t; add chain inet t i { type filter hook input priority 0; policy drop; }")
+    wait_until("it is critical", lambda: mesh.service("orders", health="critical"), 10)
+    a.run("nft", "delete table inet t")
+    wait_until("it answers again", lambda: mesh.service("orders", health=None), 10)
+
+
+def test_the_agent_decides_without_the_controller(mesh):
+    a, b = mesh.vms
+    mesh.join(a)
+    mesh.stop(mesh.controller)
+    wait_until("the session is lost", lambda: mesh.get("/v1/status")["controller"]["state"] != "open", 10)
+    mesh.stop_agent()
+    mesh.start_agent()
+    mesh.register(b, "orders-b", "b-1")
+    wait_until("the policies of before", lambda: mesh.get("/v1/status")["policy_version"])
+    wait_until("the verdict", lambda: mesh.service("orders-b", verdict="vm"))
+    checks = {c["what"]: c["ok"] for c in mesh.get("/v1/check")["checks"]}
+    assert not checks["the controller is reached"] and checks["this NIC is enrolled"]
+    # It comes back by itself, with the certificate that it has: the token was used up.
+    mesh.start_controller()
+    wait_until("the session", lambda: mesh.get("/v1/status")["controller"]["state"] == "open", 30)
+
+
+def bpffs():
+    return os.path.ismount("/sys/fs/bpf")
+
+
+@pytest.mark.skipif(not bpffs(), reason="no bpffs")
+@pytest.mark.parametrize("mesh", [{"pin": "/sys/fs/bpf/oga-test"}], indirect=True)
+def test_a_new_agent_adopts_the_proxies_of_the_old_one(mesh):
+    a, b = mesh.vms
+    mesh.join(a)
+    mesh.discover(b)
+    wait_until("the client's proxy", lambda: mesh.proxy(b), 10)
+    wait_until("it works", lambda: mesh.fetch(b, a.address))
+    pid = mesh.proxy(a)[0]["pid"]
+    mesh.stop_agent(signal.SIGKILL)
+    wait_until("the worker is gone", lambda: not mesh.is_up())
+    assert alive(pid)
+    assert mesh.fetch(b, a.address) == "this is " + a.address  # nobody is at the wheel, and it goes on
+    mesh.start_agent()
+    mesh.register(a)
+    mesh.discover(b)
+    wait_until("both are adopted", lambda: mesh.proxy(a) and mesh.proxy(b), 10)
+    assert mesh.proxy(a)[0]["pid"] == pid
+    assert mesh.fetch(b, a.address) == "this is " + a.address
+
+
+def test_a_revoked_nic_stops(mesh):
+    a, _ = mesh.vms
+    mesh.join(a)
+    mesh.ask(mesh.edge, "controller.sock", "/v1/nics/nic-a/revoke", {"reason": "stolen"})
+    wait_until("it is off", lambda: mesh.get("/v1/status")["controller"]["state"] == "off", 10)
+    wait_until("its proxies are gone", lambda: not mesh.get("/v1/proxies")["proxies"], 10)
+
+
+def test_a_registry_that_never_answers_holds_nothing_up(mesh):
+    a, _ = mesh.vms
+    # What the guest says to it passes; our own question gets no answer.
+    mesh.nic.run("nft", "add table inet t; add chain inet t o { type filter hook output priority 0; tcp dport 8500 drop; }")
+    mesh.join(a)
+    (s,) = mesh.service("orders")
+    assert s["verdict"] == "vm" and s["in_mesh_ms"] is not None
+    wait_until("it is said", lambda: evidence(mesh.service("orders")[0]).get("registry") == "unknown", 10)
+
+
+def test_a_bad_token_and_a_bad_file_say_what_is_wrong(tmp_path):
+    lab = AgentLab("oga", vms=0)
+    try:
+        lab.start_controller()
+        with open(lab.dir + "/join", "w") as f:
+            f.write("nonsense\n")
+        lab.start_agent()
+        wait_until("it is refused", lambda: "enrolment was refused" in (lab.get("/v1/status")["controller"]["detail"] or ""), 10)
+    finally:
+        lab.close()
+    path = tmp_path / "agent.yaml"
+    path.write_text("nic: a\nports:\n  - mach: tap0\n")
+    r = subprocess.run([AGENT, "-c", str(path)], stderr=subprocess.PIPE, text=True)
+    assert r.returncode and "%s:3" % path in r.stderr and "mach" in r.stderr
