@@ -19,6 +19,7 @@
 
 struct job {
 	atomic_int refs;
+	atomic_bool done;	/* the fields below are the loop's from now on */
 	int done_fd;		/* eventfd, the job's */
 	char host[256];
 	char port[6];
@@ -67,8 +68,9 @@ static void *run(void *arg)
 		take_addresses(job, list);
 		freeaddrinfo(list);
 	}
-	if (write(job->done_fd, &one, sizeof(one)) < 0)
-		job->error = EAI_SYSTEM;	/* cannot be: the counter was zero */
+	atomic_store(&job->done, true);
+	while (write(job->done_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;	/* nothing else can go wrong: the counter was zero */
 	job_unref(job);
 	return NULL;
 }
@@ -79,6 +81,8 @@ static int on_done(struct watch *w, uint32_t events)
 	const struct job *job = q->job;
 
 	(void)events;
+	if (!atomic_load(&job->done))
+		return 0;
 	watch_remove(&q->watch);
 	if (job->error)
 		q->fn(q, q->data, -EHOSTUNREACH, gai_strerror(job->error), NULL, 0);
