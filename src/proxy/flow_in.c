@@ -76,10 +76,14 @@ void flow_in_recheck(struct flow *f)
 void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst)
 {
 	struct worker *w = f->v->w;
+	struct ip_port from = *src;
 	int fd, r;
 
+	/* The port is the tunnel's, which many connections share, or one that somebody else has chosen. */
+	if (f->tunnel)
+		from.port = 0;
 	f->attempts = 1;
-	fd = upstream_connect(w, UPSTREAM_TO_VM, src, dst);
+	fd = upstream_connect(w, UPSTREAM_TO_VM, &from, dst);
 	if (fd == -EAGAIN) {
 		flow_park(f, &w->no_socket, f->v->conf->limits.connect_timeout_ms);
 		return;
