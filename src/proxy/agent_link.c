@@ -4,6 +4,7 @@
 #include "proxy/agent_link.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -216,7 +217,9 @@ static int attach(struct agent_link *l, int fd)
 
 	hang_up(l);
 	l->fd = fd;
-	r = watch_add(l->loop, &l->watch, fd, EPOLLIN, false, on_event);
+	r = fcntl(fd, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+	if (r == 0)
+		r = watch_add(l->loop, &l->watch, fd, EPOLLIN, false, on_event);
 	if (r == 0)
 		r = say_hello(l);
 	if (r < 0)

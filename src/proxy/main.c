@@ -88,12 +88,26 @@ static int start_privileged(const struct proxy_options *o, int socks[PROXY_WORKE
 	return r < 0 ? r : sandbox_drop(&user, d);
 }
 
+static void reload(struct proxy *p)
+{
+	char text[DIAG_TEXT_LEN];
+	struct diag d = {};
+	int r = static_conf_reload(p, p->options.static_file, &d);
+
+	if (r < 0)
+		log_error("file is not used", log_str("reason", diag_format(&d, text)), log_errno(r));
+	else
+		log_info("file was read again");
+}
+
 static int attach(struct proxy *p, struct diag *d)
 {
 	int r;
 
-	if (p->options.static_file)
+	if (p->options.static_file) {
+		p->reload = reload;
 		return static_conf_load(p, p->options.static_file, d);
+	}
 	r = agent_link_open(p->link, AGENT_FD);
 	if (r < 0)
 		diag_set(d, "descriptor %d, the agent: %s", AGENT_FD, strerror(-r));

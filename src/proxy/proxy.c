@@ -227,7 +227,7 @@ int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size
 	}
 	p->slots[slot] = s;
 	sidecar_setup(s);
-	sidecar_report(s);
+	sidecar_greet(s);
 	return 0;
 }
 
@@ -270,7 +270,7 @@ static void on_agent(void *data)
 
 	log_info("agent");
 	map_for_each(l, &p->sidecars)
-		sidecar_report(container_of(l, struct sidecar, link));
+		sidecar_greet(container_of(l, struct sidecar, link));
 }
 
 static void on_agent_gone(void *data, const char *why)
@@ -516,16 +516,23 @@ int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *re
 
 /* --- time, signals, the end --- */
 
+static void save_state(struct proxy *p)
+{
+	struct diag d = {};
+
+	if (!p->restored && state_file_save(&p->state, p->knowledge, &d) < 0)
+		LOG_LIMITED(LOG_L_WARN, "configuration is not kept", log_str("reason", d.msg));
+}
+
 static int on_tick(struct timer *t)
 {
 	struct proxy *p = container_of(t, struct proxy, tick);
-	struct diag d = {};
 
 	map_for_each(l, &p->sidecars)
 		sidecar_tick(container_of(l, struct sidecar, link));
 	drop_restored(p);
-	if (++p->n_ticks % SAVE_EVERY == 0 && !p->restored && state_file_save(&p->state, p->knowledge, &d) < 0)
-		LOG_LIMITED(LOG_L_WARN, "configuration is not kept", log_str("reason", d.msg));
+	if (++p->n_ticks % SAVE_EVERY == 0)
+		save_state(p);
 	return timer_arm(p->loop, &p->tick, TICK_MS, on_tick);
 }
 
@@ -543,6 +550,8 @@ void proxy_stop(struct proxy *p, uint32_t drain_ms)
 	}
 	log_info("stopping", log_int("drain_ms", drain_ms));
 	p->stopping = true;
+	save_state(p);
+	state_file_close(&p->state);	/* what is let go of from here on is not news */
 	map_for_each(l, &p->sidecars)
 		vm_remove(p, container_of(l, struct sidecar, link), drain_ms);
 	if (list_empty(&p->leaving) || timer_arm(p->loop, &p->stop_timer, drain_ms + STOP_GRACE_MS, on_stop_timer) < 0)
@@ -551,13 +560,17 @@ void proxy_stop(struct proxy *p, uint32_t drain_ms)
 
 static void on_signal(int signo, void *data)
 {
-	(void)signo;
-	proxy_stop(data, TERM_DRAIN_MS);
+	struct proxy *p = data;
+
+	if (signo != SIGHUP)
+		proxy_stop(p, TERM_DRAIN_MS);
+	else if (p->reload)
+		p->reload(p);
 }
 
 int proxy_init(struct proxy *p, const struct proxy_options *options, const int *sockd_socks)
 {
-	static const int signals[] = { SIGTERM, SIGINT };
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
 	int r;
 
 	*p = (struct proxy){ .options = *options, .start_ms = clock_mono_ms() };
@@ -589,10 +602,6 @@ int proxy_init(struct proxy *p, const struct proxy_options *options, const int *
 
 void proxy_deinit(struct proxy *p)
 {
-	struct diag d;
-
-	if (p->knowledge && !p->restored)
-		(void)!state_file_save(&p->state, p->knowledge, &d);
 	for (size_t i = 0; i < p->n_workers; i++)
 		p->workers[i] = worker_stop(p->workers[i]);
 	if (p->loop)

@@ -66,6 +66,7 @@ struct proxy {
 	unsigned n_ticks;
 	struct timer stop_timer;
 	bool stopping;
+	void (*reload)(struct proxy *p);	/* on SIGHUP; NULL: nothing to read again */
 	char **vm_ids;			/* of the last Hello */
 };
 

@@ -110,6 +110,11 @@ void sidecar_report(struct sidecar *s)
 	int r = agent_link_send(s->proxy->link, &m, false);
 	if (r < 0 && r != -ENOTCONN)
 		log_warn("agent does not take a status", log_str("vm", s->put->vm_id), log_errno(r));
+}
+
+void sidecar_greet(struct sidecar *s)
+{
+	sidecar_report(s);
 	if (s->token_wanted)
 		ask_token(s);
 }

@@ -109,8 +109,9 @@ void sidecar_review(struct sidecar *s);
 void sidecar_tick(struct sidecar *s);
 void sidecar_remove(struct sidecar *s, uint32_t drain_ms);
 void sidecar_removed(struct sidecar *s, const struct vm *vm);
-/* Tells the agent its state (again), and that it wants a token. */
+/* Tells the agent its state; a new agent, or of a new VM, also that a token is wanted. */
 void sidecar_report(struct sidecar *s);
+void sidecar_greet(struct sidecar *s);
 
 /* --- sidecar_conf.c --- */
 MUST_CHECK int sidecar_conf_make(const struct sidecar *s, struct vm_conf **ret_conf);

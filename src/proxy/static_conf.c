@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +28,7 @@ enum { FILE_MAX_LEN = 8 * 1024 * 1024, ARENA_MAX = 64 * 1024 * 1024, HOLDER = UI
 
 struct reading {
 	const char *path;
-	char dir[4096];
+	char dir[PATH_MAX];
 	struct arena *arena;		/* for what lives as long as the reading */
 	struct diag *diag;
 };
@@ -486,6 +487,14 @@ static int read_file(const char *path, struct bytes *out, struct diag *d)
 
 typedef int apply_fn(struct reading *rd, struct proxy *p, const struct conf_node *root);
 
+static void folder_of(const char *path, char dir[static PATH_MAX])
+{
+	char copy[PATH_MAX];
+
+	snprintf(copy, sizeof(copy), "%s", path);	/* dirname() writes into what it is given */
+	snprintf(dir, PATH_MAX, "%s", dirname(copy));
+}
+
 static int with_file(struct proxy *p, const char *path, apply_fn *apply, struct diag *d)
 {
 	struct reading rd = { .path = path, .diag = d };
@@ -493,8 +502,7 @@ static int with_file(struct proxy *p, const char *path, apply_fn *apply, struct 
 	struct bytes text;
 	int r;
 
-	snprintf(rd.dir, sizeof(rd.dir), "%s", path);
-	memmove(rd.dir, dirname(rd.dir), strlen(dirname(rd.dir)) + 1);
+	folder_of(path, rd.dir);
 	bytes_init(&text, FILE_MAX_LEN + 2);
 	r = read_file(path, &text, d);
 	if (r == 0)
@@ -520,7 +528,7 @@ static int apply_all(struct reading *rd, struct proxy *p, const struct conf_node
 	return r;
 }
 
-/* What is not in the file any more goes: the old ones are let go of after the new ones are held. */
+/* The workers hear of it at the end of the turn, so they see all of it at once. */
 static int apply_again(struct reading *rd, struct proxy *p, const struct conf_node *root)
 {
 	int r;

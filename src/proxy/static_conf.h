@@ -34,7 +34,8 @@
  *	  - {name: p, namespace: shop, action: deny, principals: [example.org/ns/x/sa/y], namespaces: [z], not_principals_present: true}
  *
  * Files are named from the folder of the static file. SIGHUP reads workloads,
- * services, policies and certificates again.
+ * services, policies and certificates again; what stands before a mistake in the
+ * file is then in force, and what stands behind it is not.
  */
 MUST_CHECK int static_conf_load(struct proxy *p, const char *path, struct diag *reterr_diag);
 MUST_CHECK int static_conf_reload(struct proxy *p, const char *path, struct diag *reterr_diag);
