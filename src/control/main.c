@@ -105,8 +105,9 @@ static int serve(const char *path, struct diag *d)
 		}
 		server_free(s);
 	}
+	int last = loop_turn(loop, 0);		/* connections free themselves at the end of a turn */
 	loop_free(loop);
-	return r;
+	return r < 0 ? r : last;
 }
 
 static int run(const struct arguments *args)
