@@ -1,0 +1,418 @@
+#include "lib/unit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "control/onboard.h"
+#include "control/registry.h"
+#include "mesh/pb.h"
+
+static const char yaml[] =
+	"trust_domain: t.mesh\n"
+	"onboarding:\n"
+	"- {name: off, match: {guest_name: off-*}, mode: off}\n"
+	"- {name: vms, match: {nic: nic-*, addresses: [10.0.0.0/24]}, mode: strict, namespace: shop, service_account: vm, services: [a, b, big]}\n"
+	"- {name: clients, match: {guest_name: client-*}, mode: permissive, namespace: shop, service_account: client, client: true}\n"
+	"services:\n"
+	"- {name: b, namespace: shop, ports: [{port: 80, protocol: http}, {port: 90, protocol: grpc}]}\n"
+	"workloads:\n"
+	"- {name: fixed, namespace: shop, addresses: [10.1.0.1], services: [b]}\n";
+
+struct fixture {
+	struct loop *loop;
+	struct config *config;
+	struct resources resources;
+	struct registry *reg;
+	struct reg_nic *nic;
+};
+
+static struct config *parse(const char *text)
+{
+	struct config *c;
+	struct diag d = {};
+
+	if (config_parse("c.yaml", text, strlen(text), &c, &d) < 0)
+		fail_msg("line %u: %s", d.line, d.msg);
+	return c;
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
+	assert_int_equal(loop_new(&f->loop), 0);
+	f->config = parse(yaml);
+	resources_init(&f->resources);
+	assert_int_equal(registry_new(f->loop, &f->resources, NULL, f->config, &f->reg), 0);
+	assert_int_equal(registry_nic_connect(f->reg, "nic-a", &f->nic), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	registry_free(f->reg);
+	resources_deinit(&f->resources);
+	config_free(f->config);
+	loop_free(f->loop);
+	free(f);
+	return 0;
+}
+
+/* A report as it comes off the wire: packed and unpacked. */
+static int report(struct reg_nic *nic, const Outrigger__V1__Report *r, struct diag *d)
+{
+	ProtobufCMessage *copy;
+	uint8_t *data;
+	size_t len;
+
+	assert_int_equal(pb_pack(&r->base, &data, &len), 0);
+	assert_int_equal(pb_unpack(&outrigger__v1__report__descriptor, data, len, 0, &copy), 0);
+	free(data);
+	int result = registry_report(nic, (Outrigger__V1__Report *)copy, d);
+	pb_free(copy);
+	return result;
+}
+
+static char *word(const char *text)
+{
+	return (char *)(uintptr_t)text;
+}
+
+static int guest(struct reg_nic *nic, const char *id, const char *name, const char *mac, const char *address)
+{
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__Guest g = OUTRIGGER__V1__GUEST__INIT;
+	char *addresses[] = { word(address) };
+
+	g.guest_id = word(id);
+	g.name = word(name);
+	g.mac = word(mac);
+	g.addresses = addresses;
+	g.n_addresses = 1;
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_GUEST;
+	r.guest = &g;
+	return report(nic, &r, NULL);
+}
+
+static int claim(struct reg_nic *nic, const char *id, const char *service, const char *instance, uint32_t port, const char *protocol)
+{
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__Claim c = OUTRIGGER__V1__CLAIM__INIT;
+
+	c.guest_id = word(id);
+	c.service = word(service);
+	c.instance = word(instance);
+	c.port = port;
+	c.app_protocol = word(protocol);
+	c.admitted = true;
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_CLAIM;
+	r.claim = &c;
+	return report(nic, &r, NULL);
+}
+
+static int verdict(struct reg_nic *nic, const char *id, const char *service, const char *instance, const char *text)
+{
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__Verdict v = OUTRIGGER__V1__VERDICT__INIT;
+
+	v.guest_id = word(id);
+	v.service = word(service);
+	v.instance = word(instance);
+	v.verdict = word(text);
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_VERDICT;
+	r.verdict = &v;
+	return report(nic, &r, NULL);
+}
+
+static int proxy(struct reg_nic *nic, const char *id, const char *state)
+{
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__ProxyStatus p = OUTRIGGER__V1__PROXY_STATUS__INIT;
+
+	p.guest_id = word(id);
+	p.state = word(state);
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_PROXY;
+	r.proxy = &p;
+	return report(nic, &r, NULL);
+}
+
+static int synced(struct reg_nic *nic)
+{
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__Synced s = OUTRIGGER__V1__SYNCED__INIT;
+
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_SYNCED;
+	r.synced = &s;
+	return report(nic, &r, NULL);
+}
+
+#define G1	"nic-a/p1/52:54:00:00:00:01"
+#define U1	"vm/" G1
+
+static void vm(struct fixture *f, const char *id, const char *mac, const char *address, const char *service, uint32_t port)
+{
+	assert_int_equal(guest(f->nic, id, "x", mac, address), 0);
+	assert_int_equal(claim(f->nic, id, service, "i", port, "http"), 0);
+	assert_int_equal(verdict(f->nic, id, service, "i", "vm"), 0);
+	assert_int_equal(proxy(f->nic, id, "ready"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+}
+
+static bool published(struct fixture *f, const char *name)
+{
+	return resources_find(&f->resources, RESOURCE_ADDRESS, name) != NULL;
+}
+
+/* Every part that is missing keeps it out, whatever the order in which they come. */
+static void all_parts_are_needed_in_any_order(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned order = 0; order < 6; order++) {
+		static const uint8_t orders[6][3] = { { 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 }, { 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 } };
+
+		assert_int_equal(guest(f->nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+		for (int i = 0; i < 3; i++) {
+			assert_int_equal(loop_turn(f->loop, 0), 0);
+			assert_false(published(f, U1));
+			if (orders[order][i] == 0)
+				assert_int_equal(claim(f->nic, G1, "a", "i", 8080, ""), 0);
+			else if (orders[order][i] == 1)
+				assert_int_equal(verdict(f->nic, G1, "a", "i", "vm"), 0);
+			else
+				assert_int_equal(proxy(f->nic, G1, "ready"), 0);
+		}
+		assert_int_equal(loop_turn(f->loop, 0), 0);
+		assert_true(published(f, U1));
+		registry_guest_remove(registry_guest(f->reg, G1));
+		assert_int_equal(loop_turn(f->loop, 0), 0);
+		assert_false(published(f, U1));
+	}
+}
+
+static void the_first_policy_that_matches_counts(void **state)
+{
+	struct fixture *f = *state;
+	const struct config_onboarding *p;
+
+	assert_int_equal(guest(f->nic, G1, "off-1", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	p = onboard_match(f->config, "nic-a", registry_guest(f->reg, G1)->pb);
+	assert_string_equal(p->name, "off");
+	assert_false(onboard_joins(p));
+	assert_int_equal(guest(f->nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	p = onboard_match(f->config, "nic-a", registry_guest(f->reg, G1)->pb);
+	assert_string_equal(p->name, "vms");
+	assert_true(onboard_allows_service(p, "a"));
+	assert_false(onboard_allows_service(p, "c"));
+	assert_null(onboard_match(f->config, "other", registry_guest(f->reg, G1)->pb));
+	assert_int_equal(guest(f->nic, G1, "x", "52:54:00:00:00:01", "10.0.1.1"), 0);	/* outside of its prefixes */
+	assert_null(onboard_match(f->config, "nic-a", registry_guest(f->reg, G1)->pb));
+	assert_false(onboard_joins(NULL));
+	assert_false(onboard_allows_service(NULL, "a"));
+}
+
+static void a_client_joins_without_a_service(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(guest(f->nic, G1, "client-1", "52:54:00:00:00:01", "10.7.0.1"), 0);
+	assert_int_equal(proxy(f->nic, G1, "ready"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_false(published(f, U1));
+	assert_int_equal(verdict(f->nic, G1, "", "", "vm"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_true(published(f, U1));
+}
+
+static void ports_of_a_declared_service_are_mapped(void **state)
+{
+	struct fixture *f = *state;
+	struct port_map map;
+
+	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "b", 8080);
+	const struct reg_service *s = reg_service_find(f->reg, "shop/b.shop.mesh.internal");
+	assert_non_null(s);
+	assert_true(reg_service_map_port(s, 8080, APP_HTTP11, &map));
+	assert_int_equal(map.service_port, 80);
+	assert_int_equal(map.target_port, 8080);
+	assert_true(reg_service_map_port(s, 90, APP_UNKNOWN, &map));
+	assert_int_equal(map.service_port, 90);
+	assert_false(reg_service_map_port(s, 7, APP_UNKNOWN, &map));
+	const struct reg_workload *w = registry_guest(f->reg, G1)->workload;
+	assert_non_null(w);
+	const struct reg_member *m = list_first(&w->members, struct reg_member, in_workload);
+	assert_true(m && m->n_ports == 1 && m->ports[0].service_port == 80);
+}
+
+static void ports_of_an_undeclared_service_are_those_of_its_members(void **state)
+{
+	struct fixture *f = *state;
+	char name[REG_CLUSTER_LEN];
+
+	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
+	vm(f, "nic-a/p2/52:54:00:00:00:02", "52:54:00:00:00:02", "10.0.0.2", "a", 9090);
+	const struct reg_service *s = reg_service_find(f->reg, "shop/a.shop.mesh.internal");
+	assert_int_equal(s->n_ports, 2);
+	assert_non_null(resources_find(&f->resources, RESOURCE_ENDPOINTS, reg_cluster_name(s, 8080, name)));
+	assert_non_null(resources_find(&f->resources, RESOURCE_ENDPOINTS, reg_cluster_name(s, 9090, name)));
+	registry_guest_remove(registry_guest(f->reg, G1));
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(s->n_ports, 1);
+	assert_null(resources_find(&f->resources, RESOURCE_ENDPOINTS, reg_cluster_name(s, 8080, name)));
+}
+
+static void the_newest_of_two_reports_of_one_machine_wins(void **state)
+{
+	struct fixture *f = *state;
+	struct reg_nic *other, *first = f->nic;
+
+	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
+	assert_int_equal(registry_nic_connect(f->reg, "nic-b", &other), 0);
+	f->nic = other;
+	vm(f, "nic-b/p1/52:54:00:00:00:01", "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
+	assert_false(published(f, U1));
+	assert_true(published(f, "vm/nic-b/p1/52:54:00:00:00:01"));
+	assert_int_equal(proxy(first, G1, "ready"), 0);		/* the old one does not take it back */
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_false(published(f, U1));
+	registry_nic_forget(f->reg, "nic-b");
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_true(published(f, U1));				/* but serves again when the other is gone */
+	f->nic = first;
+}
+
+static void what_is_not_said_again_is_dropped(void **state)
+{
+	struct fixture *f = *state;
+	struct reg_nic *again;
+
+	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
+	vm(f, "nic-a/p2/52:54:00:00:00:02", "52:54:00:00:00:02", "10.0.0.2", "a", 8080);
+	assert_int_equal(registry_nic_connect(f->reg, "nic-a", &again), 0);
+	assert_ptr_equal(again, f->nic);
+	assert_int_equal(guest(f->nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	assert_int_equal(claim(f->nic, G1, "a", "i", 8080, ""), 0);
+	assert_int_equal(verdict(f->nic, G1, "a", "i", "vm"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_true(published(f, U1));				/* in the meantime nothing is missing */
+	assert_int_equal(synced(f->nic), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(f->nic->n_guests, 1);
+	assert_false(published(f, U1));				/* its proxy was not said again */
+	assert_null(registry_guest(f->reg, "nic-a/p2/52:54:00:00:00:02"));
+}
+
+static void limits_hold(void **state)
+{
+	struct fixture *f = *state;
+	char text[64];
+
+	assert_int_equal(guest(f->nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	for (unsigned i = 0; i < REG_MAX_CLAIMS; i++) {
+		snprintf(text, sizeof(text), "i%u", i);
+		assert_int_equal(claim(f->nic, G1, "a", text, 8080, ""), 0);
+	}
+	assert_int_equal(claim(f->nic, G1, "a", "more", 8080, ""), -EINVAL);
+	assert_int_equal(claim(f->nic, G1, "a", "i0", 8080, "http"), 0);	/* one that is there may change */
+	for (unsigned i = 1; i < REG_MAX_GUESTS; i++) {
+		snprintf(text, sizeof(text), "nic-a/p%u/x", i);
+		assert_int_equal(guest(f->nic, text, "x", "", "10.0.0.1"), 0);
+	}
+	assert_int_equal(guest(f->nic, "nic-a/more/x", "x", "", "10.0.0.1"), -EINVAL);
+	assert_int_equal(guest(f->nic, G1, "y", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	assert_int_equal(guest(f->nic, "nic-b/p/x", "x", "", "10.0.0.1"), -EINVAL);
+	assert_int_equal(guest(f->nic, "nic-ab/p/x", "x", "", "10.0.0.1"), -EINVAL);
+	assert_int_equal(guest(f->nic, "nic-a/p/x", "x", "", "224.0.0.1"), -EINVAL);
+}
+
+static void a_configuration_is_applied_as_a_diff(void **state)
+{
+	struct fixture *f = *state;
+	struct config *old = f->config;
+
+	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
+	resources_settle(&f->resources);
+	f->config = parse(yaml);				/* the same again: nothing changes */
+	assert_int_equal(registry_apply(f->reg, f->config), 0);
+	config_free(old);
+	assert_true(list_empty(&f->resources.changes));
+	assert_true(published(f, U1));
+
+	old = f->config;
+	f->config = parse("trust_domain: t.mesh\n"
+			  "workloads:\n- {name: thief, namespace: shop, addresses: [10.0.0.1]}\n");
+	assert_int_equal(registry_apply(f->reg, f->config), 0);
+	config_free(old);
+	assert_false(published(f, U1));				/* no policy, and its address is somebody else's */
+	assert_false(published(f, "config/shop/fixed"));
+	assert_false(published(f, "shop/b.shop.mesh.internal"));
+	assert_true(published(f, "config/shop/thief"));
+}
+
+/* --- resources --- */
+
+static int count(struct resource *res, void *data)
+{
+	(void)res;
+	++*(int *)data;
+	return 0;
+}
+
+static void resources_are_found_by_name_alias_and_parent(void **state)
+{
+	static const char *const alias[] = { "/10.0.0.1" }, *const parents[] = { "p1", "p2" };
+	struct resources r;
+	int n = 0;
+
+	(void)state;
+	resources_init(&r);
+	assert_int_equal(resources_put(&r, RESOURCE_ADDRESS, "a", &(struct resource_content){ "x", 1, alias, 1, parents, 2 }), 0);
+	assert_int_equal(resources_put(&r, RESOURCE_ADDRESS, "b", &(struct resource_content){ "y", 1, NULL, 0, parents, 1 }), 0);
+	assert_null(resources_find(&r, RESOURCE_ENDPOINTS, "a"));
+	assert_int_equal(resources_each_alias(&r, RESOURCE_ADDRESS, "/10.0.0.1", count, &n), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(resources_each_child(&r, RESOURCE_ADDRESS, "p1", count, &n), 0);
+	assert_int_equal(n, 3);
+	resources_settle(&r);
+
+	char version[RESOURCE_VERSION_LEN];
+	memcpy(version, resources_find(&r, RESOURCE_ADDRESS, "a")->version, sizeof(version));
+	assert_int_equal(resources_put(&r, RESOURCE_ADDRESS, "a", &(struct resource_content){ "x", 1, alias, 1, parents, 2 }), 0);
+	assert_true(list_empty(&r.changes));			/* the same again */
+	resources_remove(&r, RESOURCE_ADDRESS, "a");
+	assert_null(resources_find(&r, RESOURCE_ADDRESS, "a"));
+	assert_int_equal(resources_put(&r, RESOURCE_ADDRESS, "a", &(struct resource_content){ "x", 1, NULL, 0, NULL, 0 }), 0);
+	assert_string_equal(resources_find(&r, RESOURCE_ADDRESS, "a")->version, version);	/* of the content */
+	n = 0;
+	assert_int_equal(resources_each_alias(&r, RESOURCE_ADDRESS, "/10.0.0.1", count, &n), 0);
+	assert_int_equal(n, 0);
+	resources_remove(&r, RESOURCE_ADDRESS, "b");
+	resources_settle(&r);
+	assert_int_equal(r.groups[RESOURCE_ADDRESS].n, 0);
+	assert_int_equal(r.by_name[RESOURCE_ADDRESS].n, 1);
+	resources_deinit(&r);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(all_parts_are_needed_in_any_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_first_policy_that_matches_counts, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_client_joins_without_a_service, setup, teardown),
+		cmocka_unit_test_setup_teardown(ports_of_a_declared_service_are_mapped, setup, teardown),
+		cmocka_unit_test_setup_teardown(ports_of_an_undeclared_service_are_those_of_its_members, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_newest_of_two_reports_of_one_machine_wins, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_is_not_said_again_is_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(limits_hold, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_configuration_is_applied_as_a_diff, setup, teardown),
+		cmocka_unit_test(resources_are_found_by_name_alias_and_parent),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
