@@ -433,8 +433,10 @@ static void on_sock(struct flow *f, struct sock *s, uint32_t events)
 		return;
 	if (s->reading && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		readable(f, s);
-	else if (events & (EPOLLERR | EPOLLHUP))	/* nobody reads just now, and it is over */
+	else if (events & EPOLLERR)		/* nobody reads just now, but this cannot wait */
 		flow_end(f, FLOW_R_RESET, "reset by the application");
+	else if (events & EPOLLHUP)
+		sock_unwatch(s);
 }
 
 static int on_local(struct watch *w, uint32_t events)

@@ -20,6 +20,7 @@ static uint32_t wanted(const struct sock *s)
 
 int sock_add(struct sock *s, struct loop *l, int fd, bool connecting, watch_fn *fn)
 {
+	s->loop = l;
 	s->fd = fd;
 	s->connecting = connecting;
 	return watch_add(l, &s->watch, fd, wanted(s), false, fn);
@@ -42,8 +43,16 @@ size_t sock_close(struct sock *s, bool rst)
 
 void sock_rewatch(struct sock *s)
 {
+	/* Either fails only for want of kernel memory: then at the next try. */
 	if (s->watch.loop)
-		(void)!watch_modify(&s->watch, wanted(s));	/* fails only for want of kernel memory: then at the next try */
+		(void)!watch_modify(&s->watch, wanted(s));
+	else if (s->fd >= 0 && s->loop && wanted(s))
+		(void)!watch_add(s->loop, &s->watch, s->fd, wanted(s), false, s->watch.fn);
+}
+
+void sock_unwatch(struct sock *s)
+{
+	watch_remove(&s->watch);
 }
 
 void sock_read(struct sock *s, bool on)

@@ -10,6 +10,7 @@
 enum { SOCK_OUT_MAX = 2 * 1024 * 1024 };	/* bytes; the peer's window keeps it lower */
 
 struct sock {
+	struct loop *loop;
 	struct watch watch;
 	struct bytes out;		/* waits to be written */
 	int fd;				/* owned; -1: none */
@@ -28,6 +29,12 @@ size_t sock_close(struct sock *s, bool rst);
 
 /* Has epoll watch for what is wanted now. */
 void sock_rewatch(struct sock *s);
+/*
+ * Both directions have ended on the wire, but bytes are left to be read and
+ * nobody reads just now. epoll would tell that again and again: it is not
+ * asked until something is wanted.
+ */
+void sock_unwatch(struct sock *s);
 void sock_read(struct sock *s, bool on);
 
 /* The outcome of a connect() that epoll says is over: 0 or a negative errno. */

@@ -132,6 +132,7 @@ class Echo:
                 c.sendall(data)
 
     def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)        # close() alone leaves it to the thread that accepts
         self.listener.close()
 
 

@@ -150,8 +150,6 @@ def test_openssl_server_updates_its_keys(run, pki):
         said_and_heard(s, c, b"after %d\n" % i)
         c.say(b"answer %d\n" % i)
         s.until(b"answer %d\n" % i)
-    s.say(b"Q\n")
-    c.until(b"closed: 0 closed by the peer")
 
 
 def test_tickets_of_a_server_are_passed_over(run, pki):
