@@ -24,6 +24,7 @@ bench: all ## benchmarks against peers (ONLY=part)
 	@$(PYTHON) bench/run.py $(if $(ONLY),--only $(ONLY))
 
 interop: all ## tests against slow or heavy peers
+	@tools/deps tools/deps-interop.txt
 	@tests/run interop
 
 fuzz: deps ## fuzz every target for SECONDS each

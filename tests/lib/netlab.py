@@ -8,12 +8,16 @@
         a.run("ip", "addr")
 """
 
+import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
+
+CLONE_NEWNET = 0x40000000
 
 
 class Host:
@@ -42,6 +46,18 @@ class Host:
     def popen(self, argv, name, env=None, **kw):
         """Starts a command that lasts; its output goes to a log in the lab's folder."""
         return self.lab.popen(self.argv(*argv), "%s.%s" % (self.name, name), env=env, **kw)
+
+    @contextlib.contextmanager
+    def inside(self):
+        """This thread's sockets, and the processes that it starts, are in the namespace."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/thread-self/ns/net") as before, open("/run/netns/" + self.ns) as there:
+            if libc.setns(there.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns " + self.ns)
+            try:
+                yield self
+            finally:
+                libc.setns(before.fileno(), CLONE_NEWNET)
 
     def sysctl(self, key, value):
         path = "/proc/sys/" + key.replace(".", "/")
