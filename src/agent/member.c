@@ -4,6 +4,7 @@
 #include "agent/member.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 enum {
 	HBONE_PORT = 15008,
 	TOKEN_AGAIN_MS = 2000,		/* an unanswered or refused request is not repeated sooner */
+	NODE_LABELS_LEN = 32768,
 };
 
 /* --- admission --- */
@@ -68,6 +70,9 @@ struct wish {
 	Outrigger__Ipc__ServicePort *port_list[MEMBER_MAX_SERVICES];
 	char hosts[MEMBER_MAX_SERVICES][NAMES_HOST_LEN];
 	uint16_t numbers[MEMBER_MAX_SERVICES];
+	Outrigger__Ipc__VmPut__NodeMetadataEntry metadata[2];
+	Outrigger__Ipc__VmPut__NodeMetadataEntry *metadata_list[2];
+	char node_labels[NODE_LABELS_LEN];
 };
 
 static void wish_addresses(struct wish *w, const struct guest *g)
@@ -98,6 +103,41 @@ static void wish_labels(struct wish *w, const struct policy *p)
 	}
 	w->put.labels = w->label_list;
 	w->put.n_labels = p->n_labels;
+}
+
+static void wish_metadata(struct wish *w, const char *key, char *value)
+{
+	size_t n = w->put.n_node_metadata++;
+
+	outrigger__ipc__vm_put__node_metadata_entry__init(&w->metadata[n]);
+	w->metadata[n].key = (char *)(uintptr_t)key;
+	w->metadata[n].value = value;
+	w->metadata_list[n] = &w->metadata[n];
+	w->put.node_metadata = w->metadata_list;
+}
+
+/*
+ * Istio registers a VM by its proxy's node metadata. The label says whose entry
+ * it is: the controller removes those whose VM is gone (control/entries.h).
+ */
+static int wish_registration(struct wish *w, const struct member *m)
+{
+	const struct policy *p = m->policy;
+	json_t *labels;
+	size_t n;
+
+	if (!p->workload_group)
+		return 0;
+	labels = json_pack("{s:s}", ISTIO_NIC_LABEL, m->worker->conf->nic);
+	for (size_t i = 0; labels && i < p->n_labels; i++)
+		json_object_set_new(labels, p->labels[i].key, json_string(p->labels[i].value));
+	n = labels ? json_dumpb(labels, w->node_labels, sizeof(w->node_labels) - 1, JSON_COMPACT) : 0;
+	json_decref(labels);
+	if (!n || n > sizeof(w->node_labels) - 1)
+		return n ? -E2BIG : -ENOMEM;
+	wish_metadata(w, "AUTO_REGISTER_GROUP", p->workload_group);
+	wish_metadata(w, "LABELS", w->node_labels);
+	return 0;
 }
 
 static void wish_port(struct wish *w, const struct member *m, struct claim *c)
@@ -170,6 +210,8 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->diverts.n_exclude = p->n_outbound_exclude;
 	w->diverts.fail_closed = p->fail_closed;
 	policy_group(p, m->guest, m->group);
+	if (wish_registration(w, m) < 0)
+		return -E2BIG;
 	w->wish = (struct supervisor_wish){
 		.slot = m->place->slot, .group = m->group, .put = &w->put, .diverts = &w->diverts, .fail_closed = p->fail_closed,
 	};

@@ -48,6 +48,7 @@ static void policy_clear(struct policy *p)
 	free(p->addresses);
 	free(p->namespace);
 	free(p->service_account);
+	free(p->workload_group);
 	for (size_t i = 0; i < p->n_labels; i++) {
 		free(p->labels[i].key);
 		free(p->labels[i].value);
@@ -206,8 +207,11 @@ static int take_outcome(struct policy *p, const Outrigger__V1__Policy *pb, struc
 	p->isolation = (enum policy_isolation)isolation;
 	p->fail_closed = failure == 1;
 	p->client = pb->client;
-	if (take_text(pb->namespace_, &p->namespace) < 0 || take_text(pb->service_account, &p->service_account) < 0)
+	if (take_text(pb->namespace_, &p->namespace) < 0 || take_text(pb->service_account, &p->service_account) < 0 ||
+	    take_text(pb->workload_group, &p->workload_group) < 0)
 		return -ENOMEM;
+	if (p->workload_group && !is_subdomain(p->workload_group))
+		return bad(p, d, "workload_group", pb->workload_group, "a lower-case DNS name is required");
 	if (p->namespace ? !is_label(p->namespace) : policy_joins(p))
 		return bad(p, d, "namespace", pb->namespace_, "a lower-case DNS label is required");
 	if (p->service_account ? !is_subdomain(p->service_account) : policy_joins(p))

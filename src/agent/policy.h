@@ -51,6 +51,7 @@ struct policy {
 	enum policy_isolation isolation;
 	char *namespace;
 	char *service_account;
+	char *workload_group;		/* of Istio; NULL: none */
 	struct policy_label *labels;
 	size_t n_labels;
 	char **services;		/* globs; none: no name at all */

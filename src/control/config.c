@@ -59,6 +59,7 @@ static const char *check_host(const char *text)
 static const char *const log_levels[] = { "error", "warn", "info", "debug", NULL };
 static const char *const mode_names[] = { "off", "shadow", "permissive", "strict", NULL };
 static const char *const mesh_kinds[] = { "embedded", "istio", NULL };
+static const char *const token_sources[] = { "oidc", "token_request", NULL };
 static const char *const isolations[] = { "namespace", "vm", "nic", NULL };
 static const char *const failures[] = { "default", "open", "closed", NULL };
 static const char *const actions[] = { "allow", "deny", NULL };
@@ -100,12 +101,33 @@ static const struct conf_table advertise_table = CONF_TABLE_INIT("advertise", st
 static const struct conf_item mesh_items[] = {
 	{ "kind", CONF_ENUM, OFF(kind), .names = mesh_kinds, .dflt = "embedded", .reload = CONF_RESTART,
 	  .doc = "The mesh controller that proxies are sent to: this program, or an Istio control plane at `advertise.mesh`." },
-	{ "roots_file", CONF_STRING, OFF(roots_file), .reload = CONF_RESTART, .doc = "Trust roots of Istio (PEM)." },
-	{ "cluster_id", CONF_STRING, OFF(cluster_id), .dflt = "outrigger", .reload = CONF_RESTART, .doc = "Name of the cluster." },
+	{ "roots_file", CONF_STRING, OFF(roots_file), .reload = CONF_RESTART,
+	  .doc = "Trust roots of Istio (PEM). Not given: the ConfigMap `istio-ca-root-cert` of `kubernetes.istio_namespace`, watched." },
+	{ "cluster_id", CONF_STRING, OFF(cluster_id), .dflt = "outrigger", .reload = CONF_RESTART,
+	  .doc = "Name of the cluster; with Istio what istiod has as CLUSTER_ID, `Kubernetes` as a rule." },
 	{ "network", CONF_STRING, OFF(network), .dflt = "", .reload = CONF_RESTART, .doc = "Network of all addresses in the workload API." },
+	{ "tokens", CONF_ENUM, OFF(tokens), .names = token_sources, .dflt = "oidc", .reload = CONF_RESTART,
+	  .doc = "What VMs' proxies show to the mesh controller. `oidc`: tokens of this program, which Istio accepts by JWT_RULE. `token_request`: tokens of the VM's ServiceAccount." },
 };
 #undef OFF
 static const struct conf_table mesh_table = CONF_TABLE_INIT("mesh", struct config_mesh, mesh_items);
+
+#define OFF(m) offsetof(struct config_kubernetes, m)
+static const struct conf_item kubernetes_items[] = {
+	{ "kubeconfig", CONF_STRING, OFF(kubeconfig), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "File that says where the cluster's API is and who we are there. Read again whenever it is used." },
+	{ "context", CONF_STRING, OFF(context), .reload = CONF_RESTART, .check = check_not_empty, .doc = "Its context; the current one when not given." },
+	{ "in_cluster", CONF_BOOL, OFF(in_cluster), .dflt = "false", .reload = CONF_RESTART,
+	  .doc = "In a pod of the cluster: by the pod's own service account, instead of a kubeconfig." },
+	{ "timeout", CONF_DURATION, OFF(timeout_ms), .min = 100, .max = 120000, .dflt = "10s", .reload = CONF_RESTART,
+	  .doc = "How long to wait for an answer of the API." },
+	{ "istio_namespace", CONF_STRING, OFF(istio_namespace), .dflt = "istio-system", .reload = CONF_RESTART, .check = check_label, .doc = "Istio's root namespace." },
+	{ "remove_entries", CONF_BOOL, OFF(remove_entries), .dflt = "true", .reload = CONF_RESTART,
+	  .doc = "WorkloadEntries of VMs that are gone are deleted at once, and those that Istio has lost track of, too; else they go when Istio removes them." },
+};
+#undef OFF
+static const struct conf_table kubernetes_table = CONF_TABLE_INIT("kubernetes", struct config_kubernetes, kubernetes_items,
+	.doc = "A cluster to watch: what its pods, services and nodes have as addresses is containers'.");
 
 #define OFF(m) offsetof(struct config_ca, m)
 static const struct conf_item ca_items[] = {
@@ -160,6 +182,8 @@ static const struct conf_item onboarding_items[] = {
 	  .doc = "`off`: not even looked at. `shadow`: the map is drawn, nothing is diverted. `permissive`: in the mesh, plaintext is let in, too. `strict`: only mutual TLS gets in." },
 	{ "namespace", CONF_STRING, OFF(namespace), .check = check_label, .doc = "Namespace of the workload; required for `permissive` and `strict`." },
 	{ "service_account", CONF_STRING, OFF(service_account), .dflt = "default", .check = check_account, .doc = "Service account of the workload." },
+	{ "workload_group", CONF_STRING, OFF(workload_group), .check = check_account,
+	  .doc = "With Istio: the WorkloadGroup in that namespace, under which the VM is registered." },
 	{ "labels", CONF_LABELS, OFF(labels), .doc = "Labels of the workload; `authorization.selector` looks at them." },
 	{ "services", CONF_STRINGS, OFF(services), .check = check_not_empty, .doc = "Globs of the service names that the guest may claim; none: no name." },
 	{ "isolation", CONF_ENUM, OFF(isolation), .names = isolations, .dflt = "namespace", .doc = "What shares a proxy process." },
@@ -326,6 +350,7 @@ static const struct conf_item config_items[] = {
 	  .doc = "DNS names and addresses in the certificates of the listeners, besides `outrigger-controller`, `localhost`, the host's name, loopback and the listeners' own addresses." },
 	{ "advertise", CONF_SUB, OFF(advertise), .sub = &advertise_table, .doc = "What agents are told of the mesh controller." },
 	{ "mesh", CONF_SUB, OFF(mesh), .sub = &mesh_table, .doc = "The mesh controller." },
+	{ "kubernetes", CONF_SUB, OFF(kubernetes), .sub = &kubernetes_table, .doc = "The cluster that is watched; none by default." },
 	{ "ca", CONF_SUB, OFF(ca), .sub = &ca_table, .doc = "The certificate authority." },
 	{ "tokens", CONF_SUB, OFF(tokens), .sub = &tokens_table, .doc = "Tokens." },
 	{ "virtual_addresses", CONF_PREFIX, OFF(virtual_addresses), .dflt = "240.240.0.0/16", .reload = CONF_RESTART,
@@ -447,6 +472,31 @@ static int check_service(const struct check *k, struct map *seen, const struct c
 	return r;
 }
 
+bool config_has_kubernetes(const struct config *c)
+{
+	return c->kubernetes.kubeconfig || c->kubernetes.in_cluster;
+}
+
+static int check_mesh(const struct check *k)
+{
+	const struct config *c = k->c;
+
+	if (c->kubernetes.kubeconfig && c->kubernetes.in_cluster)
+		return diag_at(k->diag, k->file, 0, "kubernetes: either kubeconfig or in_cluster");
+	if (c->mesh.tokens == TOKENS_REQUEST && !config_has_kubernetes(c))
+		return diag_at(k->diag, k->file, 0, "mesh.tokens token_request needs kubernetes.kubeconfig or kubernetes.in_cluster");
+	if (c->mesh.kind != MESH_ISTIO)
+		return 0;
+	if (!c->advertise.mesh)
+		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs advertise.mesh: where istiod is");
+	if (!c->mesh.roots_file && !config_has_kubernetes(c))
+		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs mesh.roots_file, or a cluster under 'kubernetes' to read the roots from");
+	config_for_each(const struct config_onboarding, p, &c->onboarding)
+		if (p->mode >= MODE_PERMISSIVE && p->services.n && !p->workload_group)
+			return diag_at(k->diag, k->file, p->line, "onboarding '%s': a VM with services needs a workload_group in an Istio mesh", p->name);
+	return 0;
+}
+
 static int check_all(const struct check *k, struct map *seen)
 {
 	int r = 0;
@@ -475,9 +525,8 @@ static int check_all(const struct check *k, struct map *seen)
 		if (r < 0)
 			return r;
 	}
-	if (k->c->mesh.kind == MESH_ISTIO && (!k->c->advertise.mesh || !k->c->mesh.roots_file))
-		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs advertise.mesh and mesh.roots_file");
-	if (k->c->virtual_addresses.len > 126)
+	r = check_mesh(k);
+	if (r == 0 && k->c->virtual_addresses.len > 126)
 		return diag_at(k->diag, k->file, 0, "virtual_addresses: too small, a /30 at least is needed");
 	return r;
 }

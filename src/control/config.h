@@ -13,6 +13,7 @@
  */
 enum config_mode { MODE_OFF, MODE_SHADOW, MODE_PERMISSIVE, MODE_STRICT, _MODE_N };
 enum config_mesh_kind { MESH_EMBEDDED, MESH_ISTIO };
+enum config_token_source { TOKENS_OWN, TOKENS_REQUEST };
 enum config_action { ACTION_ALLOW, ACTION_DENY };
 
 struct config_listen {
@@ -33,6 +34,16 @@ struct config_mesh {
 	char *roots_file;
 	char *cluster_id;
 	char *network;
+	int tokens;			/* enum config_token_source */
+};
+
+struct config_kubernetes {		/* the cluster that is watched */
+	char *kubeconfig;
+	char *context;
+	bool in_cluster;		/* by the pod's service account */
+	uint32_t timeout_ms;
+	char *istio_namespace;
+	bool remove_entries;
 };
 
 struct config_ca {
@@ -69,6 +80,7 @@ struct config_onboarding {		/* Policy of provisioner.proto */
 	int mode;
 	char *namespace;
 	char *service_account;
+	char *workload_group;
 	struct conf_labels labels;
 	struct conf_strings services;
 	int isolation;
@@ -150,6 +162,7 @@ struct config {
 	struct conf_strings server_names;
 	struct config_advertise advertise;
 	struct config_mesh mesh;
+	struct config_kubernetes kubernetes;
 	struct config_ca ca;
 	struct config_tokens tokens;
 	struct ip_prefix virtual_addresses;
@@ -171,6 +184,8 @@ MUST_CHECK int config_parse(const char *file, const char *text, size_t len, stru
 struct config *config_free(struct config *c);
 
 const char *config_mode_name(int mode);
+/* A cluster is configured. */
+bool config_has_kubernetes(const struct config *c);
 
 #define config_for_each(type, item, list) \
 	for (type *item = (list)->v, *item##_end = item ? item + (list)->n : item; item < item##_end; item++)

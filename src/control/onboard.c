@@ -147,6 +147,7 @@ static int put_policy(const struct config_onboarding *p, Outrigger__V1__Policy *
 	pb->on_failure = word(failures[p->on_failure]);
 	pb->namespace_ = or_empty(p->namespace);
 	pb->service_account = or_empty(p->service_account);
+	pb->workload_group = or_empty(p->workload_group);
 	pb->client = p->client;
 	pb->services = p->services.v;
 	pb->n_services = p->services.n;

@@ -13,6 +13,9 @@ enum {
 
 #define NAMES_SUFFIX	"mesh.internal"
 
+/* Label of the WorkloadEntries of VMs in an Istio mesh: the NIC that hosts them. */
+#define ISTIO_NIC_LABEL	"outrigger.dev/nic"
+
 /*
  * "<service>.<namespace>.mesh.internal" of a service as it registered itself
  * ("com.shop.OrderService", "My Service", "_http._tcp"): letters become lower

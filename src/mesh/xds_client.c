@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/backoff.h"
+#include "mesh/pb_json.h"
 
 enum { BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 10000, FIELDS_MAX = 64, TOKEN_MAX = 16 * 1024 };
 
@@ -55,6 +56,21 @@ static int copy_text(char **to, const char *text)
 	return 0;
 }
 
+/* What is nested in Istio's metadata: LABELS, PROXY_CONFIG. */
+static int set_object(Google__Protobuf__Value *v, const char *text)
+{
+	json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+	Google__Protobuf__Struct *s;
+	int r = pb_struct_from_json(json, &s);
+
+	json_decref(json);
+	if (r < 0)
+		return r;
+	v->kind_case = GOOGLE__PROTOBUF__VALUE__KIND_STRUCT_VALUE;
+	v->struct_value = s;
+	return 0;
+}
+
 static int node_add_field(struct node *n, const struct xds_node_field *field)
 {
 	size_t i = n->metadata.n_fields;
@@ -68,6 +84,8 @@ static int node_add_field(struct node *n, const struct xds_node_field *field)
 	n->pointers[i] = &n->entries[i];
 	n->metadata.n_fields++;		/* from here on node_deinit() sees it */
 	int r = copy_text(&n->entries[i].key, field->name);
+	if (r == 0 && field->value[0] == '{')
+		return set_object(&n->values[i], field->value);
 	return r < 0 ? r : copy_text(&n->values[i].string_value, field->value);
 }
 
@@ -120,7 +138,10 @@ static void node_deinit(struct node *n)
 {
 	for (size_t i = 0; i < n->metadata.n_fields; i++) {
 		free(n->entries[i].key);
-		free(n->values[i].string_value);
+		if (n->values[i].kind_case == GOOGLE__PROTOBUF__VALUE__KIND_STRUCT_VALUE)
+			google__protobuf__struct__free_unpacked(n->values[i].struct_value, NULL);
+		else
+			free(n->values[i].string_value);
 	}
 	free(n->locality.region);
 	free(n->locality.zone);

@@ -13,7 +13,7 @@ struct xds_client;
 
 struct xds_node_field {
 	const char *name;
-	const char *value;
+	const char *value;		/* a text; a JSON object when it begins with '{' */
 };
 
 struct xds_client_options {		/* copied, but @types */
