@@ -33,6 +33,8 @@ static int load_mesh_roots(struct provisioner *p, const struct config *config)
 		p->roots_pem = strdup(authority_roots_pem(p->o.authority));
 		return p->roots_pem ? 0 : -ENOMEM;
 	}
+	if (!config->mesh.roots_file)
+		return 0;		/* the cluster tells them */
 	f = fopen(config->mesh.roots_file, "re");
 	if (!f) {
 		int r = -errno;
@@ -96,6 +98,37 @@ int provisioner_apply(struct provisioner *p, const struct config *config)
 		session_push_containers(s);
 	}
 	return 0;
+}
+
+void provisioner_containers(struct provisioner *p)
+{
+	uint64_t now = (uint64_t)clock_wall_ms();
+
+	p->version = MAX(p->version + 1, now);
+	list_for_each(l, &p->sessions) {
+		struct session *s = list_entry(l, struct session, link);
+
+		if (s->nic && s->call)
+			session_push_containers(s);
+	}
+}
+
+void provisioner_set_roots(struct provisioner *p, const char *roots_pem)
+{
+	char *copy = strdup(roots_pem);
+
+	if (!copy) {
+		log_error("out of memory: the NICs were not told of the mesh's roots");
+		return;
+	}
+	free(p->roots_pem);
+	p->roots_pem = copy;
+	list_for_each(l, &p->sessions) {
+		struct session *s = list_entry(l, struct session, link);
+
+		if (s->nic && s->call)
+			session_push_welcome(s);
+	}
 }
 
 struct provisioner_counters provisioner_counters(const struct provisioner *p)

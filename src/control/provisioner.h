@@ -2,10 +2,12 @@
 #include <stdint.h>
 #include "base/loop.h"
 #include "control/authority.h"
+#include "control/cluster.h"
 #include "control/config.h"
 #include "control/issuer.h"
 #include "control/registry.h"
 #include "control/store.h"
+#include "control/tokens.h"
 #include "mesh/grpc_server.h"
 
 /*
@@ -21,6 +23,8 @@ struct provisioner_options {		/* all borrowed for its life, but @config */
 	struct issuer *issuer;
 	struct registry *registry;
 	struct store *store;
+	struct tokens *tokens;
+	const struct cluster *cluster;	/* NULL: none */
 };
 
 #define PROVISIONER_ENROLL_PATH		"/outrigger.v1.Provisioner/Enroll"
@@ -36,6 +40,11 @@ MUST_CHECK int provisioner_apply(struct provisioner *p, const struct config *con
 void provisioner_enroll(struct provisioner *p, struct grpc_call *call, const uint8_t *bytes, size_t len);
 void provisioner_renew(struct provisioner *p, struct grpc_call *call, const uint8_t *bytes, size_t len);
 void provisioner_open_session(struct provisioner *p, struct grpc_call *call);
+
+/* The addresses of containers have changed: sessions are told. */
+void provisioner_containers(struct provisioner *p);
+/* Other roots of the mesh, or the first ones: until there are any, no session is welcomed. */
+void provisioner_set_roots(struct provisioner *p, const char *roots_pem);
 
 /* A NIC has been revoked: its session is told and ended. */
 void provisioner_revoke(struct provisioner *p, const char *nic, const char *reason);

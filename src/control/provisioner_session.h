@@ -18,6 +18,7 @@ struct session {
 	uint64_t policy_version;
 	char policy_refused[256];
 	bool policies_due, containers_due;	/* a send found no room */
+	struct list asks;		/* session_ask: tokens that are being asked for */
 	struct defer dead;
 };
 
@@ -25,7 +26,7 @@ struct provisioner {
 	struct provisioner_options o;
 	const struct config *config;
 	uint64_t version;		/* of policies and containers: grows over restarts, too */
-	char *roots_pem;		/* of the mesh */
+	char *roots_pem;		/* of the mesh; NULL: not known yet */
 	struct list sessions;
 	struct provisioner_counters counters;
 	struct limit_slot {		/* how much an address may still try */
@@ -38,6 +39,7 @@ struct provisioner {
 /* Whether the caller's certificate is a NIC's that is enrolled and not revoked. Ends the call where not. */
 bool provisioner_check_nic(struct provisioner *p, struct grpc_call *call, struct store_nic *ret_nic);
 void session_free(struct session *s);
+void session_push_welcome(struct session *s);
 void session_push_policies(struct session *s);
 void session_push_containers(struct session *s);
 MUST_CHECK int session_send(struct session *s, Outrigger__V1__Directive *d);

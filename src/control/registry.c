@@ -150,6 +150,8 @@ void registry_settle(struct registry *reg)
 		if (reg_publish_workload(reg, list_entry(l, struct reg_workload, dirty)) < 0)
 			log_error("a workload could not be published", log_str("workload", list_entry(l, struct reg_workload, dirty)->uid));
 	}
+	if (reg->changed)
+		reg->changed(reg->changed_data);
 }
 
 /* --- NICs --- */
@@ -197,6 +199,7 @@ int registry_nic_connect(struct registry *reg, const char *id, struct reg_nic **
 	nic->synced = false;
 	nic->epoch++;
 	nic->connected_at = clock_wall_s();
+	nic->lost_at = 0;
 	*ret_nic = nic;
 	return 0;
 }
@@ -218,6 +221,7 @@ void registry_nic_lost(struct reg_nic *nic)
 
 	nic->connected = false;
 	nic->synced = false;
+	nic->lost_at = clock_wall_s();
 	if (timer_arm(reg->loop, &nic->grace, reg->config->session_grace_ms, on_grace) < 0)
 		log_error("out of memory: a lost NIC's guests stay until it comes back", log_str("nic", nic->id));
 }
@@ -252,8 +256,7 @@ void registry_guest_remove(struct reg_guest *g)
 	if (g->proxy)
 		protobuf_c_message_free_unpacked(&g->proxy->base, NULL);
 	free(g);
-	if (reg->addresses_freed)
-		loop_defer(reg->loop, &reg->settle, on_settle);
+	loop_defer(reg->loop, &reg->settle, on_settle);
 }
 
 void reg_guest_mark(struct registry *reg, struct reg_guest *g)

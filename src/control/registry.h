@@ -151,6 +151,7 @@ struct reg_nic {
 	char hostname[256];
 	char software[128];
 	int64_t connected_at;		/* seconds since 1970 */
+	int64_t lost_at;		/* the same; 0: it has not been here since our start, or is here */
 	uint64_t connections, bytes, cpu_ns;
 	uint32_t n_proxies;
 	uint64_t n_reports, n_refused;
@@ -171,6 +172,8 @@ struct registry {
 	uint64_t n_store_failures;
 	int last_store_error;		/* 0: the store works */
 	struct list dropped;		/* guests to be removed from the store: reg_dropped */
+	void (*changed)(void *data);	/* something was settled, or a guest is gone; NULL: nobody listens */
+	void *changed_data;
 };
 
 /* @resources and @store outlive it. Errors are those of the store. */

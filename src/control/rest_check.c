@@ -61,6 +61,36 @@ static void check_nic(const struct store_nic *n, void *data)
 	    json_sprintf("%llu refused", (unsigned long long)(nic ? nic->n_refused : 0)), "the controller's log says why");
 }
 
+/* What the mesh controller said, and what to do about it. The words are istiod's. */
+static const struct {
+	const char *said;
+	const char *hint;
+} mesh_hints[] = {
+	{ "cannot find WorkloadGroup", "create the WorkloadGroup that onboarding's workload_group names, in its namespace" },
+	{ "service account mismatch", "onboarding's service_account must be the one of the WorkloadGroup's template" },
+	{ "RESOURCE_EXHAUSTED", "istiod limits new streams (PILOT_MAX_REQUESTS_PER_SECOND); it is tried again" },
+	{ "PERMISSION_DENIED", "the token is of another namespace or account than the proxy's" },
+	{ "UNAUTHENTICATED", "istiod refuses the token: tokens.audiences must have istio-ca, mesh.cluster_id must be istiod's CLUSTER_ID, "
+			     "and with mesh.tokens oidc istiod needs our issuer in JWT_RULE" },
+};
+
+static const char *proxy_hint(const char *detail)
+{
+	for (size_t i = 0; i < ELEMENTS(mesh_hints); i++)
+		if (strstr(detail, mesh_hints[i].said))
+			return mesh_hints[i].hint;
+	return "outrigger proxies, on its NIC";
+}
+
+static bool proxy_ails(const struct reg_guest *g)
+{
+	if (!g->proxy)
+		return false;
+	if (!strcmp(g->proxy->state, "failed") || !strcmp(g->proxy->state, "degraded"))
+		return true;
+	return g->proxy->detail[0] && (!strcmp(g->proxy->state, "starting") || !strcmp(g->proxy->state, "certificate"));
+}
+
 static void check_guests(struct checks *c)
 {
 	map_for_each(l, &c->s->registry->guests) {
@@ -69,10 +99,47 @@ static void check_guests(struct checks *c)
 		if (g->blocked[0])
 			add(c, "guests", false, false, json_sprintf("guest %s has addresses of its own", g->pb->guest_id), json_string(g->blocked),
 			    "two machines have the same address");
-		if (g->proxy && (!strcmp(g->proxy->state, "failed") || !strcmp(g->proxy->state, "degraded")))
+		if (proxy_ails(g))
 			add(c, "guests", false, false, json_sprintf("the proxy of guest %s works", g->pb->guest_id),
-			    json_sprintf("%s: %s", g->proxy->state, g->proxy->detail), "outrigger proxies, on its NIC");
+			    json_sprintf("%s: %s", g->proxy->state, g->proxy->detail), proxy_hint(g->proxy->detail));
 	}
+}
+
+static const char *kube_hint(enum kube_error e)
+{
+	switch (e) {
+	case KUBE_FORBIDDEN:
+		return "apply packaging/kubernetes/outrigger-controller.yaml: it grants what the controller needs";
+	case KUBE_CREDENTIALS:
+		return "renew the token or certificate of kubernetes.kubeconfig; it is read again by itself";
+	case KUBE_NOT_FOUND:
+		return "are Istio's CustomResourceDefinitions installed?";
+	default:
+		return "see that the API server answers from here; what was known stays in force";
+	}
+}
+
+static void check_cluster(struct checks *c)
+{
+	const struct cluster *cluster = c->s->cluster;
+	struct kube_watch_info w;
+
+	for (size_t i = 0; cluster && cluster_watch(cluster, i, &w); i++)
+		add(c, "Kubernetes", w.error == KUBE_OK && w.synced, false, json_sprintf("%s are watched", w.what),
+		    json_string(w.text[0] ? w.text : w.synced ? "" : "not listed yet"), kube_hint(w.error));
+	if (!cluster || !cluster_entries(cluster))
+		return;
+	struct entries_info e = entries_info(cluster_entries(cluster));
+	add(c, "Kubernetes", !e.failure[0], false, json_string("WorkloadEntries whose VM is gone can be removed"), json_string(e.failure),
+	    kube_hint(KUBE_FORBIDDEN));
+}
+
+static void check_mesh(struct checks *c)
+{
+	const struct tokens_info t = tokens_info(c->s->tokens);
+
+	add(c, "mesh", !t.refusal[0], false, json_string("workload tokens are granted"), json_string(t.refusal),
+	    "token_request needs 'create' on serviceaccounts/token of the accounts that onboarding names, and those accounts");
 }
 
 static void check_stream(const struct ads_stream_info *info, void *data)
@@ -90,6 +157,8 @@ void rest_get_check(struct httpd_request *req)
 	if (store_nic_each(c.s->store, check_nic, &c) < 0)
 		add(&c, "NICs", false, true, json_string("the store can be read"), json_string(store_error(c.s->store)), "see state_dir");
 	check_guests(&c);
+	check_cluster(&c);
+	check_mesh(&c);
 	ads_each_stream(c.s->ads, check_stream, &c);
 	httpd_reply_json(req, 200, json_pack("{s:b, s:o}", "ok", c.ok, "checks", c.list));
 }

@@ -11,10 +11,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "control/onboard.h"
 #include "control/rest.h"
 #include "mesh/identity.h"
 
 enum {
+	DEAD_NIC_S = 600,		/* its VMs' WorkloadEntries go after it */
 	MAX_NAMES = 64,			/* in the listeners' certificates */
 	SERVER_TTL_S = 30 * 86400,
 	CHECK_CERTIFICATES_MS = 60000,
@@ -211,6 +213,89 @@ static void on_settled(void *data, const char *uid)
 	registry_in_mesh(((struct server *)data)->registry, uid);
 }
 
+/* --- the Kubernetes cluster --- */
+
+static void on_containers(void *data)
+{
+	struct server *s = data;
+
+	if (s->provisioner)
+		provisioner_containers(s->provisioner);
+}
+
+static void on_roots(void *data, const char *roots_pem)
+{
+	struct server *s = data;
+
+	if (s->provisioner)
+		provisioner_set_roots(s->provisioner, roots_pem);
+}
+
+static const struct reg_guest *guest_at(const struct reg_nic *nic, const struct ip *address)
+{
+	list_for_each(l, &nic->guests) {
+		const struct reg_guest *g = list_entry(l, struct reg_guest, in_nic);
+
+		if (reg_guest_has_ip(g, address))
+			return g;
+	}
+	return NULL;
+}
+
+static bool proxy_has_left(const struct reg_guest *g)
+{
+	return g->proxy && (!strcmp(g->proxy->state, "draining") || !strcmp(g->proxy->state, "stopped"));
+}
+
+/*
+ * Only a NIC that has said all that it knows can say that a VM is gone. One that
+ * is away may serve its VMs as before; after a long time it is taken for dead.
+ * Entries of NICs that never enrolled here are another controller's.
+ */
+static bool on_wanted(void *data, const char *nic_id, const struct ip *address)
+{
+	const struct server *s = data;
+	const struct reg_nic *nic = registry_nic(s->registry, nic_id);
+	int64_t away_since = nic && nic->lost_at ? nic->lost_at : s->started_at;
+	const struct reg_guest *g;
+	struct store_nic stored;
+
+	if (!nic || !nic->connected || !nic->synced)
+		return clock_wall_s() - away_since < DEAD_NIC_S || store_nic_get(s->store, nic_id, &stored) < 0;
+	g = guest_at(nic, address);
+	return g && onboard_joins(g->policy) && !proxy_has_left(g);
+}
+
+static void on_entry(void *data, const char *nic_id, const struct ip *address)
+{
+	struct server *s = data;
+	const struct reg_nic *nic = registry_nic(s->registry, nic_id);
+	const struct reg_guest *g = nic ? guest_at(nic, address) : NULL;
+
+	if (g && g->workload)
+		registry_in_mesh(s->registry, g->workload->uid);
+}
+
+static void on_guests_changed(void *data)
+{
+	cluster_guests_changed(((struct server *)data)->cluster);
+}
+
+static int start_cluster(struct server *s, struct diag *d)
+{
+	static const struct cluster_ops ops = { .containers = on_containers, .roots = on_roots, .wanted = on_wanted, .seen = on_entry };
+	int r = config_has_kubernetes(s->config) ? cluster_new(s->loop, s->config, &ops, s, &s->cluster, d) : 0;
+	const struct config *c = s->config;
+	const struct tokens_options tokens = {
+		.issuer = s->issuer, .kube = r == 0 && c->mesh.tokens == TOKENS_REQUEST ? cluster_kube(s->cluster) : NULL,
+		.audience = c->tokens.audiences.n ? c->tokens.audiences.v[0] : "istio-ca",
+	};
+
+	s->registry->changed = on_guests_changed;
+	s->registry->changed_data = s;
+	return r < 0 ? r : tokens_new(&tokens, &s->tokens);
+}
+
 static int make_state_dir(const char *path, struct diag *d)
 {
 	if (mkdir(path, 0700) < 0 && errno != EEXIST)
@@ -236,9 +321,13 @@ static int start_parts(struct server *s, struct diag *d)
 	s->authn = (struct authn){ s->issuer, s->registry, s->config->trust_domain };
 	s->signing = (struct signing){ .authn = &s->authn, .authority = s->authority, .config = s->config };
 	r = ads_new(s->loop, &s->resources, &s->authn, s->config->mesh.network, &ads_ops, s, &s->ads);
+	if (r == 0)
+		r = start_cluster(s, d);
 	if (r < 0)
 		return r;
-	const struct provisioner_options options = { s->loop, s->config, s->authority, s->issuer, s->registry, s->store };
+	const struct provisioner_options options = {
+		s->loop, s->config, s->authority, s->issuer, s->registry, s->store, s->tokens, s->cluster,
+	};
 	return provisioner_new(&options, &s->provisioner);
 }
 
@@ -281,8 +370,10 @@ struct server *server_free(struct server *s)
 	httpd_free(s->httpd);
 	ads_free(s->ads);
 	provisioner_free(s->provisioner);
+	tokens_free(s->tokens);
 	grpc_server_free(s->mesh_server);
 	grpc_server_free(s->provisioner_server);
+	cluster_free(s->cluster);
 	registry_free(s->registry);
 	resources_deinit(&s->resources);
 	issuer_free(s->issuer);

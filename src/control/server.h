@@ -2,12 +2,14 @@
 #include "base/loop.h"
 #include "control/ads.h"
 #include "control/authority.h"
+#include "control/cluster.h"
 #include "control/config.h"
 #include "control/issuer.h"
 #include "control/provisioner.h"
 #include "control/registry.h"
 #include "control/signing.h"
 #include "control/store.h"
+#include "control/tokens.h"
 #include "mesh/grpc_server.h"
 #include "mesh/httpd.h"
 
@@ -41,6 +43,8 @@ struct server {
 	struct authn authn;
 	struct signing signing;
 	struct ads *ads;
+	struct cluster *cluster;	/* NULL: none is configured */
+	struct tokens *tokens;
 	struct provisioner *provisioner;
 	struct grpc_server *provisioner_server;
 	struct grpc_server *mesh_server;

@@ -33,13 +33,15 @@ static void send_or_end(struct session *s, Outrigger__V1__Directive *d)
 
 /* --- directives --- */
 
-static void push_welcome(struct session *s)
+void session_push_welcome(struct session *s)
 {
 	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
 	Outrigger__V1__Welcome w = OUTRIGGER__V1__WELCOME__INIT;
 	const struct config *c = s->p->config;
 	char address[IP_PORT_TEXT_LEN], *own_name = word("outrigger-controller");
 
+	if (!s->p->roots_pem)
+		return;			/* provisioner_set_roots() does it */
 	w.version = PROTOCOL_VERSION;
 	w.nic_id = s->nic_id;
 	w.trust_domain = c->trust_domain;
@@ -86,64 +88,145 @@ static int put_container(Outrigger__V1__ContainerSet *set, const struct ip_prefi
 	return 0;
 }
 
+static void free_containers(Outrigger__V1__ContainerSet *set)
+{
+	for (size_t i = 0; i < set->n_addresses; i++) {
+		free(set->addresses[i]->prefix);
+		free(set->addresses[i]);
+	}
+	free(set->addresses);
+}
+
+/* Those of the file, then the cluster's: where an address is said twice, the first counts. */
+static int put_containers(const struct session *s, const struct kube_container *v, size_t n, Outrigger__V1__ContainerSet *set)
+{
+	const struct config *c = s->p->config;
+	int r = 0;
+
+	set->addresses = calloc(c->containers.n + n + 1, sizeof(*set->addresses));
+	if (!set->addresses)
+		return -ENOMEM;
+	config_for_each(const struct config_container, p, &c->containers)
+		r = r < 0 ? r : put_container(set, &p->prefix, p->what);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = put_container(set, &v[i].prefix, v[i].what);
+	return r;
+}
+
 void session_push_containers(struct session *s)
 {
 	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
 	Outrigger__V1__ContainerSet set = OUTRIGGER__V1__CONTAINER_SET__INIT;
-	const struct config *c = s->p->config;
-	int r = 0;
+	CLEANUP_FREE struct kube_container *v = NULL;
+	size_t n = 0;
+	int r = s->p->o.cluster ? kube_source_containers(cluster_source(s->p->o.cluster), &v, &n) : 0;
 
 	set.version = s->p->version;
-	set.addresses = calloc(c->containers.n + 1, sizeof(*set.addresses));
-	if (!set.addresses)
-		return;
-	config_for_each(const struct config_container, p, &c->containers)
-		r = r < 0 ? r : put_container(&set, &p->prefix, p->what);
 	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_CONTAINERS;
 	d.containers = &set;
 	if (r == 0)
+		r = put_containers(s, v, n, &set);
+	if (r == 0)
 		r = session_send(s, &d);
 	s->containers_due = r == -ENOBUFS || r == -ENOMEM;
-	for (size_t i = 0; i < set.n_addresses; i++) {
-		free(set.addresses[i]->prefix);
-		free(set.addresses[i]);
-	}
-	free(set.addresses);
+	free_containers(&set);
 }
 
 /* --- tokens --- */
 
-static void on_token_request(struct session *s, const Outrigger__V1__TokenRequest *q)
+struct session_ask {
+	struct list link;
+	struct session *s;
+	struct token_ask *ask;		/* NULL: answered already */
+	char guest_id[];
+};
+
+static void ask_free(struct session_ask *a)
+{
+	token_ask_cancel(a->ask);
+	list_unlink(&a->link);
+	free(a);
+}
+
+static void send_token(struct session *s, const char *guest_id, const char *text, int64_t expires_at, const char *refused)
 {
 	struct provisioner *p = s->p;
 	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
 	Outrigger__V1__Token token = OUTRIGGER__V1__TOKEN__INIT;
-	const struct config_onboarding *policy;
-	CLEANUP_FREE char *text = NULL;
-	struct diag diag = {};
 
-	token.guest_id = q->guest_id;
-	if (registry_may_have_token(p->o.registry, s->nic_id, q->guest_id, &policy, &diag) == 0) {
-		const struct issuer_subject subject = {
-			.namespace = policy->namespace, .service_account = policy->service_account, .guest_id = q->guest_id,
-			.audience = q->audience, .ttl_s = p->config->tokens.workload_ttl_ms / 1000,
-		};
-		int r = issuer_sign(p->o.issuer, &subject, &text, &token.expires_at);
-
-		if (r < 0)
-			diag_set(&diag, "the token cannot be signed: %s", strerror(-r));
-	}
+	token.guest_id = word(guest_id);
 	if (text) {
 		p->counters.n_tokens++;
-		token.token = text;
+		token.token = word(text);
+		token.expires_at = expires_at;
 	} else {
 		p->counters.n_tokens_refused++;
-		LOG_LIMITED(LOG_L_WARN, "a token was refused", log_str("nic", s->nic_id), log_str("guest", q->guest_id), log_str("reason", diag.msg));
-		token.refused = diag.msg;
+		LOG_LIMITED(LOG_L_WARN, "a token was refused", log_str("nic", s->nic_id), log_str("guest", guest_id), log_str("reason", refused));
+		token.refused = word(refused);
 	}
 	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_TOKEN;
 	d.token = &token;
 	send_or_end(s, &d);
+}
+
+/* The answer may come long after the question: the guest must still be this NIC's. */
+static void on_token(void *data, const char *token, int64_t expires_at, const char *refused)
+{
+	struct session_ask *a = data;
+	const struct config_onboarding *policy;
+	struct diag diag = {};
+
+	a->ask = NULL;
+	if (a->s->call && token && registry_may_have_token(a->s->p->o.registry, a->s->nic_id, a->guest_id, &policy, &diag) < 0)
+		send_token(a->s, a->guest_id, NULL, 0, diag.msg);
+	else if (a->s->call)
+		send_token(a->s, a->guest_id, token, expires_at, refused);
+	ask_free(a);
+}
+
+static int ask_token(struct session *s, const Outrigger__V1__TokenRequest *q, const struct config_onboarding *policy)
+{
+	size_t size = strlen(q->guest_id) + 1;
+	struct session_ask *a = calloc(1, sizeof(*a) + size);
+	const struct issuer_subject subject = {
+		.namespace = policy->namespace, .service_account = policy->service_account, .guest_id = q->guest_id,
+		.audience = q->audience, .ttl_s = s->p->config->tokens.workload_ttl_ms / 1000,
+	};
+	struct token_ask *ask;
+	int r;
+
+	if (!a)
+		return -ENOMEM;
+	a->s = s;
+	memcpy(a->guest_id, q->guest_id, size);
+	list_append(&s->asks, &a->link);
+	r = tokens_ask(s->p->o.tokens, &subject, on_token, a, &ask);
+	if (r < 0)
+		ask_free(a);
+	else if (ask)			/* else @a is gone already */
+		a->ask = ask;
+	return r;
+}
+
+static bool is_asked(const struct session *s, const char *guest_id)
+{
+	list_for_each(l, &s->asks)
+		if (!strcmp(list_entry(l, struct session_ask, link)->guest_id, guest_id))
+			return true;
+	return false;
+}
+
+static void on_token_request(struct session *s, const Outrigger__V1__TokenRequest *q)
+{
+	const struct config_onboarding *policy;
+	struct diag diag = {};
+
+	if (is_asked(s, q->guest_id))
+		return;
+	if (registry_may_have_token(s->p->o.registry, s->nic_id, q->guest_id, &policy, &diag) < 0)
+		send_token(s, q->guest_id, NULL, 0, diag.msg);
+	else if (ask_token(s, q, policy) < 0)
+		send_token(s, q->guest_id, NULL, 0, "the controller is out of memory");
 }
 
 /* --- reports --- */
@@ -182,7 +265,7 @@ static void on_hello(struct session *s, const Outrigger__V1__AgentHello *hello)
 	snprintf(s->nic->hostname, sizeof(s->nic->hostname), "%s", hello->hostname);
 	snprintf(s->nic->software, sizeof(s->nic->software), "%s", hello->software);
 	log_info("NIC connected", log_str("nic", s->nic_id), log_str("host", s->nic->hostname), log_str("software", s->nic->software));
-	push_welcome(s);
+	session_push_welcome(s);
 	session_push_policies(s);
 	session_push_containers(s);
 }
@@ -255,6 +338,8 @@ static void on_half_closed(struct grpc_call *call, void *data)
 void session_free(struct session *s)
 {
 	defer_cancel(&s->dead);
+	list_for_each_safe(l, &s->asks)
+		ask_free(list_entry(l, struct session_ask, link));
 	list_unlink(&s->link);
 	free(s);
 }
@@ -297,6 +382,7 @@ void provisioner_open_session(struct provisioner *p, struct grpc_call *call)
 	}
 	s->p = p;
 	s->call = call;
+	list_init(&s->asks);
 	snprintf(s->nic_id, sizeof(s->nic_id), "%.*s", IDENTITY_NAME_MAX, nic.id);
 	list_append(&p->sessions, &s->link);
 	grpc_call_set_ops(call, &ops, s);

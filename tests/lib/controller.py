@@ -203,6 +203,13 @@ class Nic:
         assert kind in directive, (kind, directive)
         return directive[kind][0]
 
+    def hear_any(self, kind, timeout_s=10):
+        """The next directive of that kind; what comes before it is passed over."""
+        while True:
+            directive = grpcpeer.decode("outrigger.v1.Directive", self.call.receive(timeout_s))
+            if kind in directive:
+                return directive[kind][0]
+
     def guest_id(self, port="tap0", mac="52:54:00:00:00:01"):
         return "%s/%s/%s" % (self.id, port, mac)
 

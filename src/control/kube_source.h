@@ -1,0 +1,39 @@
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/ip.h"
+#include "base/loop.h"
+#include "control/kube_client.h"
+#include "control/kube_watch.h"
+
+/*
+ * A Kubernetes cluster as a source: which addresses are containers', and which
+ * are nodes'. Pods, endpoints, services and nodes are watched, once.
+ *
+ * A guest that is itself a node keeps its own addresses (and so do the pods
+ * that share them, spec.hostNetwork); the pods behind it are containers.
+ */
+struct kube_source;
+
+struct kube_container {			/* valid until the loop's next turn */
+	struct ip_prefix prefix;
+	const char *what;		/* "pod shop/cart-1 on node a" */
+};
+
+struct kube_source_options {
+	struct kube_client *client;	/* borrowed for its life */
+	void (*changed)(void *data);	/* many changes are one call */
+	void *data;
+};
+
+MUST_CHECK int kube_source_new(struct loop *loop, const struct kube_source_options *options, struct kube_source **ret_source);
+struct kube_source *kube_source_free(struct kube_source *source);
+
+/* All of them, pods first; freed by the caller. An address may be there more than once. -ENOMEM. */
+MUST_CHECK int kube_source_containers(const struct kube_source *source, struct kube_container **ret_containers, size_t *ret_n);
+/* The node with this address, or NULL. */
+const char *kube_source_node(const struct kube_source *source, const struct ip *ip);
+
+size_t kube_source_n_watches(const struct kube_source *source);
+struct kube_watch_info kube_source_watch(const struct kube_source *source, size_t i);
