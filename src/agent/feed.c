@@ -82,8 +82,10 @@ static struct guest *guest_of(struct worker *w, const struct place *p, const str
 		learn(w, &s, p);
 		g = guest_by_link(&w->guests, &link);
 	}
-	if (!g || member_of(g)->policy->mode == POLICY_OFF)
+	if (!g || !member_of(g) || member_of(g)->policy->mode == POLICY_OFF)
 		return NULL;
+	if (r->direction == CAPTURE_FROM_VM && guest_owns(g, ip))
+		guest_touch(&w->guests, g, clock_mono_ms());
 	return g;
 }
 

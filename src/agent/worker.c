@@ -15,6 +15,7 @@
 #include "agent/adopt.h"
 #include "agent/knowledge.h"
 #include "agent/member.h"
+#include "agent/memory.h"
 #include "agent/reports.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -24,6 +25,7 @@ enum {
 	TICK_MS = 1000,
 	LINGER_MS = 60000,
 	LOAD_EVERY_TICKS = 10,
+	MEMORY_TICKS = 60,		/* after a restart: for ports to come back */
 };
 
 /* --- guests --- */
@@ -38,6 +40,7 @@ static void on_guest_changed(struct guest *g, void *data)
 	}
 	catalog_guest_changed(&w->catalog, g);
 	member_touch(member_of(g));
+	memory_touch(w);
 }
 
 static void on_guest_gone(struct guest *g, const char *reason, void *data)
@@ -48,6 +51,7 @@ static void on_guest_gone(struct guest *g, const char *reason, void *data)
 	catalog_guest_gone(&w->catalog, g, reason);
 	if (member_of(g))
 		member_end(member_of(g), reason);
+	memory_touch(w);
 }
 
 static void touch_everybody(struct worker *w)
@@ -70,6 +74,7 @@ static void on_place_up(struct place *p, void *data)
 		knowledge_repeat_welcome(w);
 	if (guest_port_up(&w->guests, p->port, clock_mono_ms()) < 0)
 		log_error("no memory for the configured guests", log_str("port", p->port));
+	memory_recall(w, p);
 }
 
 static void on_place_down(struct place *p, const char *reason, void *data)
@@ -98,6 +103,7 @@ static void on_claimed(struct claim *c, void *data)
 	}
 	c->user = j;
 	arm_expiry(w);
+	memory_touch(w);
 	if (m)
 		member_touch(m);
 }
@@ -107,6 +113,7 @@ static void on_claim_changed(struct claim *c, void *data)
 	struct member *m = member_of(c->owner->guest);
 
 	arm_expiry(data);
+	memory_touch(data);
 	if (m)
 		member_touch(m);
 }
@@ -115,7 +122,7 @@ static void on_claim_gone(struct claim *c, const char *reason, void *data)
 {
 	struct member *m = member_of(c->owner->guest);
 
-	(void)data;
+	memory_touch(data);
 	log_info("claim is gone", log_str("service", c->service), log_ip("address", &c->address), log_int("port", c->port),
 		 log_str("reason", reason));
 	if (m) {
@@ -130,7 +137,7 @@ static void on_looked_up(struct catalog_guest *g, const struct lookup *l, void *
 	struct member *m = member_of(g->guest);
 
 	(void)l;
-	(void)data;
+	memory_touch(data);
 	if (m)
 		member_touch(m);
 }
@@ -344,6 +351,11 @@ static int on_tick(struct timer *t)
 	guest_expire(&w->guests, clock_mono_ms());
 	catalog_expire(&w->catalog, clock_mono_ms());
 	supervisor_tick(&w->supervisor);
+	memory_save(w);
+	if (w->memory_ticks && !--w->memory_ticks) {
+		memory_forget(w);
+		places_drop_kept(&w->places);
+	}
 	map_for_each(l, &w->guests.by_id) {
 		struct guest *g = container_of(l, struct guest, by_id);
 		struct member *m = member_of(g);
@@ -497,6 +509,8 @@ static int start_all(struct worker *w, const struct worker_start *start, int soc
 	if (r == 0)
 		r = start_knowledge(w);
 	if (r == 0)
+		r = memory_load(w);
+	if (r == 0)
 		r = start_places(w);
 	if (r == 0)
 		r = knowledge_load(w);
@@ -516,6 +530,8 @@ static int start_all(struct worker *w, const struct worker_start *start, int soc
 
 static void stop_all(struct worker *w)
 {
+	memory_save(w);
+	memory_forget(w);
 	admin_free(w->admin);
 	timer_cancel(&w->tick);
 	timer_cancel(&w->expiry);
@@ -539,6 +555,7 @@ int worker_run(const struct worker_start *start, int sock)
 	}
 	w->conf = start->conf;
 	w->started_ms = clock_mono_ms();
+	w->memory_ticks = MEMORY_TICKS;
 	w->loaded.ring_fd = -1;
 	if ((size_t)snprintf(run_dir, sizeof(run_dir), "%s/proxies", w->conf->run_dir) >= sizeof(run_dir))
 		r = -ENAMETOOLONG;

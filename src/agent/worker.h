@@ -1,4 +1,5 @@
 #pragma once
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "agent/capture.h"
@@ -48,6 +49,10 @@ struct worker {
 	char mesh_controller[256];
 	bool revoked;
 	bool told_l2;			/* the proxies know that ports are bridged */
+
+	json_t *memory;			/* memory.c: of a predecessor; NULL: nothing (any more) */
+	bool memory_dirty;
+	uint32_t memory_ticks;		/* until it is forgotten */
 
 	/* What is done. */
 	struct engine *engine;

@@ -115,9 +115,14 @@ Server((sys.argv[1], 8500), H).serve_forever()
 
 
 class AgentLab(Lab):
-    def __init__(self, prefix, vms=2, names=("orders-1", "shopper-1", "orders-2"), onboarding=ONBOARDING, pin="", more=""):
+    def __init__(self, prefix, vms=2, names=("orders-1", "shopper-1", "orders-2"), onboarding=ONBOARDING, pin=False, more=""):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
+        self.bpffs = None
+        if pin:     # `ip netns exec` hides /sys
+            self.bpffs = os.path.join(self.dir, "bpf")
+            os.makedirs(self.bpffs)
+            subprocess.run(["mount", "-t", "bpf", "bpf", self.bpffs], check=True)
         self.net = self.host("net")
         self.net.bridge("br0")
         self.reg, self.edge, self.nic = self.host("reg"), self.host("edge"), self.host("nic")
@@ -133,7 +138,7 @@ class AgentLab(Lab):
             vm.ip("route", "add", "default", "via", REGISTRY)
             self.vms.append(vm)
         guests = "\n".join('  - { mac: "%s", name: %s }' % (vm.mac, name) for vm, name in zip(self.vms, names)) or "  []"
-        self.values = {"dir": self.dir, "edge": EDGE, "guests": guests, "proxy": PROXY, "pin": pin, "more": more, "onboarding": onboarding}
+        self.values = {"dir": self.dir, "edge": EDGE, "guests": guests, "proxy": PROXY, "pin": self.bpffs + "/og" if pin else "", "more": more, "onboarding": onboarding}
         self.agent = self.controller = None
 
     # --- programs ---
@@ -242,6 +247,8 @@ class AgentLab(Lab):
     def close(self):
         if self.agent and self.agent.poll() is None:
             self.stop_agent()
+        if self.bpffs:
+            subprocess.run(["umount", "-l", self.bpffs], check=False)
         super().close()
 
 
