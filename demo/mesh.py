@@ -88,7 +88,7 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
         envoy = os.path.join(self.build, "cache", "envoy", "envoy", "_bin", "envoy")
         self.envoy = pod.popen([self.outrigger, "envoy", "--controller", "%s:15012" % ADDRESS["edge"], "--roots", os.path.join(self.lab.dir, "roots.pem"),
                                 "--token", token_file, "--namespace", "shop", "--service-account", "cart", "--name", "cart-1", "--address", ADDRESS["cart"],
-                                "--inbound", "8080", "--outbound", "127.0.0.1:%d=orders.shop.mesh.internal:8080" % CART_PORT,
+                                "--inbound", "8080", "--outbound", "127.0.0.1:%d=orders.shop.mesh.internal:8080/http" % CART_PORT,
                                 "--dir", os.path.join(self.lab.dir, "cart-envoy"), "--envoy", envoy], "envoy")
 
         def listening():

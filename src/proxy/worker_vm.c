@@ -211,7 +211,7 @@ static int really_free(struct defer *d)
 	vm_conf_unref(v->conf);
 	if (m) {
 		*m = (struct removed_mail){ .mail.fn = removed, .w = w, .vm = vm_ref(v->vm) };
-		worker_post_now(w, &m->mail);
+		worker_post(w, &m->mail);	/* behind the reports of its last connections */
 	}
 	vm_unref(v->vm);
 	free(v);
@@ -224,11 +224,20 @@ void worker_vm_check(struct worker_vm *v)
 		loop_defer(v->w->loop, &v->free_defer, really_free);
 }
 
-/* Ends what is still open. Flows free themselves at the end of the turn. */
+/*
+ * Ends what is still open. Flows free themselves at the end of the turn. What
+ * has not reached the VM yet is answered, so that the peer can try another.
+ */
 static void cut(struct worker_vm *v)
 {
-	list_for_each_safe(l, &v->flows)
-		flow_end(list_entry(l, struct flow, of_vm), FLOW_R_DRAIN, "the VM's proxy ends");
+	list_for_each_safe(l, &v->flows) {
+		struct flow *f = list_entry(l, struct flow, of_vm);
+
+		if (f->direction == FLOW_INBOUND && f->tunnel && f->state < FLOW_OPEN)
+			flow_in_failed(f, "the VM's proxy ends");
+		else
+			flow_end(f, FLOW_R_DRAIN, "the VM's proxy ends");
+	}
 	list_for_each_safe(l, &v->tunnels)
 		hbone_break(list_entry(l, struct hbone, of_vm), "drained");
 }
