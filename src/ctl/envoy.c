@@ -528,12 +528,24 @@ static int take_inbound(void *target, const char *value, struct diag *d)
 	return 0;
 }
 
-/* ADDRESS:PORT=SERVICE-HOST:PORT */
+/* The "/http" behind an outbound port, if there is one. Cuts @text before it. */
+static int take_protocol(char *text, struct envoy_outbound *o, struct diag *d)
+{
+	char *slash = strchr(text, '/');
+
+	if (!slash)
+		return 0;
+	*slash = 0;
+	o->http = !strcmp(slash + 1, "http");
+	return o->http || !strcmp(slash + 1, "tcp") ? 0 : diag_set(d, "'%s' is neither tcp nor http", slash + 1);
+}
+
+/* ADDRESS:PORT=SERVICE-HOST:PORT[/http] */
 static int take_outbound(void *target, const char *value, struct diag *d)
 {
 	struct envoy_config *c = &((struct envoy *)target)->config;
 	struct envoy_outbound o = {};
-	char listen[IP_PORT_TEXT_LEN];
+	char listen[IP_PORT_TEXT_LEN], port_text[16];
 	const char *equals = strchr(value, '=');
 	const char *colon = equals ? strrchr(equals, ':') : NULL;
 	unsigned port;
@@ -543,10 +555,13 @@ static int take_outbound(void *target, const char *value, struct diag *d)
 		return diag_set(d, "more than %d", ENVOY_PORTS_MAX);
 	if (!colon || (size_t)(equals - value) >= sizeof(listen) || (size_t)(colon - equals) > sizeof(o.host) || colon == equals + 1)
 		return diag_set(d, "wants ADDRESS:PORT=SERVICE:PORT, not '%s'", value);
+	snprintf(port_text, sizeof(port_text), "%s", colon + 1);
 	memcpy(listen, value, (size_t)(equals - value));
 	listen[equals - value] = 0;
 	memcpy(o.host, equals + 1, (size_t)(colon - equals - 1));
-	r = opt_uint(colon + 1, 1, 65535, &port, d);
+	r = take_protocol(port_text, &o, d);
+	if (r == 0)
+		r = opt_uint(port_text, 1, 65535, &port, d);
 	if (r < 0)
 		return r;
 	if (ip_port_parse(listen, &o.listen) < 0 || !o.listen.port)
@@ -586,8 +601,8 @@ static const struct opt options[] = {
 	  .help = "the workload's address, may be repeated; default: that from which the controller is reached" },
 	{ .name = "inbound", .type = OPT_CALL, .call = take_inbound, .value = "PORT",
 	  .help = "port of the application, on 127.0.0.1, that peers may reach; may be repeated" },
-	{ .name = "outbound", .type = OPT_CALL, .call = take_outbound, .value = "ADDRESS:PORT=SERVICE:PORT",
-	  .help = "listener that leads to a service of the mesh; may be repeated" },
+	{ .name = "outbound", .type = OPT_CALL, .call = take_outbound, .value = "ADDRESS:PORT=SERVICE:PORT[/http]",
+	  .help = "listener that leads to a service of the mesh; with /http request by request, retried on other endpoints; may be repeated" },
 	{ .name = "admin-port", .type = OPT_CALL, .call = take_admin_port, .value = "PORT",
 	  .help = "Envoy's admin interface on 127.0.0.1; default 15000, 0: none" },
 	{ .name = "dir", .type = OPT_STR, .offset = offsetof(struct envoy, dir_path), .value = "FOLDER",

@@ -177,12 +177,20 @@ static json_t *tunnel_match(void)
 			 envoy_internal_upstream(), "name", "plain", "match", "transport_socket", raw);
 }
 
+/* Upstream as the client speaks: HTTP/1 or HTTP/2. No effect on TCP. */
+static json_t *as_downstream(void)
+{
+	return json_pack("{s:{s:s, s:{s:{}, s:{}}, s:{s:s}}}", "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "@type",
+			 TYPE "extensions.upstreams.http.v3.HttpProtocolOptions", "use_downstream_protocol_config", "http_protocol_options",
+			 "http2_protocol_options", "common_http_protocol_options", "idle_timeout", "60s");
+}
+
 json_t *envoy_service_cluster(const char *host, uint16_t port)
 {
 	char name[320];
 
 	snprintf(name, sizeof(name), "outbound|%u||%s", port, host);
-	return json_pack("{s:s, s:s, s:s, s:{s:s, s:{s:{}, s:s, s:s}}, s:s, s:o, s:o, s:{s:{s:f}}}", "name", name, "type", "EDS",
+	return json_pack("{s:o, s:s, s:s, s:s, s:{s:s, s:{s:{}, s:s, s:s}}, s:s, s:o, s:o, s:{s:{s:f}}}", "typed_extension_protocol_options", as_downstream(), "name", name, "type", "EDS",
 			 "connect_timeout", "5s", "eds_cluster_config", "service_name", name, "eds_config", "ads", "resource_api_version", "V3",
 			 "initial_fetch_timeout", "5s", "lb_policy", "ROUND_ROBIN", "circuit_breakers", no_limits(), "transport_socket_matches",
 			 tunnel_match(), "common_lb_config", "healthy_panic_threshold", "value", 0.0);
@@ -312,6 +320,42 @@ static json_t *originate_listener(void)
 			 envoy_filter("envoy.filters.network.tcp_proxy", "extensions.filters.network.tcp_proxy.v3.TcpProxy", proxy));
 }
 
+static json_t *retry_policy(const char *when)
+{
+	return json_pack("{s:s, s:i, s:i, s:[{s:s, s:{s:s}}]}", "retry_on", when, "num_retries", 3, "host_selection_retry_max_attempts", 5,
+			 "retry_host_predicate", "name", "envoy.retry_host_predicates.previous_hosts", "typed_config", "@type",
+			 TYPE "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate");
+}
+
+/*
+ * Two routes: RFC 9110, section 9.2.1: what is safe may be asked again even
+ * when it may have arrived; anything else only when it has not.
+ */
+static json_t *http_routes(const char *cluster)
+{
+	json_t *safe = json_pack("{s:{s:s, s:[{s:s, s:{s:{s:s}}}]}, s:{s:s, s:s, s:o}}", "match", "prefix", "/", "headers", "name", ":method",
+		"string_match", "safe_regex", "regex", "GET|HEAD|OPTIONS", "route", "cluster", cluster, "timeout", "0s", "retry_policy",
+		retry_policy("reset,connect-failure,refused-stream"));
+	json_t *other = json_pack("{s:{s:s}, s:{s:s, s:s, s:o}}", "match", "prefix", "/", "route", "cluster", cluster, "timeout", "0s", "retry_policy",
+		retry_policy("reset-before-request,connect-failure,refused-stream"));
+
+	return json_pack("[o, o]", safe, other);
+}
+
+/* As little of a proxy as it can be: nothing is added that a server or a client could see. */
+static json_t *http_filter(const char *name, const char *cluster)
+{
+	json_t *router = envoy_filter("envoy.filters.http.router", "extensions.filters.http.router.v3.Router",
+				      json_pack("{s:b}", "suppress_envoy_headers", 1));
+	json_t *hcm = json_pack("{s:s, s:{s:s, s:[{s:s, s:[s], s:o}]}, s:[o], s:[{s:s}], s:s, s:s, s:b, s:b}", "stat_prefix", name, "route_config", "name",
+		name, "virtual_hosts", "name", name, "domains", "*", "routes", http_routes(cluster), "http_filters", router, "upgrade_configs",
+		"upgrade_type", "websocket", "stream_idle_timeout", "0s", "server_header_transformation", "PASS_THROUGH", "generate_request_id", 0,
+		"skip_xff_append", 1);
+
+	return envoy_filter("envoy.filters.network.http_connection_manager",
+			    "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", hcm);
+}
+
 static json_t *outbound_listener(const struct envoy_outbound *o)
 {
 	char text[IP_PORT_TEXT_LEN], name[80], cluster[320];
@@ -319,7 +363,7 @@ static json_t *outbound_listener(const struct envoy_outbound *o)
 	snprintf(name, sizeof(name), "outbound_%s", ip_port_format(&o->listen, text));
 	snprintf(cluster, sizeof(cluster), "outbound|%u||%s", o->port, o->host);
 	return json_pack("{s:s, s:o, s:[{s:[o]}]}", "name", name, "address", envoy_address(&o->listen), "filter_chains", "filters",
-			 envoy_tcp_proxy(name, cluster));
+			 o->http ? http_filter(name, cluster) : envoy_tcp_proxy(name, cluster));
 }
 
 static json_t *listeners(const struct envoy_config *c)

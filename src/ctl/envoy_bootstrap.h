@@ -8,8 +8,8 @@
  *
  *	inbound		:15008 TLS 1.3, h2, mutual SPIFFE; CONNECT <address>:<port> is
  *			passed on to 127.0.0.1:<port>
- *	outbound	a listener a destination; a cluster whose endpoints come from
- *			the controller (EDS over ADS). Endpoints with a tunnel are the
+ *	outbound	a listener a destination, TCP or HTTP; a cluster whose endpoints
+ *			come from the controller (EDS over ADS). Endpoints with a tunnel are the
  *			internal listener "connect_originate", which makes HBONE to
  *			<endpoint>:15008; others are plain.
  *	capture		:15001, for connections that a REDIRECT rule sends there: by
@@ -29,6 +29,7 @@ struct envoy_outbound {
 	struct ip_port listen;
 	char host[256];			/* of the service: "orders.shop.mesh.internal" */
 	uint16_t port;			/* of the service */
+	bool http;			/* request by request, with retries on other endpoints; else by connection */
 };
 
 struct envoy_config {			/* texts are borrowed */

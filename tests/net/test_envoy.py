@@ -35,7 +35,7 @@ services:
   - { name: cart, namespace: shop, ports: [{ port: 80, target_port: 8080 }] }
   - { name: orders, namespace: shop, ports: [{ port: 80, target_port: 8080 }] }
 """
-WORKLOAD = "  - { name: %s-1, namespace: shop, service_account: %s, addresses: [%s], tunnel: hbone, services: [%s] }"
+WORKLOAD = "  - { name: %s, namespace: shop, service_account: %s, addresses: [%s], tunnel: hbone, services: [%s] }"
 
 APP = """
 import http.server, sys
@@ -43,7 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     def do_GET(self):
-        body = b"hello from %s" % sys.argv[1].encode()
+        body = str(self.headers).strip().encode() if self.path == "/headers" else b"hello from %s" % sys.argv[1].encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -73,8 +73,9 @@ class Mesh:
             f.write(text)
         return self.path(name)
 
-    def config(self, pods, accounts=None):
-        workloads = "\n".join(WORKLOAD % (p, (accounts or {}).get(p, p), PODS[p], p) for p in pods)
+    def config(self, pods, accounts=None, extra=()):
+        rows = [(p + "-1", (accounts or {}).get(p, p), PODS[p], p) for p in pods] + list(extra)
+        workloads = "\n".join(WORKLOAD % row for row in rows)
         self.write("controller.yaml", CONFIG % {"dir": self.lab.dir, "edge": EDGE, "workloads": workloads})
 
     def rest(self, method, path, body=None):
@@ -106,7 +107,8 @@ class Mesh:
     def start_pod(self, pod, calls):
         host = self.hosts[pod]
         host.popen(["/usr/bin/python3", self.path("app.py"), pod], "app")
-        self.envoys[pod] = host.popen(self.argv(pod, "--inbound", "8080", "--outbound", "127.0.0.1:18080=%s.shop.mesh.internal:80" % calls), "envoy")
+        self.envoys[pod] = host.popen(self.argv(pod, "--inbound", "8080", "--outbound", "127.0.0.1:18080=%s.shop.mesh.internal:80" % calls,
+                                                 "--outbound", "127.0.0.1:18081=%s.shop.mesh.internal:80/http" % calls), "envoy")
 
         def ready():
             assert self.envoys[pod].poll() is None, self.lab.log(pod + ".envoy")
@@ -184,6 +186,35 @@ while True:
         sys.exit(0)
     data = data[9 + size:]
 """
+
+
+def test_http_goes_request_by_request_and_nothing_is_added(mesh):
+    wait_until("an answer", lambda: re.match("hello", mesh.get("cart", "http://127.0.0.1:18081/")), 20)
+    seen = mesh.get("cart", "http://127.0.0.1:18081/headers", "-H", "X-Mine: 1")
+    assert sorted(line.split(":")[0].lower() for line in seen.splitlines()) == ["accept", "host", "user-agent", "x-forwarded-proto", "x-mine"]
+    answer = mesh.get("cart", "http://127.0.0.1:18081/", "-i").lower()
+    assert "server: basehttp" in answer and "envoy" not in answer
+
+
+def test_a_request_that_is_lost_with_its_endpoint_is_asked_again(mesh):
+    """A second endpoint of orders accepts tunnels and drops what comes out of them, as a VM does that has just died."""
+    wait_until("an answer", lambda: re.match("hello", mesh.get("cart", "http://127.0.0.1:18081/")), 20)
+    host = mesh.hosts["edge"]
+    dropper = host.popen(["/usr/bin/python3", "-c", "import socket\ns = socket.create_server(('127.0.0.1', 8080))\n"
+                                                    "while True:\n    c = s.accept()[0]; c.recv(1); c.close()"], "dropper")
+    envoy = host.popen(mesh.argv("orders", "--inbound", "8080", "--admin-port", "0", folder="dead-envoy"), "envoy")
+    wait_until("the second orders", lambda: ":15008" in host.run("ss", "-ltn"), 20)
+    mesh.config(PODS, extra=[("orders-2", "orders", EDGE, "orders")])
+    mesh.rest("POST", "/v1/reload")
+    wait_until("both to be endpoints", lambda: EDGE + ":8080" in mesh.get("cart", "http://127.0.0.1:15000/clusters"), 10)
+    before = len(mesh.access("cart", "outbound"))
+    out = mesh.hosts["cart"].run("curl", "-sS", "-m", "30", "-H", "Connection: close", *["http://127.0.0.1:18081/"] * 50)
+    assert out == "hello from orders" * 50
+    wait_until("calls that were lost there", lambda: any(line["upstream"] == EDGE + ":15008" for line in mesh.access("cart", "outbound")[before:]), 5)
+    mesh.config(PODS)
+    mesh.rest("POST", "/v1/reload")
+    for p in (envoy, dropper):
+        Lab.stop(p)
 
 
 def test_only_the_named_ports_of_the_own_address_can_be_reached(mesh):
