@@ -71,7 +71,7 @@ int h2_init(struct h2 *h, bool server, const struct h2_settings *settings, const
 		.send_window = H2_WINDOW_DEFAULT,
 		.next_id = 1,
 		.goaway_id = H2_STREAM_ID_MAX,
-		.peer_max_streams = server ? 0 : 100,	/* until SETTINGS say more: section 6.5.2 recommends no less */
+		.peer_max_streams = server ? 0 : 1,	/* until SETTINGS say more */
 		.peer_window = H2_WINDOW_DEFAULT,
 		.peer_frame_size = H2_FRAME_SIZE_MIN,
 	};

@@ -502,7 +502,9 @@ void flow_reset_by_peer(struct flow *f, uint32_t code)
 	char why[64];
 
 	snprintf(why, sizeof(why), "stream reset by the peer: %s", h2_code_name(code));
-	if (f->state == FLOW_REQUESTED)
+	if (f->state == FLOW_REQUESTED && code == H2_REFUSED_STREAM)
+		flow_out_refused(f, why);
+	else if (f->state == FLOW_REQUESTED)
 		flow_out_failed(f, why);
 	else if (f->state == FLOW_OPEN && code == H2_NO_ERROR && f->local.eof)
 		flow_end(f, FLOW_OK, NULL);

@@ -108,6 +108,7 @@ void flow_tunnel_lost(struct flow *f, const char *why);
 void flow_out_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
 void flow_out_decide(struct flow *f);		/* at first, and when something new is known */
 void flow_out_failed(struct flow *f, const char *why);	/* this endpoint; tries the next */
+void flow_out_refused(struct flow *f, const char *why);	/* it has not looked at it; tries again */
 void flow_out_connected(struct flow *f);	/* a plain upstream */
 void flow_out_request(struct flow *f, struct hbone *t);	/* on a tunnel that takes it */
 void flow_out_response(struct flow *f, unsigned status);

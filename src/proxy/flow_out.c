@@ -212,6 +212,29 @@ void flow_out_decide(struct flow *f)
 
 /* --- attempts that fail --- */
 
+static void give_up(struct flow *f, const char *why)
+{
+	free(f->why);
+	f->why = strdup(why);
+	timer_cancel(&f->timer);
+	list_unlink(&f->waiting);
+	flow_leave(f);
+}
+
+/* The endpoint is well, but has not looked at this stream: REFUSED_STREAM, RFC 9113 section 8.7. */
+void flow_out_refused(struct flow *f, const char *why)
+{
+	if (f->attempts >= MAX_ATTEMPTS) {
+		flow_out_failed(f, why);
+		return;
+	}
+	give_up(f, why);
+	if (f->workload_id != UINT32_MAX)
+		balance_closed(f->v->w->balance, f->workload_id);
+	f->workload_id = UINT32_MAX;
+	flow_out_decide(f);
+}
+
 void flow_out_failed(struct flow *f, const char *why)
 {
 	struct worker *w = f->v->w;
@@ -219,11 +242,7 @@ void flow_out_failed(struct flow *f, const char *why)
 
 	if (f->state == FLOW_DEAD)
 		return;
-	free(f->why);
-	f->why = strdup(why);
-	timer_cancel(&f->timer);
-	list_unlink(&f->waiting);
-	flow_leave(f);
+	give_up(f, why);
 	if (of_mesh) {
 		balance_failed(w->balance, f->workload_id, loop_now_ms(w->loop));
 		balance_closed(w->balance, f->workload_id);

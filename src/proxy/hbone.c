@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "proxy/flow.h"
+#include "proxy/linger.h"
 #include "proxy/pool.h"
 #include "proxy/upstream.h"
 
@@ -47,7 +48,10 @@ void hbone_end(struct hbone *t)
 	tls_session_free(t->tls);
 	vm_conf_unref(t->conf);
 	bytes_deinit(&t->out);
-	close_fd(t->fd);
+	if (t->faulty && !t->connecting)
+		linger_close(w, t->fd);
+	else
+		close_fd(t->fd);
 	__atomic_store_n(&w->load.n_tunnels, w->load.n_tunnels - 1, __ATOMIC_RELAXED);
 	free(t);
 	worker_vm_check(v);
@@ -317,6 +321,7 @@ static void tls_failed(struct hbone *t, int r)
 		hbone_break(t, "the peer closed the tunnel");
 		return;
 	}
+	t->faulty = r == TLS_E_VERIFY || r == TLS_E_PROTOCOL;
 	if (r == TLS_E_VERIFY)
 		worker_add(&t->v->count->tls_refused, 1);
 	if (!t->open)
@@ -337,6 +342,7 @@ static void take_plaintext(struct hbone *t, const uint8_t *data, size_t len)
 			pool_tunnel_open(t->pool);
 		return;
 	}
+	t->faulty = r > 0;
 	if (r > 0)
 		worker_add(&t->v->count->h2_errors, 1);
 	hbone_break(t, t->h2.error);

@@ -36,7 +36,7 @@ struct hbone {
 	bool open : 1;			/* h2 is there */
 	bool broken : 1;		/* ends at the next occasion */
 	bool draining : 1;
-	bool cut : 1;			/* freed by the next deferred call */
+	bool faulty : 1;		/* the peer made a mistake, which it is told */
 	struct vm_conf *conf;		/* of when it began: the handshake borrows from it */
 	struct tls_session *tls;
 	struct h2 h2;

@@ -9,6 +9,7 @@
 
 #include "proxy/flow.h"
 #include "proxy/hbone.h"
+#include "proxy/linger.h"
 
 enum {
 	REPORT_DELAY_MS = 100,
@@ -275,7 +276,8 @@ static void *run(void *data)
 	while (!w->stopping)
 		(void)!loop_run(w->loop);	/* ends by itself only for want of memory for a timer: go on */
 	worker_vm_free_all(w);
-	for (int i = 0; i < 4 && w->vms.n; i++)	/* what was deferred, and what that deferred */
+	linger_free_all(w);
+	for (int i = 0; i < 4; i++)	/* what was deferred, and what that deferred */
 		(void)!loop_turn(w->loop, 0);
 	post_reports(w);
 	return NULL;
@@ -344,6 +346,7 @@ int worker_new(const struct worker_conf *conf, struct worker **ret_worker)
 	list_init(&w->parked);
 	list_init(&w->no_socket);
 	list_init(&w->connecting);
+	list_init(&w->lingering);
 	r = worker_init(w);
 	if (r == 0)
 		r = -pthread_create(&w->thread, NULL, run, w);
@@ -365,8 +368,11 @@ struct worker *worker_stop(struct worker *w)
 	pthread_join(w->thread, NULL);
 	mailbox_deliver(&w->box, w);		/* commands that came too late: they hold references */
 	worker_vm_free_all(w);
-	for (int i = 0; i < 4 && w->vms.n; i++)
+	linger_free_all(w);
+	for (int i = 0; i < 4; i++)
 		(void)!loop_turn(w->loop, 0);
+	linger_free_all(w);
+	(void)!loop_turn(w->loop, 0);
 	post_reports(w);
 	mailbox_deliver(w->conf.main, NULL);	/* reports name their worker */
 	worker_free(w);

@@ -55,6 +55,8 @@ struct worker {
 	struct list parked;		/* flows that wait for a newer snapshot or configuration */
 	struct list no_socket;		/* flows that wait for sockd */
 	struct list connecting;		/* flows that wait for the network */
+	struct list lingering;		/* linger.c */
+	size_t n_lingering;
 	struct peer_slot peers[WORKER_PEER_CACHE];
 
 	/* data of one stream that came in pieces, to be sent on in one call */
