@@ -2,17 +2,14 @@
  * outrigger-controller: the edge services controller.
  */
 #include <errno.h>
-#include <grp.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/opt.h"
+#include "base/sandbox.h"
 #include "control/server.h"
 
 struct arguments {
@@ -49,30 +46,17 @@ static int fail(const struct diag *diag, int r)
 	return 1;
 }
 
-/* Root is good for nothing here but for becoming somebody else. */
-static int become(const char *user, struct diag *d)
+/* Root is good for nothing here but for becoming somebody else, who needs a place for the state. */
+static int give_up_rights(const struct config *config, struct diag *d)
 {
-	const struct passwd *pw;
+	struct sandbox_user user = { .uid = (uid_t)-1, .gid = (gid_t)-1 };
+	int r = config->user && geteuid() == 0 ? sandbox_user_parse(config->user, &user, d) : 0;
 
-	if (geteuid() != 0 || !user)
-		return 0;
-	errno = 0;
-	pw = getpwnam(user);
-	if (!pw)
-		return diag_set(d, "user: there is no user '%s'", user);
-	if (initgroups(user, pw->pw_gid) < 0 || setgid(pw->pw_gid) < 0 || setuid(pw->pw_uid) < 0)
-		return diag_set(d, "cannot become user '%s': %m", user);
-	return 0;
-}
-
-static void give_up_rights(void)
-{
-	const struct rlimit none = {};
-
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		log_warn("no_new_privs could not be set", log_errno(errno));
-	if (setrlimit(RLIMIT_CORE, &none) < 0)		/* keys are in memory */
-		log_warn("core dumps could not be turned off", log_errno(errno));
+	if (r < 0)
+		return r;
+	if (user.uid != (uid_t)-1 && mkdir(config->state_dir, 0700) == 0 && chown(config->state_dir, user.uid, user.gid) < 0)
+		return diag_at(d, config->state_dir, 0, "cannot be given to '%s': %m", config->user);
+	return sandbox_drop(&user, d);
 }
 
 static void on_signal(int signo, void *data)
@@ -99,6 +83,8 @@ static int serve(const char *path, struct diag *d)
 	r = server_new(loop, path, &s, d);
 	if (r == 0) {
 		r = loop_on_signal(loop, signals, ELEMENTS(signals), on_signal, s);
+		if (r == 0)
+			r = sandbox_confine(SANDBOX_CORE | SANDBOX_LOOP | SANDBOX_SOCKETS | SANDBOX_WRITE_FILES, d);
 		if (r == 0) {
 			log_info("ready", log_str("version", OUTRIGGER_VERSION), log_str("trust_domain", s->config->trust_domain));
 			r = loop_run(loop);
@@ -126,11 +112,10 @@ static int run(const struct arguments *args)
 	log_setup("outrigger-controller", (enum log_level)config->log_level, config->log_json);
 	umask(0077);
 	signal(SIGPIPE, SIG_IGN);
-	r = become(config->user, &diag);
+	r = give_up_rights(config, &diag);
 	config_free(config);
 	if (r < 0)
 		return fail(&diag, r);
-	give_up_rights();
 	r = serve(args->config, &diag);
 	return r < 0 ? fail(&diag, r) : 0;
 }

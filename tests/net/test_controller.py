@@ -753,6 +753,29 @@ def rss_kb(pid):
         return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_it_has_no_rights(tmp_path_factory):
+    import tempfile
+    folder = tempfile.mkdtemp(prefix="og-control-", dir="/tmp")
+    os.chmod(folder, 0o755)
+    try:
+        c = Controller(BUILD, folder)
+        os.mkdir(os.path.join(folder, "run"))
+        os.chown(os.path.join(folder, "run"), 65534, 65534)
+        c.socket = os.path.join(folder, "run", "c.sock")
+        c.write(CONFIG, base=c.base() + "user: nobody\n")
+        c.start()
+        with open("/proc/%d/status" % c.process.pid) as f:
+            status = dict(line.split(":\t", 1) for line in f if ":\t" in line)
+        assert status["Uid"].split() == ["65534"] * 4 and int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+        assert status["NoNewPrivs"].strip() == "1" and (sanitized(c) or status["Seccomp"].strip() == "2")
+        c.enroll("nic-a")
+        c.write(CONFIG + "# again\n", base=c.base() + "user: nobody\n")
+        assert c.stop() == 0, c.log()
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=True)
+
+
 def sanitized(controller):
     with open("/proc/%d/maps" % controller.process.pid) as f:
         return "libasan" in f.read() or b"__asan_init" in open(controller.binary, "rb").read()
