@@ -10,7 +10,9 @@ import config
 from netlab import wait_until
 from topology import ADDRESS
 
-CART_PORT = 18080      # where cart's Envoy listens for calls to orders
+# Where cart's Envoy listens for calls to orders: connection by connection, and request by request with retries.
+CART_PORT = 18080
+CART_HTTP_PORT = 18081
 
 
 class Mesh:
@@ -88,7 +90,8 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
         envoy = os.path.join(self.build, "cache", "envoy", "envoy", "_bin", "envoy")
         self.envoy = pod.popen([self.outrigger, "envoy", "--controller", "%s:15012" % ADDRESS["edge"], "--roots", os.path.join(self.lab.dir, "roots.pem"),
                                 "--token", token_file, "--namespace", "shop", "--service-account", "cart", "--name", "cart-1", "--address", ADDRESS["cart"],
-                                "--inbound", "8080", "--outbound", "127.0.0.1:%d=orders.shop.mesh.internal:8080/http" % CART_PORT,
+                                "--inbound", "8080", "--outbound", "127.0.0.1:%d=orders.shop.mesh.internal:8080" % CART_PORT,
+                                "--outbound", "127.0.0.1:%d=orders.shop.mesh.internal:8080/http" % CART_HTTP_PORT,
                                 "--dir", os.path.join(self.lab.dir, "cart-envoy"), "--envoy", envoy], "envoy")
 
         def listening():
@@ -132,8 +135,9 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
                 return None
         return time.time()
 
-    def container_url(self, service):
-        return "http://127.0.0.1:%d/" % CART_PORT
+    @staticmethod
+    def container_url(retried=False):
+        return "http://127.0.0.1:%d/" % (CART_HTTP_PORT if retried else CART_PORT)
 
     def start_load(self, url, rate, seconds):
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load.py")

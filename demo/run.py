@@ -102,7 +102,7 @@ class Demo:
     def paths(self):
         s = self.steps
         s.title("Mutual TLS, three ways")
-        orders = self.mesh.container_url("orders")
+        orders = self.mesh.container_url()
         result = self.mesh.load(orders, 50, 2)
         self.path("cart (container)", "orders (VM)", result["requests"], result["failed"], self.mesh.last_peer("a", "orders-1"), "cart",
                   first_failure=result["failures"][:1])
@@ -143,7 +143,7 @@ class Demo:
         self.topo.boot("orders-2")
         entry = self.mesh.wait_service("orders", lambda e: e.get("in_mesh_ms") is not None, instance="orders-2")
         booted_s = time.monotonic() - begin
-        url = self.mesh.container_url("orders")
+        url = self.mesh.container_url()
         share = wait_until("a share for orders-2", lambda: self.share(url), 20)
         s.check(True, "orders-2 takes its share: %s" % ", ".join("%s %d %%" % (w, 100 * n / sum(share.values())) for w, n in sorted(share.items())),
                 "%.1f s after its power button, %s ms after its registration" % (booted_s, entry["in_mesh_ms"]))
@@ -158,7 +158,7 @@ class Demo:
         s = self.steps
         s.title("kill -9 on the first orders VM, under 200 requests a second")
         seconds = 6
-        client = self.mesh.start_load(self.mesh.container_url("orders"), 200, seconds)
+        client = self.mesh.start_load(self.mesh.container_url(retried=True), 200, seconds)
         time.sleep(2)
         vm = self.topo.guests["orders-1"]
         at = time.time()
