@@ -1,0 +1,272 @@
+#include "lib/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "proxy/access_log.h"
+#include "proxy/metrics.h"
+
+static const struct metrics_self self = {
+	.workload = "web", .namespace = "shop", .identity = "spiffe://td/ns/shop/sa/web", .canonical_name = "web",
+	.canonical_revision = "v1", .app = "", .version = "v1", .cluster = "", .service_host = "web.shop", .service_name = "web",
+	.service_namespace = "shop",
+};
+
+static struct flow_peer peer = {
+	.n_refs = 1000, .identity = "spiffe://td/ns/shop/sa/api", .uid = "vm/api", .workload_name = "api", .namespace = "shop",
+	.service_account = "api", .canonical_name = "api", .canonical_revision = "", .cluster = "", .service_key = "shop/api",
+	.service_name = "api", .service_namespace = "shop", .service_host = "api.shop", .mutual_tls = true,
+};
+
+static struct flow_report report(struct vm *vm, uint64_t id, enum flow_event ev)
+{
+	struct flow_report r = { .id = id, .event = ev, .direction = FLOW_OUTBOUND, .vm = vm, .peer = &peer, .hbone = true, .duration_ms = 13 };
+
+	assert_int_equal(ip_port_parse("10.0.0.1:4000", &r.source), 0);
+	assert_int_equal(ip_port_parse("10.96.0.1:80", &r.destination), 0);
+	assert_int_equal(ip_port_parse("10.0.0.2:8080", &r.upstream), 0);
+	return r;
+}
+
+static char *written(const struct metrics *m)
+{
+	struct bytes out;
+
+	bytes_init(&out, METRICS_TEXT_MAX);
+	assert_int_equal(metrics_write(m, &out), 0);
+	char *text = strndup((const char *)out.data, out.len);
+	bytes_deinit(&out);
+	return text;
+}
+
+/* The value of the one line that begins with @name and has @label in it; -1 when there is none. */
+static long value(const struct metrics *m, const char *name, const char *label)
+{
+	CLEANUP_FREE char *text = written(m);
+	long v = -1;
+
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		if (!strncmp(line, name, strlen(name)) && strstr(line, label)) {
+			assert_int_equal(v, -1);
+			v = strtol(strrchr(line, ' ') + 1, NULL, 10);
+		}
+	return v;
+}
+
+struct rig {
+	struct metrics *m;
+	struct vm *vm;
+};
+
+static int setup(void **state)
+{
+	struct rig *r = calloc(1, sizeof(*r));
+
+	assert_int_equal(metrics_new(&r->m), 0);
+	assert_int_equal(vm_new(1, "vm-1", -1, -1, 1, &r->vm), 0);
+	*state = r;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct rig *r = *state;
+
+	metrics_free(r->m);
+	vm_unref(r->vm);
+	free(r);
+	return 0;
+}
+
+static void bytes_are_counted_as_they_come_and_once(void **state)
+{
+	struct rig *g = *state;
+	struct flow_report r = report(g->vm, 1, FLOW_OPENED);
+
+	metrics_report(g->m, &r, &self);
+	assert_int_equal(metrics_n_open(g->m), 1);
+	r.event = FLOW_PROGRESS;
+	r.bytes_sent = 10;
+	r.bytes_received = 100;
+	metrics_report(g->m, &r, &self);
+	assert_int_equal(value(g->m, "istio_tcp_sent_bytes_total", "source"), 100);	/* as the server sees it */
+	assert_int_equal(value(g->m, "istio_tcp_received_bytes_total", "source"), 10);
+	r.event = FLOW_CLOSED;
+	r.bytes_sent = 15;
+	r.bytes_received = 150;
+	metrics_report(g->m, &r, &self);
+	assert_int_equal(value(g->m, "istio_tcp_sent_bytes_total", "source"), 150);
+	assert_int_equal(value(g->m, "istio_tcp_received_bytes_total", "source"), 15);
+	assert_int_equal(value(g->m, "istio_tcp_connections_opened_total", "source"), 1);
+	assert_int_equal(value(g->m, "istio_tcp_connections_closed_total", "source"), 1);
+	assert_int_equal(metrics_n_open(g->m), 0);
+}
+
+static void labels_are_istios(void **state)
+{
+	struct rig *g = *state;
+	struct flow_report r = report(g->vm, 1, FLOW_OPENED);
+
+	metrics_report(g->m, &r, &self);
+	assert_int_equal(value(g->m, "istio_tcp_connections_opened_total",
+		"{reporter=\"source\",source_workload=\"web\",source_workload_namespace=\"shop\",source_principal=\"spiffe://td/ns/shop/sa/web\","
+		"source_app=\"unknown\",source_version=\"v1\",source_canonical_service=\"web\",source_canonical_revision=\"v1\","
+		"source_cluster=\"unknown\",destination_workload=\"api\",destination_workload_namespace=\"shop\","
+		"destination_principal=\"spiffe://td/ns/shop/sa/api\",destination_app=\"api\",destination_version=\"unknown\","
+		"destination_service=\"api.shop\",destination_service_name=\"api\",destination_service_namespace=\"shop\","
+		"destination_canonical_service=\"api\",destination_canonical_revision=\"latest\",destination_cluster=\"unknown\","
+		"request_protocol=\"tcp\",response_flags=\"-\",connection_security_policy=\"mutual_tls\"}"), 1);
+	r.id = 2;
+	r.direction = FLOW_INBOUND;
+	r.peer = NULL;
+	metrics_report(g->m, &r, &self);
+	assert_int_equal(value(g->m, "istio_tcp_connections_opened_total", "connection_security_policy=\"none\""), 1);
+	assert_int_equal(value(g->m, "istio_tcp_connections_opened_total", "destination_service=\"web.shop\""), 1);
+}
+
+static void a_failure_has_its_flag(void **state)
+{
+	struct rig *g = *state;
+	struct flow_report r = report(g->vm, 1, FLOW_CLOSED);
+
+	r.result = FLOW_R_DENIED;
+	metrics_report(g->m, &r, &self);
+	assert_int_equal(value(g->m, "istio_tcp_connections_failed_total", "response_flags=\"DENY\""), 1);
+	assert_int_equal(value(g->m, "istio_tcp_connections_closed_total", "response_flags=\"DENY\""), -1);
+}
+
+static void a_hostile_name_does_not_break_a_line(void **state)
+{
+	struct rig *g = *state;
+	struct flow_report r = report(g->vm, 1, FLOW_OPENED);
+	struct flow_peer odd = peer;
+
+	odd.workload_name = "a\"b\\c\nd";
+	r.peer = &odd;
+	metrics_report(g->m, &r, &self);
+	assert_int_equal(value(g->m, "istio_tcp_connections_opened_total", "destination_workload=\"a\\\"b\\\\c\\nd\""), 1);
+	r.event = FLOW_CLOSED;
+	metrics_report(g->m, &r, &self);
+}
+
+static void the_number_of_series_is_bounded(void **state)
+{
+	struct rig *g = *state;
+
+	for (unsigned i = 0; i < METRICS_SERIES_MAX + 50; i++) {
+		struct flow_report r = report(g->vm, i, FLOW_OPENED);
+		struct flow_peer many = peer;
+		char name[16];
+
+		snprintf(name, sizeof(name), "w%u", i);
+		many.workload_name = name;
+		r.peer = &many;
+		metrics_report(g->m, &r, &self);
+		r.event = FLOW_CLOSED;
+		metrics_report(g->m, &r, &self);
+	}
+	assert_true(value(g->m, "istio_tcp_connections_opened_total", "destination_workload=\"_other\"") >= 50);
+	assert_int_equal(value(g->m, "outrigger_proxy_series", ""), METRICS_SERIES_MAX);
+}
+
+static void a_line_of_the_access_log_has_ztunnels_keys(void **state)
+{
+	struct rig *g = *state;
+	const struct access_log_self us = { .workload = "web", .namespace = "shop", .identity = self.identity, .service = "" };
+	char path[] = "/tmp/test-metrics-XXXXXX";
+	char line[4096] = "";
+	struct access_log *a;
+	struct loop *loop;
+	struct diag d;
+
+	int fd = mkstemp(path);
+	assert_true(fd >= 0);
+	assert_int_equal(loop_new(&loop), 0);
+	for (int json = 0; json < 2; json++) {
+		struct flow_report r = report(g->vm, 7, FLOW_CLOSED);
+
+		r.bytes_sent = 5;
+		r.bytes_received = 6;
+		assert_int_equal(ftruncate(fd, 0), 0);
+		assert_int_equal(access_log_new(loop, path, json, &a, &d), 0);
+		access_log_write(a, &r, &us);
+		r.result = FLOW_R_CONNECT;
+		snprintf(r.why, sizeof(r.why), "said \"no\"\n");
+		access_log_write(a, &r, &us);
+		assert_int_equal(loop_turn(loop, 0), 0);
+		a = access_log_free(a);
+
+		ssize_t n = pread(fd, line, sizeof(line) - 1, 0);
+		assert_true(n > 0);
+		line[n] = 0;
+		if (json) {
+			char *second = strchr(line, '\n') + 1;
+			json_t *o = json_loads(second, JSON_DISABLE_EOF_CHECK, NULL);
+
+			assert_non_null(o);
+			assert_string_equal(json_string_value(json_object_get(o, "dst.hbone_addr")), "10.0.0.2:15008");
+			assert_string_equal(json_string_value(json_object_get(o, "error")), "said \"no\"\n");
+			assert_int_equal(json_integer_value(json_object_get(o, "bytes_recv")), 5);
+			json_decref(o);
+		} else {
+			assert_non_null(strstr(line, " access connection complete src.addr=10.0.0.1:4000 src.workload=web src.namespace=shop "
+					       "src.identity=spiffe://td/ns/shop/sa/web dst.addr=10.0.0.2:8080 dst.hbone_addr=10.0.0.2:15008 "
+					       "dst.service=api.shop dst.workload=api dst.namespace=shop dst.identity=spiffe://td/ns/shop/sa/api "
+					       "direction=outbound vm=vm-1 connection_id=7 bytes_sent=6 bytes_recv=5 duration=13ms\n"));
+			assert_non_null(strstr(line, "error=\"said \\\"no\\\"\\u000a\" result=connect"));
+		}
+	}
+	loop_free(loop);
+	close(fd);
+	unlink(path);
+}
+
+static void a_slow_reader_loses_lines_and_nothing_waits(void **state)
+{
+	struct rig *g = *state;
+	const struct access_log_self us = { .workload = "web", .namespace = "shop", .identity = "", .service = "" };
+	struct flow_report r = report(g->vm, 7, FLOW_CLOSED);
+	char path[64];
+	struct access_log *a;
+	struct loop *loop;
+	struct diag d;
+	int fds[2];
+
+	assert_int_equal(pipe2(fds, O_NONBLOCK), 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fds[1]);
+	assert_int_equal(loop_new(&loop), 0);
+	assert_int_equal(access_log_new(loop, path, false, &a, &d), 0);
+	for (int i = 0; i < 6000; i++) {
+		access_log_write(a, &r, &us);
+		if (i % 100 == 0)
+			assert_int_equal(loop_turn(loop, 0), 0);
+	}
+	assert_true(access_log_dropped(a) > 0);
+	assert_int_equal(access_log_new(loop, "/no/such/folder/x", false, &a, &d), -EINVAL);
+	assert_non_null(strstr(d.msg, "/no/such/folder/x"));
+	access_log_free(a);
+	loop_free(loop);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+#define RIGGED(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		RIGGED(bytes_are_counted_as_they_come_and_once),
+		RIGGED(labels_are_istios),
+		RIGGED(a_failure_has_its_flag),
+		RIGGED(a_hostile_name_does_not_break_a_line),
+		RIGGED(the_number_of_series_is_bounded),
+		RIGGED(a_line_of_the_access_log_has_ztunnels_keys),
+		RIGGED(a_slow_reader_loses_lines_and_nothing_waits),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
