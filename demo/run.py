@@ -107,7 +107,7 @@ class Demo:
         self.path("cart (container)", "orders (VM)", result["requests"], result["failed"], self.mesh.last_peer("a", "orders-1"), "cart",
                   first_failure=result["failures"][:1])
         for host, to, who in (("cart.shop.example", "cart (container)", "cart"), ("billing.shop.example", "billing (VM, other server)", "billing")):
-            n, failed = self.curl_from("shopper-1", "http://%s:8080/" % host, 40, "hello from %s" % who)
+            n, failed = self.curl_from("shopper-1", "http://%s:8080/" % host, 20, "hello from %s" % who)
             peer = self.mesh.cart_peer() if who == "cart" else self.mesh.last_peer("b", "billing-1")
             self.path("shopper (VM)", to, n, failed, peer, "shopper")
         self.lab.stop(self.wire)
