@@ -17,7 +17,7 @@
 
 enum {
 	HBONE_PORT = 15008,
-	TOKEN_AGAIN_MS = 2000,		/* an unanswered or refused request is not repeated sooner */
+	TOKEN_LOST_MS = 2000,		/* a request without an answer is repeated then */
 	NODE_LABELS_LEN = 32768,
 };
 
@@ -225,6 +225,7 @@ static void leave(struct member *m, uint32_t drain_ms)
 	if (!m->joined)
 		return;
 	m->joined = false;
+	m->token_until = 0;		/* it goes with the proxy */
 	log_info("guest leaves the mesh", log_str("guest", m->guest->id), log_str("why", m->why_not));
 	supervisor_unwant(&m->worker->supervisor, m->guest->id, drain_ms);
 	if (m->place && m->place->guest_id && !strcmp(m->place->guest_id, m->guest->id))
@@ -262,7 +263,7 @@ void member_ask_token(struct member *m)
 	Outrigger__V1__TokenRequest request = OUTRIGGER__V1__TOKEN_REQUEST__INIT;
 	uint64_t now = clock_mono_ms();
 
-	if (m->token_until > clock_wall_s() || (m->token_asked_ms && now - m->token_asked_ms < TOKEN_AGAIN_MS))
+	if (m->token_until > clock_wall_s() || (m->token_asked_ms && now - m->token_asked_ms < TOKEN_LOST_MS))
 		return;
 	request.guest_id = m->guest->id;
 	report.msg_case = OUTRIGGER__V1__REPORT__MSG_TOKEN_REQUEST;

@@ -36,7 +36,7 @@ struct member {
 	size_t n_known;
 
 	int64_t token_until;		/* seconds since 1970; 0: none asked for or none got */
-	uint64_t token_asked_ms;
+	uint64_t token_asked_ms;	/* a request is under way since; 0: none is */
 	char token_refused[160];
 
 	/* CLOCK_MONOTONIC ns of the first: discovery packet, claim or look-up, verdict, wish, token, ready, all told; 0: not yet. */
@@ -57,5 +57,5 @@ void member_touch(struct member *m);
 /* May this claim be in the mesh? NULL: yes; else why not. @ret is room for the text. */
 const char *member_refusal(const struct member *m, const struct claim *c, char text[static 400]);
 
-/* Asks the controller for the workload's token, unless that was done a moment ago. */
+/* Asks the controller for the workload's token, unless that is under way. */
 void member_ask_token(struct member *m);

@@ -277,6 +277,8 @@ static void on_token(const Outrigger__V1__Token *t, void *data)
 
 	if (!m)
 		return;
+	/* After a refusal not before long: proxies ask again at once. */
+	m->token_asked_ms = t->refused[0] ? clock_mono_ms() : 0;
 	snprintf(m->token_refused, sizeof(m->token_refused), "%s", t->refused);
 	if (t->refused[0]) {
 		LOG_LIMITED(LOG_L_WARN, "the controller gives no token", log_str("guest", t->guest_id), log_str("why", t->refused));
