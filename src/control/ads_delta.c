@@ -26,7 +26,6 @@ struct answer {
 	size_t n_resources;
 	char **removed;
 	size_t n_removed;
-	size_t max_removed;
 	size_t n_bytes;
 	bool sent_any;
 	bool again;		/* the client comes back: it keeps what has not changed */
@@ -49,6 +48,13 @@ static char *word(const char *text)
 static void answer_init(struct answer *a, struct ads_stream *s, enum resource_type type, struct ads_push *push)
 {
 	*a = (struct answer){ .s = s, .type = type, .push = push };
+}
+
+/* Room for the lists, once there is something to be put in: most changes are nothing to most streams. */
+static void answer_begin(struct answer *a)
+{
+	if (a->resources)
+		return;
 	a->resources = pool_alloc(&a->pool, ADS_ANSWER_RESOURCES, sizeof(*a->resources));
 	a->removed = pool_alloc(&a->pool, ADS_ANSWER_RESOURCES, sizeof(*a->removed));
 }
@@ -121,6 +127,7 @@ static Envoy__Service__Discovery__V3__Resource *answer_add(struct answer *a, con
 
 	if (a->n_resources == ADS_ANSWER_RESOURCES || a->n_bytes > ADS_ANSWER_BYTES)
 		answer_next(a);
+	answer_begin(a);
 	m = pool_alloc(&a->pool, 1, sizeof(*m));
 	n = ads_name_get(type_of(a), name);
 	if (!n || a->pool.failed)
@@ -179,6 +186,7 @@ static void answer_remove(struct answer *a, const char *name)
 {
 	if (a->n_removed == ADS_ANSWER_RESOURCES)
 		answer_next(a);
+	answer_begin(a);
 	if (!a->failed && !a->pool.failed)
 		a->removed[a->n_removed++] = pool_printf(&a->pool, "%s", name);
 }

@@ -103,6 +103,7 @@ struct reg_claim {
 	Outrigger__V1__Claim *pb;
 	uint64_t epoch;
 	uint64_t received_ms;		/* monotonic */
+	int64_t found_ms;		/* from its first packet until here, by both clocks; -1: they do not agree */
 	uint64_t joined_ms;		/* monotonic, when it got into the mesh; 0: is not */
 	int64_t in_mesh_ms;		/* from its first packet until all subscribers knew; -1: not yet */
 	const char *why_not;		/* it is not in the mesh, or NULL */

@@ -172,6 +172,15 @@ bool reg_guest_has_ip(const struct reg_guest *g, const struct ip *ip)
 
 /* --- one function a report --- */
 
+/* Milliseconds since @first_ms of the NIC's wall clock, when ours agrees with it well enough. */
+static int64_t age_by_clock(uint64_t first_ms)
+{
+	enum { SANE_MS = 600000 };
+	int64_t age = clock_wall_ms() - (int64_t)first_ms;
+
+	return first_ms && age >= 0 && age < SANE_MS ? age : -1;
+}
+
 static void touched(struct reg_guest *g)
 {
 	reg_store_mark(g->nic->registry, g);
@@ -268,6 +277,7 @@ static int on_claim(struct reg_nic *nic, Outrigger__V1__Report *report, struct d
 			return -ENOMEM;
 		c->in_mesh_ms = -1;
 		c->received_ms = clock_mono_ms();
+		c->found_ms = age_by_clock(pb->first_seen_ms);
 		list_append(&g->claims, &c->link);
 		g->n_claims++;
 	} else {

@@ -213,7 +213,7 @@ static json_t *claim_json(const struct server *s, const struct reg_guest *g, con
 			     "why_not", text_or_null(c->why_not)));
 	return merge(row, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "proxy", text_or_null(proxied ? proxy_state(g) : NULL),
 				    "identity", proxied ? identity_of(s, g) : json_null(),
-				    "found_ms", g->proxy ? json_integer((json_int_t)g->proxy->found_ms) : json_null(),
+				    "found_ms", proxied ? json_integer((json_int_t)g->proxy->found_ms) : ms_or_null(c->found_ms),
 				    "decided_ms", g->proxy ? json_integer((json_int_t)g->proxy->decided_ms) : json_null(),
 				    "ready_ms", proxied && g->proxy->ready_ms ? json_integer((json_int_t)g->proxy->ready_ms) : json_null(),
 				    "in_mesh_ms", ms_or_null(c->joined_ms ? c->in_mesh_ms : -1), "first_seen_ms", (json_int_t)c->pb->first_seen_ms));
