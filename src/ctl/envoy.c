@@ -19,6 +19,7 @@
 #include "ctl/command.h"
 #include "ctl/commands.h"
 #include "ctl/envoy_bootstrap.h"
+#include "ctl/envoy_capture.h"
 #include "ctl/envoy_dir.h"
 #include "ctl/envoy_process.h"
 #include "mesh/ca_client.h"
@@ -57,6 +58,7 @@ struct envoy {
 	struct loop *loop;
 	struct channel *channel;
 	struct ca_client *ca;
+	struct envoy_capture *capture;
 	struct timer timer;		/* --bootstrap: giving up; else stopping */
 	struct timer token_timer;
 	struct envoy_dir dir;
@@ -134,6 +136,8 @@ static int start_envoy(struct envoy *e, struct diag *d)
 	char path[sizeof(e->dir.path) + 32];
 	int r = envoy_dir_write_json(&e->dir, "bootstrap.json", envoy_bootstrap(&e->config), d);
 
+	if (r == 0 && e->config.capture)
+		r = envoy_capture_new(e->loop, e->channel, &e->config, &e->dir, &e->capture, d);
 	if (r < 0)
 		return r;
 	snprintf(path, sizeof(path), "%s/bootstrap.json", e->dir.path);
@@ -475,6 +479,7 @@ static int run(struct envoy *e, struct diag *d)
 
 static void clean_up(struct envoy *e)
 {
+	envoy_capture_free(e->capture);
 	ca_client_free(e->ca);
 	channel_free(e->channel);
 	if (e->loop && loop_turn(e->loop, 0) < 0)
@@ -603,6 +608,8 @@ static const struct opt options[] = {
 	  .help = "port of the application, on 127.0.0.1, that peers may reach; may be repeated" },
 	{ .name = "outbound", .type = OPT_CALL, .call = take_outbound, .value = "ADDRESS:PORT=SERVICE:PORT[/http]",
 	  .help = "listener that leads to a service of the mesh; with /http request by request, retried on other endpoints; may be repeated" },
+	{ .name = "capture", .type = OPT_FLAG, .offset = offsetof(struct envoy, config.capture),
+	  .help = "listen on 15001 for connections that a REDIRECT rule sends there" },
 	{ .name = "admin-port", .type = OPT_CALL, .call = take_admin_port, .value = "PORT",
 	  .help = "Envoy's admin interface on 127.0.0.1; default 15000, 0: none" },
 	{ .name = "dir", .type = OPT_STR, .offset = offsetof(struct envoy, dir_path), .value = "FOLDER",
@@ -617,7 +624,9 @@ static const struct opt_spec spec = {
 	.summary = "Runs an unmodified Envoy as a container's sidecar in the mesh.",
 	.details = "Its key is made here, its certificate comes from the mesh controller and is renewed at half its life.\n"
 		   "Peers reach the application by HBONE (port 15008); what the application sends to a listener of --outbound\n"
-		   "goes to the service's endpoints by HBONE. The access log is on standard output, a JSON object a line.",
+		   "goes to the service's endpoints by HBONE, and with --capture what a rule like this one sends to port 15001:\n"
+		   "  nft add rule ip nat output meta skuid != ENVOY-USER ip daddr != 127.0.0.0/8 tcp dport 1-65535 redirect to :15001\n"
+		   "The access log is on standard output, a JSON object a line.",
 	.opts = options,
 	.n_opts = ELEMENTS(options),
 	.max_args = ENVOY_ARGS_MAX,
@@ -647,6 +656,10 @@ static int run_envoy(int argc, char **argv)
 		return r;
 	if (missing(&e)) {
 		fprintf(stderr, "outrigger envoy: %s is missing\n", missing(&e));
+		return COMMAND_USAGE;
+	}
+	if (e.bootstrap_only && e.config.capture) {
+		fprintf(stderr, "outrigger envoy: --capture follows the mesh for as long as Envoy runs: not with --bootstrap\n");
 		return COMMAND_USAGE;
 	}
 	e.args = argv + 1;

@@ -222,10 +222,10 @@ static json_t *direct_cluster(void)
 }
 
 /* Services that are reached by several listeners are one cluster. */
-static bool is_repeated(const struct envoy_config *c, size_t i)
+bool envoy_config_has_cluster(const struct envoy_config *c, size_t n_outbound, const char *host, uint16_t port)
 {
-	for (size_t k = 0; k < i; k++)
-		if (c->outbound[k].port == c->outbound[i].port && !strcmp(c->outbound[k].host, c->outbound[i].host))
+	for (size_t i = 0; i < n_outbound; i++)
+		if (c->outbound[i].port == port && !strcmp(c->outbound[i].host, host))
 			return true;
 	return false;
 }
@@ -237,7 +237,7 @@ static json_t *clusters(const struct envoy_config *c)
 	for (size_t i = 0; i < c->n_inbound && list; i++)
 		json_array_append_new(list, inbound_cluster(c->inbound[i]));
 	for (size_t i = 0; i < c->n_outbound && list; i++)
-		if (!is_repeated(c, i))
+		if (!envoy_config_has_cluster(c, i, c->outbound[i].host, c->outbound[i].port))
 			json_array_append_new(list, envoy_service_cluster(c->outbound[i].host, c->outbound[i].port));
 	if (c->capture && list) {
 		json_array_append_new(list, passthrough_cluster());
@@ -356,14 +356,21 @@ static json_t *http_filter(const char *name, const char *cluster)
 			    "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", hcm);
 }
 
+json_t *envoy_service_filter(const char *host, uint16_t port, bool http)
+{
+	char cluster[320];
+
+	snprintf(cluster, sizeof(cluster), "outbound|%u||%s", port, host);
+	return http ? http_filter(cluster, cluster) : envoy_tcp_proxy(cluster, cluster);
+}
+
 static json_t *outbound_listener(const struct envoy_outbound *o)
 {
-	char text[IP_PORT_TEXT_LEN], name[80], cluster[320];
+	char text[IP_PORT_TEXT_LEN], name[80];
 
 	snprintf(name, sizeof(name), "outbound_%s", ip_port_format(&o->listen, text));
-	snprintf(cluster, sizeof(cluster), "outbound|%u||%s", o->port, o->host);
 	return json_pack("{s:s, s:o, s:[{s:[o]}]}", "name", name, "address", envoy_address(&o->listen), "filter_chains", "filters",
-			 o->http ? http_filter(name, cluster) : envoy_tcp_proxy(name, cluster));
+			 envoy_service_filter(o->host, o->port, o->http));
 }
 
 static json_t *listeners(const struct envoy_config *c)

@@ -14,6 +14,7 @@
  *			<endpoint>:15008; others are plain.
  *	capture		:15001, for connections that a REDIRECT rule sends there: by
  *			their original destination, else passed through
+ *			(envoy_capture.h)
  *
  * Shapes as Istio's for HBONE, without Istio's own filters. A peer must have
  * the identity that the controller told for its endpoint (metadata "outrigger",
@@ -57,5 +58,5 @@ json_t *envoy_bootstrap(const struct envoy_config *c);
 json_t *envoy_sds_certificate(const char *chain_pem, const char *key_pem);
 json_t *envoy_sds_roots(const char *roots_pem);
 
-/* "outbound|<port>||<host>": what the controller calls a service's endpoints, and we its cluster. */
-json_t *envoy_service_cluster(const char *host, uint16_t port);
+/* One of the first @n_outbound listeners of the command line leads to that service: its cluster is in the bootstrap. */
+bool envoy_config_has_cluster(const struct envoy_config *c, size_t n_outbound, const char *host, uint16_t port);

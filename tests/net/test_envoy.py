@@ -63,6 +63,8 @@ class Mesh:
         for name, address in [("edge", EDGE), *PODS.items()]:
             self.hosts[name] = lab.host(name)
             lab.cable(self.hosts[name], "eth0", wire, "to-" + name, address + "/24", master_b="br0")
+            if name != "edge":
+                self.hosts[name].ip("route", "add", "default", "via", EDGE)
         self.envoys = {}
 
     def path(self, name):
@@ -108,7 +110,7 @@ class Mesh:
         host = self.hosts[pod]
         host.popen(["/usr/bin/python3", self.path("app.py"), pod], "app")
         self.envoys[pod] = host.popen(self.argv(pod, "--inbound", "8080", "--outbound", "127.0.0.1:18080=%s.shop.mesh.internal:80" % calls,
-                                                 "--outbound", "127.0.0.1:18081=%s.shop.mesh.internal:80/http" % calls), "envoy")
+                                                 "--outbound", "127.0.0.1:18081=%s.shop.mesh.internal:80/http" % calls, "--capture"), "envoy")
 
         def ready():
             assert self.envoys[pod].poll() is None, self.lab.log(pod + ".envoy")
@@ -215,6 +217,31 @@ def test_a_request_that_is_lost_with_its_endpoint_is_asked_again(mesh):
     mesh.rest("POST", "/v1/reload")
     for p in (envoy, dropper):
         Lab.stop(p)
+
+
+def test_captured_connections_go_where_they_were_going(mesh):
+    """nft sends a user's connections to port 15001: to a service's virtual address, to a workload's own, to neither."""
+    host = mesh.hosts["cart"]
+    vip = next(s["addresses"][0] for s in json.loads(mesh.rest("GET", "/v1/workloads"))["services"] if s["name"] == "orders")
+    plain = mesh.hosts["edge"].popen(["/usr/bin/python3", "-m", "http.server", "--bind", EDGE, "--directory", "/usr/share/doc", "8000"], "plain")
+    host.run("nft", "-f", "-", input="table ip nat { chain output { type nat hook output priority -100;\n"
+             "meta skuid 65534 ip daddr != 127.0.0.0/8 tcp dport 1-65535 redirect to :15001\n}\n}\n")
+
+    def get(url):
+        return host.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-sS", "-m", "5", url, check=False)
+    wait_until("the answer of a service", lambda: get("http://%s/" % vip) == "hello from orders", 10)
+    wait_until("the answer of a workload", lambda: get("http://%s:8080/" % PODS["orders"]) == "hello from orders", 10)
+    wait_until("the answer of a stranger", lambda: "Directory listing" in get("http://%s:8000/" % EDGE), 10)
+    assert not [line for line in mesh.access("cart", "outbound") if line["target"].startswith(EDGE + ":8000")]
+    assert get("http://%s:8081/" % PODS["orders"]) == ""        # not offered: the sidecar there says so, nothing goes past it
+    mesh.config(PODS, accounts={"orders": "someone-else"})
+    mesh.rest("POST", "/v1/reload")
+    wait_until("a workload that is not who it should be", lambda: get("http://%s:8080/" % PODS["orders"]) == "", 5)
+    mesh.config(PODS)
+    mesh.rest("POST", "/v1/reload")
+    wait_until("the right one", lambda: get("http://%s:8080/" % PODS["orders"]) == "hello from orders", 5)
+    host.run("nft", "delete", "table", "ip", "nat")
+    Lab.stop(plain)
 
 
 def test_only_the_named_ports_of_the_own_address_can_be_reached(mesh):
