@@ -11,7 +11,7 @@
 
 #include "base/wire.h"
 
-enum { PB_VARINT = 0, PB_FIXED64 = 1, PB_BYTES = 2, PB_FIXED32 = 5 };
+enum { PB_VARINT = 0, PB_FIXED64 = 1, PB_BYTES = 2, PB_FIXED32 = 5, PB_NUMBER_MAX = (1 << 29) - 1 };
 
 /* Protocol buffers encoding: base 128, least significant group first, at most 10 bytes. */
 static uint64_t take_varint(struct wire *w)
@@ -38,8 +38,7 @@ static int check_bytes(const ProtobufCMessageDescriptor *type, uint64_t number, 
 	if (w->bad || len > wire_left(w))
 		return -EBADMSG;
 	struct wire body = wire_sub(w, (size_t)len);
-	const ProtobufCFieldDescriptor *field =
-		number <= UINT32_MAX ? protobuf_c_message_descriptor_get_field(type, (unsigned)number) : NULL;
+	const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(type, (unsigned)number);
 	if (!field || field->type != PROTOBUF_C_TYPE_MESSAGE)
 		return 0;
 	return check(field->descriptor, &body, depth + 1);
@@ -53,6 +52,8 @@ static int check(const ProtobufCMessageDescriptor *type, struct wire *w, unsigne
 		uint64_t key = take_varint(w);
 		int r = 0;
 
+		if (!(key >> 3) || key >> 3 > PB_NUMBER_MAX)
+			return -EBADMSG;
 		switch (key & 7) {
 		case PB_VARINT:
 			take_varint(w);
