@@ -67,6 +67,7 @@ void knowledge_take_welcome(struct worker *w, const Outrigger__V1__Welcome *m, b
 		return;
 	}
 	snprintf(w->trust_domain, sizeof(w->trust_domain), "%s", m->trust_domain);
+	snprintf(w->cluster_id, sizeof(w->cluster_id), "%s", m->cluster_id);
 	snprintf(w->mesh_controller, sizeof(w->mesh_controller), "%s", m->mesh_controller);
 	if (is_news)
 		save(w, welcome_file, &m->base);

@@ -179,6 +179,17 @@ static size_t wish_ports(struct wish *w, const struct member *m)
 	return w->put.n_ports;
 }
 
+/* Who it is in the mesh: by the controller's rule, or by Istio's. */
+static int wish_uid(struct wish *w, const struct member *m)
+{
+	const struct policy *p = m->policy;
+
+	w->put.uid = w->uid;
+	if (p->workload_group && w->put.n_addresses)
+		return names_istio_uid(m->worker->cluster_id, p->namespace, p->workload_group, w->put.addresses[0], w->uid);
+	return names_vm_uid(m->guest->id, w->uid);
+}
+
 static int wish_fill(struct wish *w, struct member *m)
 {
 	const struct policy *p = m->policy;
@@ -186,14 +197,11 @@ static int wish_fill(struct wish *w, struct member *m)
 
 	outrigger__ipc__vm_put__init(&w->put);
 	outrigger__ipc__limits__init(&w->limits);
-	if (names_vm_uid(m->guest->id, w->uid) < 0)
-		return -EINVAL;
 	names_vm_workload(m->guest->name, m->guest->id, w->workload);
 	w->put.vm_id = m->guest->id;
 	w->put.namespace_ = p->namespace;
 	w->put.service_account = p->service_account;
 	w->put.workload_name = w->workload;
-	w->put.uid = w->uid;
 	w->put.mode = p->mode == POLICY_STRICT ? OUTRIGGER__IPC__MODE__MODE_STRICT : OUTRIGGER__IPC__MODE__MODE_PERMISSIVE;
 	w->put.tee_ports = m->worker->tee_ports;
 	w->put.n_tee_ports = m->worker->n_tee_ports;
@@ -201,6 +209,8 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->limits.buffered_bytes = conf->buffered_bytes;
 	w->put.limits = &w->limits;
 	wish_addresses(w, m->guest);
+	if (wish_uid(w, m) < 0)
+		return -EINVAL;
 	wish_labels(w, p);
 	wish_ports(w, m);
 

@@ -46,6 +46,7 @@ struct worker {
 	struct containers *containers;
 	char policy_refused[256];	/* why the last set was not taken; "" when it was */
 	char trust_domain[256];
+	char cluster_id[128];
 	char mesh_controller[256];
 	bool revoked;
 	bool told_l2;			/* the proxies know that ports are bridged */

@@ -78,6 +78,20 @@ int names_vm_uid(const char *guest_id, char ret_uid[static NAMES_UID_LEN])
 	return 0;
 }
 
+int names_istio_uid(const char *cluster, const char *namespace, const char *group, const char *address, char ret_uid[static NAMES_UID_LEN])
+{
+	char uid[NAMES_UID_LEN];
+	int n = snprintf(uid, sizeof(uid), "%s/networking.istio.io/WorkloadEntry/%s/%s-", cluster, namespace, group);
+
+	if (n < 0 || n + strlen(address) >= sizeof(uid))
+		return -EINVAL;
+	for (const char *p = address; *p; p++)
+		uid[n++] = *p == ':' ? '-' : *p;
+	uid[n] = 0;
+	memcpy(ret_uid, uid, (size_t)n + 1);
+	return 0;
+}
+
 const char *names_vm_workload(const char *guest_name, const char *guest_id, char name[static NAMES_WORKLOAD_LEN])
 {
 	const char *slash = strrchr(guest_id, '/');

@@ -28,5 +28,13 @@ MUST_CHECK int names_service_host(const char *service, const char *namespace, ch
 /* The mesh's uid of a VM's workload: VmPut.uid and istio.workload.Workload.uid. -EINVAL when it is too long. */
 MUST_CHECK int names_vm_uid(const char *guest_id, char ret_uid[static NAMES_UID_LEN]);
 
+/*
+ * The uid under which istiod will know a VM that registers by @group in a
+ * network without a name: the one of the WorkloadEntry that it makes. (An
+ * update is pushed under this name only, not under the address.) -EINVAL when
+ * it is too long.
+ */
+MUST_CHECK int names_istio_uid(const char *cluster, const char *namespace, const char *group, const char *address, char ret_uid[static NAMES_UID_LEN]);
+
 /* The workload's name, a DNS label: the guest's own name if that makes one, else "vm-<mac>" of the guest's id. */
 const char *names_vm_workload(const char *guest_name, const char *guest_id, char name[static NAMES_WORKLOAD_LEN]);
