@@ -1,6 +1,9 @@
 """A Kubernetes control plane and istiod for the tests of this folder, once a session."""
+import os
+
 import pytest
 
+import istiolab
 import kubelab
 from netlab import Lab
 
@@ -12,7 +15,8 @@ def kube():
         pytest.skip("Kubernetes and istiod: " + reason)
     kubelab.build_servers()
     with Lab("ogk") as lab:
-        k = kubelab.KubeLab(lab)
+        os.chmod(lab.dir, 0o755)
+        k = kubelab.KubeLab(lab, also=[istiolab.CONTROL])
         k.start_istiod()
         k.kubectl("apply", "-f", k.packaging("outrigger-controller.yaml"))
         k.kubectl("apply", "-f", k.packaging("outrigger-vm.yaml"))

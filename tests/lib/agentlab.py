@@ -115,6 +115,8 @@ Server((sys.argv[1], 8500), H).serve_forever()
 
 
 class AgentLab(Lab):
+    controller_yaml = CONTROLLER_YAML
+
     def __init__(self, prefix, vms=2, names=("orders-1", "shopper-1", "orders-2"), onboarding=ONBOARDING, pin=False, more=""):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
@@ -149,7 +151,7 @@ class AgentLab(Lab):
 
     def start_controller(self):
         with open(self.dir + "/controller.yaml", "w") as f:
-            f.write(CONTROLLER_YAML % self.values)
+            f.write(self.controller_yaml % self.values)
         self.controller = self.edge.popen([CONTROLLER, "-c", self.dir + "/controller.yaml"], "controller")
         roots = wait_until("the controller", lambda: self.controller.poll() is not None or self.roots())
         assert self.controller.poll() is None, self.log("edge.controller")

@@ -54,8 +54,10 @@ def module_folder(pattern):
 
 
 class KubeLab:
-    def __init__(self, lab):
+    def __init__(self, lab, also=()):
+        """@also: more addresses under which the servers are reached."""
         self.lab = lab
+        self.addresses = [ADDRESS, *also]
         self.dir = os.path.join(lab.dir, "kube")
         os.makedirs(self.dir, exist_ok=True)
         self.program = os.path.join(SERVERS, "kubernetes")
@@ -91,7 +93,7 @@ class KubeLab:
         self._openssl("rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub")
         new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         self._openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=kubernetes", "-days", "2")
-        self.certificate("apiserver", "/CN=kube-apiserver", "subjectAltName=IP:127.0.0.1,IP:%s,DNS:localhost,DNS:kubernetes.default.svc" % ADDRESS)
+        self.certificate("apiserver", "/CN=kube-apiserver", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc,%s" % ",".join("IP:" + a for a in self.addresses))
         self.write("tokens.csv", "%s,admin,1,system:masters\n" % self.admin_token)
 
     def certificate(self, name, subject, extension="basicConstraints=CA:FALSE"):
@@ -161,7 +163,7 @@ class KubeLab:
         mesh = self.write("mesh.yaml", "trustDomain: cluster.local\ndefaultConfig: {discoveryAddress: \"istiod.istio-system.svc:15012\"}\n")
         variables = {
             "HOME": self.dir, "PATH": "/usr/bin:/bin", "POD_NAMESPACE": ISTIO_NAMESPACE, "POD_NAME": "istiod-1", "CLUSTER_ID": "Kubernetes",
-            "PILOT_ENABLE_AMBIENT": "true", "ISTIOD_CUSTOM_HOST": "localhost,127.0.0.1," + ADDRESS, "INJECTION_WEBHOOK_CONFIG_NAME": "",
+            "PILOT_ENABLE_AMBIENT": "true", "ISTIOD_CUSTOM_HOST": "localhost,127.0.0.1," + ",".join(self.addresses), "INJECTION_WEBHOOK_CONFIG_NAME": "",
             "VALIDATION_WEBHOOK_CONFIG_NAME": "", "PILOT_DEBOUNCE_AFTER": "10ms",
         }
         variables.update(env)
@@ -170,6 +172,10 @@ class KubeLab:
              self.kubeconfig, "--meshConfig", mesh, "--httpsAddr", "", "--ctrlz_port", "0"], "istiod")
         wait_until("istiod is ready", self.istiod_ready, 60)
         self.roots = self.write("istio-root.pem", wait_until("the ConfigMap istio-ca-root-cert", self.mesh_roots, 30))
+
+    def ensure_istiod(self):
+        if self.istiod.poll() is not None:
+            self.start_istiod(crds=False)
 
     def istiod_ready(self):
         if self.istiod.poll() is not None:

@@ -1,0 +1,154 @@
+"""VMs in a real Istio ambient mesh: an unmodified istiod and Kubernetes API, VMs that know of neither."""
+import os
+
+import pytest
+
+from istiolab import SERVER_VIP, IstioLab
+from netlab import wait_until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
+
+
+@pytest.fixture
+def mesh(kube):
+    kube.ensure_istiod()        # a test that failed may have left it stopped
+    lab = IstioLab(kube)
+    try:
+        yield lab.start()
+    finally:
+        print(lab.log("nic.agent")[-9000:])  # pytest shows it when the test fails
+        print(lab.log("edge.controller")[-3000:])
+        lab.close()
+
+
+def joined(mesh, vm):
+    mesh.join(vm)
+    return wait_until("the WorkloadEntry", lambda: mesh.entry(vm))
+
+
+def test_a_registration_becomes_a_workload_entry_and_pods_reach_the_vm(mesh):
+    vm, _ = mesh.vms
+    entry = joined(mesh, vm)
+    assert entry["metadata"]["name"] == "orders-" + vm.address
+    assert entry["spec"]["serviceAccount"] == "orders"
+    labels = entry["metadata"]["labels"]
+    assert labels["app"] == "orders" and labels["networking.istio.io/tunnel"] == "http" and labels["outrigger.dev/nic"] == "nic-a"
+    (p,) = mesh.proxy(vm)
+    assert p["identity"] == "spiffe://cluster.local/ns/shop/sa/orders"
+    assert mesh.call(mesh.client, vm) == ("200", "this is " + vm.address, "spiffe://cluster.local/ns/shop/sa/orders")
+    wait_until("the access log", lambda: "src.identity=spiffe://cluster.local/ns/demo/sa/client" in mesh.log("nic.agent"))
+    assert mesh.fetch(mesh.reg, vm.address) == ""      # strict: no way in without TLS
+
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: who, namespace: shop }
+spec: { selector: { matchLabels: { app: orders } }, action: %s, rules: [{ from: [{ source: { %s } }], to: [{ operation: { ports: ["%d"] } }] }] }
+"""
+
+
+def test_a_vm_calls_pods_by_service_and_by_address_under_strict_mutual_tls(mesh):
+    vm, shopper = mesh.vms
+    server = mesh.hbone_server(mesh.server)
+    joined(mesh, vm)
+    assert wait_until("an answer by the service's address", lambda: mesh.fetch(vm, SERVER_VIP, 80)) == "this is server"
+    assert mesh.fetch(vm, mesh.server.address) == "this is server"
+    assert set(server.seen) == {("spiffe://cluster.local/ns/shop/sa/orders", mesh.server.address + ":8080")}
+    # A VM that offers nothing and only asks is a member, too.
+    mesh.discover(shopper, "orders")
+    wait_until("the client's proxy", lambda: mesh.proxy(shopper), 15)
+    assert wait_until("an answer to the client", lambda: mesh.fetch(shopper, SERVER_VIP, 80)) == "this is server"
+    # From VM to VM, through the mesh.
+    assert wait_until("an answer of the other VM", lambda: mesh.fetch(shopper, vm.address)) == "this is " + vm.address
+    server.close()
+
+
+def test_authorization_policies_are_obeyed_when_they_change(mesh):
+    vm, _ = mesh.vms
+    joined(mesh, vm)
+    assert mesh.call(mesh.client, vm)[0] == "200"
+
+    def status_becomes(status, action, source, port=8080):
+        mesh.kube.apply(POLICY % (action, source, port))
+        wait_until("%s of %s: %s" % (action, source, status), lambda: mesh.call(mesh.client, vm)[0] == status, 10)
+
+    status_becomes("401", "DENY", "namespaces: [demo]")
+    status_becomes("200", "DENY", "namespaces: [elsewhere]")
+    status_becomes("401", "DENY", "principals: [cluster.local/ns/demo/sa/client]")
+    status_becomes("200", "DENY", "principals: [cluster.local/ns/demo/sa/client]", 9999)
+    status_becomes("401", "ALLOW", "principals: [cluster.local/ns/demo/sa/server]")
+    status_becomes("200", "ALLOW", "namespaces: [demo]")
+    mesh.kube.kubectl("-n", "shop", "delete", "authorizationpolicy", "who")
+
+
+def test_a_vm_that_dies_leaves_no_entry_behind(mesh):
+    vm, _ = mesh.vms
+    joined(mesh, vm)
+    mesh.kill_vm(vm)
+    # istiod itself would take 10 s.
+    wait_until("the entry is gone", lambda: not mesh.entry(vm), 8)
+
+
+def test_a_vm_that_dies_while_istiod_is_away_leaves_no_entry_behind(mesh):
+    kube = mesh.kube
+    vm, _ = mesh.vms
+    joined(mesh, vm)
+    kube.stop(kube.istiod)
+    mesh.kill_vm(vm)
+    wait_until("the entry is gone", lambda: not mesh.entry(vm), 8)
+    kube.start_istiod(crds=False)
+
+
+def test_istiod_and_the_api_server_restart_and_the_mesh_goes_on(mesh):
+    kube = mesh.kube
+    vm, _ = mesh.vms
+    server = mesh.hbone_server(mesh.server)
+    uid = joined(mesh, vm)["metadata"]["uid"]
+    assert mesh.call(mesh.client, vm)[0] == "200"
+    assert wait_until("an answer", lambda: mesh.fetch(vm, SERVER_VIP, 80)) == "this is server"
+
+    def works():
+        return mesh.fetch(vm, SERVER_VIP, 80) == "this is server" and mesh.call(mesh.client, vm)[0] == "200"
+
+    kube.stop(kube.istiod)
+    assert works()
+    kube.start_istiod(crds=False)
+    assert works()
+    kube.restart_apiserver()
+    assert works()
+    wait_until("the proxy is ready again", lambda: mesh.proxy(vm), 20)
+    kube.apply(POLICY % ("DENY", "namespaces: [demo]", 8080))      # the stream is there again: news arrive
+    wait_until("the policy", lambda: mesh.call(mesh.client, vm)[0] == "401", 20)
+    kube.kubectl("-n", "shop", "delete", "authorizationpolicy", "who")
+    assert mesh.entry(vm)["metadata"]["uid"] == uid
+    server.close()
+
+
+GROUP = """
+apiVersion: networking.istio.io/v1
+kind: WorkloadGroup
+metadata: { name: late, namespace: shop }
+spec: { metadata: { labels: { app: orders } }, template: { serviceAccount: orders, ports: { http: 8080 } } }
+"""
+LATE = ("  - { name: late, match: { guest_name: 'orders-*' }, mode: strict, namespace: shop, service_account: orders, workload_group: late, "
+        "services: [orders] }\n")
+
+
+def test_a_group_that_is_missing_is_named_and_the_vm_joins_when_it_comes(kube):
+    kube.ensure_istiod()
+    mesh = IstioLab(kube, onboarding=LATE)
+    try:
+        mesh.start()
+        vm, _ = mesh.vms
+        mesh.serve(vm)
+        mesh.register(vm)
+        found = wait_until("the check", lambda: [c for c in mesh.checks("guests") if "cannot find WorkloadGroup shop/late" in c["found"]], 20)
+        assert "create the WorkloadGroup" in found[0]["hint"]
+        kube.apply(GROUP)
+        wait_until("the proxy", lambda: mesh.proxy(vm), 30)
+        wait_until("the WorkloadEntry", lambda: mesh.entry(vm))
+    finally:
+        print(mesh.log("nic.agent")[-9000:])
+        mesh.close()
+        kube.kubectl("-n", "shop", "delete", "workloadgroup", "late", check=False)

@@ -1,0 +1,132 @@
+"""agentlab.py's mesh with Istio as the mesh controller.
+
+              10.66.0.0/24, one wire ("net")
+    cp .9        kube-apiserver and istiod (kubelab.py)
+    edge .2      outrigger-controller, as an account of the cluster
+    nic .3       agent and proxies; vm0, vm1 behind it
+    client .51   a pod, by what Kubernetes knows; HBONE by python-h2
+    server .52   another one, with the service server.demo
+"""
+
+import json
+import os
+
+import hbonepy
+from agentlab import EDGE, AgentLab
+from kubelab import wait_for_account
+from netlab import wait_until
+
+CONTROL = "10.66.0.9"
+PODS = {"client": "10.66.0.51", "server": "10.66.0.52"}
+SERVER_VIP = "10.96.0.52"
+
+CONTROLLER_YAML = """trust_domain: cluster.local
+state_dir: %(dir)s/controller
+listen:
+  provisioner: %(edge)s:15030
+  rest: 127.0.0.1:15031
+  rest_socket: %(dir)s/controller.sock
+advertise: { mesh: "10.66.0.9:15012", server_names: [istiod.istio-system.svc] }
+mesh: { kind: istio, cluster_id: Kubernetes, tokens: token_request }
+kubernetes: { kubeconfig: %(kubeconfig)s, timeout: 2s }
+session_grace: 1s
+log_level: debug
+onboarding:
+%(onboarding)s
+"""
+ONBOARDING = """  - { name: orders, match: { guest_name: "orders-*" }, mode: strict, namespace: shop, service_account: orders, workload_group: orders, services: [orders] }
+  - { name: shoppers, match: { guest_name: "shopper-*" }, mode: permissive, namespace: shop, service_account: orders, workload_group: orders, client: true }
+"""
+DEMO = """
+apiVersion: v1
+kind: Namespace
+metadata: { name: demo, labels: { istio.io/dataplane-mode: ambient } }
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: client, namespace: demo }
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: server, namespace: demo }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: server, namespace: demo }
+spec: { clusterIP: %s, selector: { app: server }, ports: [{ name: http, port: 80, targetPort: 8080 }] }
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: { name: default, namespace: demo }
+spec: { mtls: { mode: STRICT } }
+""" % SERVER_VIP
+
+
+class IstioLab(AgentLab):
+    controller_yaml = CONTROLLER_YAML
+
+    def __init__(self, kube, prefix="ogi", vms=2, names=("orders-1", "shopper-1"), onboarding=ONBOARDING, **more):
+        super().__init__(prefix, vms=vms, names=names, onboarding=onboarding, **more)
+        self.kube = kube
+        self.cable(kube.cp, "lab", self.net, "cp", CONTROL + "/24", master_b="br0")
+        kube.write("controller-token", kube.token("outrigger-system", "outrigger-controller"))
+        self.values["kubeconfig"] = kube.write_kubeconfig("controller", "https://%s:6443" % CONTROL, tokenFile=kube.path("controller-token"))
+        kube.apply(DEMO)
+        wait_for_account(kube, "demo")
+        for name, address in PODS.items():
+            pod = self.host(name)
+            pod.address = address
+            self.cable(pod, "eth0", self.net, name, address + "/24", master_b="br0")
+            kube.pod("demo", name + "-1", name, address, "node-a", {"app": name})
+            setattr(self, name, pod)
+        for vm in self.vms:
+            vm.ip("route", "replace", "default", "via", CONTROL)
+
+    # --- asking ---
+
+    def entries(self):
+        return self.kube.get("-n", "shop", "workloadentries.networking.istio.io") or []
+
+    def entry(self, vm):
+        found = [e for e in self.entries() if e["spec"]["address"] == vm.address]
+        return found[0] if found else None
+
+    def checks(self, section):
+        return [c for c in self.ask(self.edge, "controller.sock", "/v1/check")["checks"] if c["section"] == section]
+
+    # --- pods ---
+
+    def certificate(self, pod):
+        """From istiod, for a pod's account."""
+        with pod.inside():
+            return hbonepy.issue(self.dir, pod.name, CONTROL, self.kube.roots, self.kube.token("demo", pod.name, "istio-ca"))
+
+    def tunnel(self, pod, vm):
+        """From the pod to a VM's HBONE port."""
+        cert = getattr(pod, "cert", None) or self.certificate(pod)
+        pod.cert = cert
+        with pod.inside():
+            return hbonepy.Tunnel(vm.address, cert, self.kube.roots)
+
+    def call(self, pod, vm, port=8080):
+        t = self.tunnel(pod, vm)
+        try:
+            return (*t.fetch("%s:%d" % (vm.address, port)), t.identity)
+        finally:
+            t.close()
+
+    def hbone_server(self, pod):
+        cert = self.certificate(pod)
+        with pod.inside():
+            return hbonepy.Server(pod.address, pod.name, cert, self.kube.roots)
+
+    def kill_vm(self, vm):
+        """Its port goes, as when its hypervisor's process dies."""
+        self.nic.ip("link", "del", vm.port)
+
+    def close(self):
+        super().close()
+        for name in PODS:
+            self.kube.end_pod("demo", name + "-1")
+        self.kube.kubectl("-n", "shop", "delete", "workloadentries.networking.istio.io", "--all")
+        self.kube.kubectl("-n", "demo", "delete", "authorizationpolicies.security.istio.io", "--all")
