@@ -1,6 +1,5 @@
 """Parts of a mesh for tests: certificates, workload tokens, our programs, and an agent that speaks IPC by hand."""
 
-import array
 import base64
 import glob
 import json
@@ -9,17 +8,13 @@ import pathlib
 import re
 import secrets
 import socket
-import struct
 import subprocess
 import time
-import urllib.parse
-import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("OUTRIGGER_BUILD", ROOT / "build"))
 PROXY = BUILD / "src/proxy/outrigger-proxy"
 CONTROLLER = BUILD / "src/control/outrigger-controller"
-
 
 def wait_for(what, seconds=10.0, step=0.02, why="it"):
     """Calls @what until it returns something true; exceptions count as not yet."""
@@ -34,7 +29,6 @@ def wait_for(what, seconds=10.0, step=0.02, why="it"):
             last = e
         assert time.monotonic() < end, "waited %g s for %s (%s)" % (seconds, why, last)
         time.sleep(step)
-
 
 class Pki:
     """A root and leaves with SPIFFE IDs, by the openssl command."""
@@ -60,11 +54,9 @@ class Pki:
         self.openssl("x509", "-req", "-in", name + ".csr", "-CA", roots, "-CAkey", ca, "-CAcreateserial", "-days", "1",
                      "-extfile", name + ".ext", "-out", name + ".pem")
 
-
 def serial_of(pem_path):
     out = subprocess.run(["openssl", "x509", "-in", pem_path, "-noout", "-serial"], check=True, capture_output=True, text=True)
     return out.stdout.strip()
-
 
 def unix_get(path, url, method="GET", timeout=5):
     """One HTTP request on a unix socket: status and body."""
@@ -77,7 +69,6 @@ def unix_get(path, url, method="GET", timeout=5):
             data += chunk
     head, body = data.split(b"\r\n\r\n", 1)
     return int(head.split()[1]), body
-
 
 class Proxy:
     """An outrigger-proxy in the static mode."""
@@ -151,7 +142,6 @@ class Proxy:
         self.process.kill()
         self.process.wait()
 
-
 class Controller:
     """An outrigger-controller with static workloads, and tokens signed with its key."""
 
@@ -207,10 +197,8 @@ class Controller:
         self.process.kill()
         self.process.wait()
 
-
 def b64(data):
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
 
 def raw_signature(der):
     """ECDSA-Sig-Value to r || s."""
@@ -223,7 +211,6 @@ def raw_signature(der):
         at += 2 + n
     return out
 
-
 # --- protobuf by hand, for proto/outrigger/ipc.proto ---
 
 def varint(n):
@@ -232,7 +219,6 @@ def varint(n):
         out += bytes([n & 127 | 128])
         n >>= 7
     return out + bytes([n])
-
 
 def field(number, value):
     """One field: int and bool as varint, str, bytes and nested (bytes) with their length; a list repeats."""
@@ -244,11 +230,9 @@ def field(number, value):
         value = value.encode()
     return varint(number << 3 | 2) + varint(len(value)) + value
 
-
 def message(**fields):
     """message(f1="x", f4=3)"""
     return b"".join(field(int(k[1:]), v) for k, v in fields.items())
-
 
 def parse(data):
     """{number: [values]}; lengths stay bytes."""
@@ -273,9 +257,7 @@ def parse(data):
         got.setdefault(key >> 3, []).append(value)
     return got
 
-
 STATES = ["starting", "certificate", "ready", "degraded", "draining", "stopped", "failed"]
-
 
 class Agent:
     """The agent's end of a proxy's socket. Keeps what the proxy says."""

@@ -2,7 +2,6 @@
 
 The client's host has the service's address on its loopback device, so what dials it reaches the proxy's outbound listener.
 """
-import array
 import ctypes
 import json
 import os
@@ -17,7 +16,7 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from meshlab import BUILD, PROXY, Agent, Controller, Pki, Proxy, message, serial_of, unix_get, wait_for  # noqa: E402
+from meshlab import PROXY, ROOT, Agent, Controller, Pki, Proxy, message, serial_of, unix_get, wait_for  # noqa: E402
 from netlab import Lab  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
@@ -351,6 +350,98 @@ services:
             assert ask(s) == b"hello"
     for app in apps:
         app.close()
+
+
+# --- with Envoy, unmodified ---
+
+TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+NET = "type.googleapis.com/envoy.extensions.filters.network."
+
+
+def envoy_binary():
+    """ENVOY_BIN, what tools/fetch-envoy fetched, or an envoy in the PATH."""
+    fetched = ROOT / "build/cache/envoy/envoy/_bin/envoy"
+    return os.environ.get("ENVOY_BIN") or (str(fetched) if fetched.exists() else shutil.which("envoy"))
+
+
+def envoy_tls(lab, name, kind, san):
+    d = lab.dir
+    context = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}, "alpn_protocols": ["h2"],
+               "tls_certificates": [{"certificate_chain": {"filename": "%s/%s.pem" % (d, name)}, "private_key": {"filename": "%s/%s.key" % (d, name)}}],
+               "validation_context": {"trusted_ca": {"filename": d + "/roots.pem"},
+                                      "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": san}}]}}
+    config = {"@type": TLS + kind, "common_tls_context": context}
+    if kind == "DownstreamTlsContext":
+        config["require_client_certificate"] = True
+    return {"name": "tls", "typed_config": config}
+
+
+def envoy_cluster(address, port, socket=None, h2=False):
+    c = {"name": "u", "type": "STATIC", "connect_timeout": "5s", "load_assignment": {"cluster_name": "u", "endpoints": [{"lb_endpoints": [
+        {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}]}]}}
+    if socket:
+        c["transport_socket"] = socket
+    if h2:
+        c["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {"allow_connect": True}}}}
+    return c
+
+
+def start_envoy(lab, host, name, listener, cluster):
+    binary = envoy_binary()
+    if not binary:
+        pytest.skip("no Envoy: run tools/fetch-envoy")
+    path = pathlib.Path(lab.dir) / (name + ".json")
+    path.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
+    p = lab.popen(host.argv(binary, "-c", path, "--concurrency", 1, "--base-id", os.getpid() % 30000 + (host is lab.b), "-l", "warning"), name)
+    port = listener["address"]["socket_address"]
+    wait_for(lambda: dial(host, port["address"], port["port_value"]).close() or True, 20, why=name)
+    return p
+
+
+def listener_at(address, port, chain):
+    return {"name": "l", "address": {"socket_address": {"address": address, "port_value": port}}, "filter_chains": [chain]}
+
+
+def test_we_call_an_envoy(lab):
+    route = {"match": {"connect_matcher": {}}, "route": {"cluster": "u", "timeout": "0s", "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}}
+    hcm = {"@type": NET + "http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "h", "codec_type": "HTTP2",
+           "http2_protocol_options": {"allow_connect": True}, "upgrade_configs": [{"upgrade_type": "CONNECT"}],
+           "route_config": {"virtual_hosts": [{"name": "v", "domains": ["%s:8080" % B, "%s:*" % B], "routes": [route]}]},
+           "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}
+    app = Echo(lab.b, B, 8080)
+    start_envoy(lab, lab.b, "envoy-b", listener_at(B, 15008, {
+        "filters": [{"name": "hcm", "typed_config": hcm}],
+        "transport_socket": envoy_tls(lab, "b", "DownstreamTlsContext", lab.pki.id("shop", "web"))}), envoy_cluster(B, 8080))
+    pa = start(lab, lab.a, "a", VM_A + RESOURCES)
+    with dial(lab.a, VIP, 9000) as s:
+        assert ask(s) == b"hello"
+        big = os.urandom(1 << 20)
+        t = threading.Thread(target=s.sendall, args=(big,))
+        t.start()
+        got = b""
+        while len(got) < len(big):
+            got += s.recv(1 << 20)
+        t.join()
+        assert got == big
+    assert app.n == 1
+    assert wait_for(pa.access, why="the access log")[0]["dst.identity"] == lab.pki.id("shop", "api")
+    app.close()
+
+
+def test_an_envoy_calls_us(lab):
+    proxy = {"@type": NET + "tcp_proxy.v3.TcpProxy", "stat_prefix": "t", "cluster": "u", "tunneling_config": {"hostname": "%s:8080" % B}}
+    app = Echo(lab.b, B, 8080)
+    pb = start(lab, lab.b, "b", VM_B + RESOURCES)
+    start_envoy(lab, lab.a, "envoy-a", listener_at(VIP, 9000, {"filters": [{"name": "t", "typed_config": proxy}]}),
+                envoy_cluster(B, 15008, envoy_tls(lab, "a", "UpstreamTlsContext", lab.pki.id("shop", "api")), h2=True))
+    for _ in range(20):
+        with dial(lab.a, VIP, 9000) as s:
+            assert ask(s) == b"hello"
+    line = wait_for(lambda: [x for x in pb.access() if "src.identity" in x], why="the access log")[0]
+    assert line["src.identity"] == lab.pki.id("shop", "web") and line["direction"] == "inbound"
+    app.close()
 
 
 # --- with an agent and a controller ---
