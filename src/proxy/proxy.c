@@ -45,7 +45,23 @@ struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id)
 /* The sidecar behind a worker's VM, also while it drains. */
 static struct sidecar *sidecar_of(const struct proxy *p, const struct vm *vm)
 {
-	return vm->slot < PROXY_VMS_MAX ? p->slots[vm->slot] : NULL;
+	return p->slots[vm->slot].sidecar;
+}
+
+int proxy_slot_take(struct proxy *p, struct sidecar *s)
+{
+	for (int i = 0; i < PROXY_VMS_MAX; i++) {
+		if (p->slots[i].used)
+			continue;
+		p->slots[i] = (struct proxy_slot){ .used = true, .sidecar = s };
+		return i;
+	}
+	return -ENOSPC;
+}
+
+void proxy_slot_release(struct proxy *p, uint32_t slot)
+{
+	p->slots[slot] = (struct proxy_slot){};
 }
 
 /* --- the snapshot --- */
@@ -154,8 +170,13 @@ static void on_tee(void *data, struct flow_tee *t)
 
 static void on_removed(void *data, struct vm *vm)
 {
-	struct sidecar *s = sidecar_of(data, vm);
+	struct proxy *p = data;
+	struct proxy_slot *slot = &p->slots[vm->slot];
+	struct sidecar *s = slot->sidecar;
 
+	if (++slot->n_gone < p->n_workers)
+		return;
+	proxy_slot_release(p, vm->slot);
 	if (s)
 		sidecar_removed(s, vm);
 }
@@ -199,25 +220,14 @@ static int start_workers(struct proxy *p, const int *sockd_socks)
 
 /* --- VMs --- */
 
-static int free_slot(const struct proxy *p)
-{
-	for (int i = 0; i < PROXY_VMS_MAX; i++)
-		if (!p->slots[i])
-			return i;
-	return -ENOSPC;
-}
-
 int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag)
 {
 	struct sidecar *s = proxy_sidecar(p, m->vm_id);
-	int slot, r;
+	int r;
 
 	if (s)
 		return sidecar_update(s, m, fds, n_fds, reterr_diag);
-	slot = free_slot(p);
-	if (slot < 0)
-		return diag_set(reterr_diag, "VM %.200s: this process serves %d VMs already", m->vm_id, PROXY_VMS_MAX);
-	r = sidecar_new(p, (uint32_t)slot, m, fds, n_fds, &s, reterr_diag);
+	r = sidecar_new(p, m, fds, n_fds, &s, reterr_diag);
 	if (r < 0)
 		return r;
 	r = map_add(&p->sidecars, &s->link, s->vm_id, strlen(s->vm_id));
@@ -225,7 +235,6 @@ int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size
 		sidecar_free(s);
 		return r;
 	}
-	p->slots[slot] = s;
 	sidecar_setup(s);
 	sidecar_greet(s);
 	return 0;
@@ -241,8 +250,7 @@ static void vm_remove(struct proxy *p, struct sidecar *s, uint32_t drain_ms)
 void proxy_forget(struct proxy *p, struct sidecar *s)
 {
 	list_unlink(&s->leaving);
-	knowledge_drop(p->knowledge, s->slot);
-	p->slots[s->slot] = NULL;
+	knowledge_drop(p->knowledge, s->holder);
 	sidecar_free(s);
 	if (p->stopping && !p->sidecars.n && list_empty(&p->leaving))
 		loop_stop(p->loop);
@@ -618,6 +626,10 @@ void proxy_deinit(struct proxy *p)
 	free(p->admin_path);
 	channel_free(p->channel);
 	agent_link_free(p->link);
+	timer_cancel(&p->tick);
+	timer_cancel(&p->stop_timer);
+	if (p->loop)
+		(void)!loop_turn(p->loop, 0);	/* what they have put off to the end of the turn */
 	access_log_free(p->access_log);
 	metrics_free(p->metrics);
 	knowledge_free(p->knowledge);
@@ -626,7 +638,5 @@ void proxy_deinit(struct proxy *p)
 	if (p->setup)
 		protobuf_c_message_free_unpacked(&p->setup->base, NULL);
 	free(p->vm_ids);
-	timer_cancel(&p->tick);
-	timer_cancel(&p->stop_timer);
 	loop_free(p->loop);
 }

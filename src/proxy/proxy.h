@@ -27,6 +27,18 @@ struct sidecar;
 
 enum { PROXY_WORKERS_MAX = 16, PROXY_VMS_MAX = 4096 };
 
+/*
+ * A struct vm's place. It is used until all workers have said that they have
+ * nothing of that VM any more, which may be long after its sidecar has gone or
+ * has got other listeners.
+ */
+struct proxy_slot {
+	bool used;
+	bool withdrawn;			/* the workers were told to let go of it */
+	struct sidecar *sidecar;
+	size_t n_gone;			/* workers that have */
+};
+
 struct proxy_options {
 	const char *group;		/* isolation group */
 	unsigned workers;		/* 0: one a processor, at most 4 */
@@ -56,7 +68,8 @@ struct proxy {
 	struct channel *channel;	/* to the mesh controller; NULL without one */
 	struct map sidecars;		/* by VM id */
 	struct list leaving;		/* sidecars that drain */
-	struct sidecar *slots[PROXY_VMS_MAX];
+	struct proxy_slot slots[PROXY_VMS_MAX];
+	uint32_t next_holder;
 	struct httpd *admin;
 	char *admin_path;
 	struct state_file state;
@@ -86,6 +99,9 @@ void proxy_stop(struct proxy *p, uint32_t drain_ms);
 /* Gives the workers the newest snapshot. */
 void proxy_publish(struct proxy *p);
 struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id);
+/* A place for a VM of @s: -ENOSPC. release() is for one that the workers never had. */
+MUST_CHECK int proxy_slot_take(struct proxy *p, struct sidecar *s);
+void proxy_slot_release(struct proxy *p, uint32_t slot);
 /* A sidecar has ended. */
 void proxy_forget(struct proxy *p, struct sidecar *s);
 /* A deep copy of a protobuf message; NULL: no memory. */

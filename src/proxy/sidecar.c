@@ -4,6 +4,7 @@
 #include "proxy/sidecar.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
@@ -192,6 +193,7 @@ static int serve(struct sidecar *s)
 
 static void withdraw(struct sidecar *s, struct vm *vm, uint32_t drain_ms)
 {
+	s->proxy->slots[vm->slot].withdrawn = true;
 	for (size_t i = 0; i < s->proxy->n_workers; i++) {
 		int r = worker_remove_vm(s->proxy->workers[i], vm, drain_ms);
 
@@ -200,12 +202,27 @@ static void withdraw(struct sidecar *s, struct vm *vm, uint32_t drain_ms)
 	}
 }
 
+/* The workers' part of it goes by itself; one that they never had goes at once. */
+static void drop_vm(struct sidecar *s, uint32_t drain_ms)
+{
+	if (!s->vm)
+		return;
+
+	const struct proxy_slot *slot = &s->proxy->slots[s->vm->slot];
+	if (s->serving)
+		withdraw(s, s->vm, drain_ms);
+	else if (slot->sidecar == s && !slot->withdrawn)
+		proxy_slot_release(s->proxy, s->vm->slot);
+	s->serving = false;
+	s->vm = vm_unref(s->vm);
+}
+
 void sidecar_removed(struct sidecar *s, const struct vm *vm)
 {
 	if (vm != s->vm || s->state != SIDECAR_DRAINING)
 		return;
-	if (++s->n_gone == s->proxy->n_workers)
-		sidecar_event(s, SIDECAR_EV_GONE, "");
+	s->serving = false;
+	sidecar_event(s, SIDECAR_EV_GONE, "");
 }
 
 void sidecar_remove(struct sidecar *s, uint32_t drain_ms)
@@ -319,7 +336,7 @@ static int start_ca(struct sidecar *s)
 
 static int put(struct sidecar *s, enum knowledge_kind kind, const struct xds_resource *res, struct diag *d)
 {
-	int r = knowledge_put(s->proxy->knowledge, s->slot, kind, res->name, res->version, res->value, res->len, d);
+	int r = knowledge_put(s->proxy->knowledge, s->holder, kind, res->name, res->version, res->value, res->len, d);
 
 	if (r == -EINVAL)
 		LOG_LIMITED(LOG_L_WARN, "resource refused", log_str("vm", s->put->vm_id), log_str("type", knowledge_type_url(kind)),
@@ -341,7 +358,7 @@ static void gone_address(void *data, const char *name)
 {
 	struct sidecar *s = data;
 
-	knowledge_gone(s->proxy->knowledge, s->slot, KNOWLEDGE_ADDRESS, name);
+	knowledge_gone(s->proxy->knowledge, s->holder, KNOWLEDGE_ADDRESS, name);
 	demand_answered(&s->demand, name);
 }
 
@@ -349,7 +366,7 @@ static void gone_policy(void *data, const char *name)
 {
 	struct sidecar *s = data;
 
-	knowledge_gone(s->proxy->knowledge, s->slot, KNOWLEDGE_POLICY, name);
+	knowledge_gone(s->proxy->knowledge, s->holder, KNOWLEDGE_POLICY, name);
 }
 
 static void done_address(void *data)
@@ -649,26 +666,53 @@ static int check(const Outrigger__Ipc__VmPut *m, struct diag *d)
 	return 0;
 }
 
+/* Another struct vm in place of the one there is, which the workers let go of if they have it. Takes the listeners over. */
+static int set_vm(struct sidecar *s, int outbound_fd, int inbound_fd, uint32_t drain_ms)
+{
+	int slot = proxy_slot_take(s->proxy, s);
+	struct vm *vm;
+	int r;
+
+	if (slot < 0) {
+		close_fd(outbound_fd);
+		close_fd(inbound_fd);
+		return slot;
+	}
+	r = vm_new((uint32_t)slot, s->put->vm_id, outbound_fd, inbound_fd, s->proxy->n_workers, &vm);
+	if (r < 0) {
+		proxy_slot_release(s->proxy, (uint32_t)slot);
+		return r;
+	}
+	drop_vm(s, drain_ms);
+	s->vm = vm;
+	return 0;
+}
+
 static int take_listeners(struct sidecar *s, int *fds, size_t n_fds, struct diag *d)
 {
-	struct vm *vm;
 	int r;
 
 	if (!n_fds)
 		return s->vm ? 0 : diag_set(d, "VM %s: without listeners", s->put->vm_id);
 	if (n_fds != 2)
 		return diag_set(d, "VM %s: %zu listeners, must be 2", s->put->vm_id, n_fds);
-	r = vm_new(s->slot, s->put->vm_id, steal_fd(&fds[0]), steal_fd(&fds[1]), s->proxy->n_workers, &vm);
-	if (r < 0)
-		return r;
-	if (s->vm && s->serving)
-		withdraw(s, s->vm, LISTENER_DRAIN_MS);
-	vm_unref(s->vm);
-	s->vm = vm;
-	return 0;
+	r = set_vm(s, steal_fd(&fds[0]), steal_fd(&fds[1]), LISTENER_DRAIN_MS);
+	if (r == -ENOSPC)
+		return diag_set(d, "VM %.200s: this process serves %d VMs already", s->put->vm_id, PROXY_VMS_MAX);
+	return r;
 }
 
-int sidecar_new(struct proxy *p, uint32_t slot, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds,
+/* What the workers were told to let go of cannot be given to them again: the same listeners, as another struct vm. */
+static int renew_vm(struct sidecar *s)
+{
+	int fds[2] = { s->vm->outbound_fd, s->vm->inbound_fd };
+
+	for (int i = 0; i < 2; i++)
+		fds[i] = fds[i] >= 0 ? fcntl(fds[i], F_DUPFD_CLOEXEC, 3) : -1;
+	return set_vm(s, fds[0], fds[1], 0);
+}
+
+int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds,
 		struct sidecar **ret_sidecar, struct diag *reterr_diag)
 {
 	struct sidecar *s;
@@ -680,7 +724,7 @@ int sidecar_new(struct proxy *p, uint32_t slot, const Outrigger__Ipc__VmPut *m, 
 	if (!s)
 		return -ENOMEM;
 	s->proxy = p;
-	s->slot = slot;
+	s->holder = ++p->next_holder;
 	s->state_ns = clock_mono_ns();
 	list_init(&s->leaving);
 	demand_init(&s->demand, "", &demand_ops, s);
@@ -721,17 +765,15 @@ int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, 
 	if (moved) {	/* somebody else from here on: another certificate, another stream */
 		s->ca = ca_client_free(s->ca);
 		s->xds = xds_client_free(s->xds);
-		knowledge_drop(s->proxy->knowledge, s->slot);
+		knowledge_drop(s->proxy->knowledge, s->holder);
 		sidecar_setup(s);
 	} else if (s->xds) {
 		r = subscribe_own(s);
 	}
 	if (*m->token)
 		sidecar_token(s, m->token, "");
-	if (s->serving && !wants_to_serve(s)) {
-		withdraw(s, s->vm, 0);
-		s->serving = false;
-	}
+	if (r == 0 && s->serving && !wants_to_serve(s))
+		r = renew_vm(s);
 	sidecar_review(s);
 	if (r == 0 && (s->state == SIDECAR_READY || s->state == SIDECAR_DEGRADED))
 		r = serve(s);
@@ -747,7 +789,10 @@ struct sidecar *sidecar_free(struct sidecar *s)
 	ca_client_free(s->ca);
 	xds_client_free(s->xds);
 	demand_deinit(&s->demand);
-	vm_unref(s->vm);
+	drop_vm(s, 0);
+	for (size_t i = 0; i < PROXY_VMS_MAX; i++)
+		if (s->proxy->slots[i].sidecar == s)
+			s->proxy->slots[i].sidecar = NULL;
 	tls_ctx_unref(s->client);
 	tls_ctx_unref(s->server);
 	EVP_PKEY_free(s->key);

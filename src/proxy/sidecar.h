@@ -54,7 +54,7 @@ struct sidecar {
 	struct proxy *proxy;
 	struct map_link link;		/* by id, in the proxy's map */
 	struct list leaving;		/* or in its list of those */
-	uint32_t slot;
+	uint32_t holder;		/* in the process's knowledge */
 	char *vm_id;			/* the key of proxy.sidecars */
 	Outrigger__Ipc__VmPut *put;	/* the newest */
 	char identity[IDENTITY_TEXT_LEN];
@@ -84,12 +84,11 @@ struct sidecar {
 	uint64_t token_asked_ms;
 
 	uint32_t drain_ms;
-	size_t n_gone;			/* workers that have nothing of it any more */
 	struct defer end;
 };
 
 /* @m is copied; of @fds those that are taken over are set to -1. -EINVAL with a reason, -ENOMEM. */
-MUST_CHECK int sidecar_new(struct proxy *p, uint32_t slot, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds,
+MUST_CHECK int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds,
 			   struct sidecar **ret_sidecar, struct diag *reterr_diag);
 MUST_CHECK int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag);
 struct sidecar *sidecar_free(struct sidecar *s);
@@ -108,7 +107,7 @@ void sidecar_used(struct sidecar *s, const struct ip *ip);
 void sidecar_review(struct sidecar *s);
 void sidecar_tick(struct sidecar *s);
 void sidecar_remove(struct sidecar *s, uint32_t drain_ms);
-void sidecar_removed(struct sidecar *s, const struct vm *vm);
+void sidecar_removed(struct sidecar *s, const struct vm *vm);	/* the last worker has nothing of @vm any more */
 /* Tells the agent its state; a new agent, or of a new VM, also that a token is wanted. */
 void sidecar_report(struct sidecar *s);
 void sidecar_greet(struct sidecar *s);

@@ -113,7 +113,7 @@ def refused(host, address=VIP, port=9000):
 
 @pytest.fixture
 def lab():
-    with Lab("proxy-t") as lab:
+    with Lab("px%d" % (os.getpid() % 100000)) as lab:
         lab.a = lab.host("a")
         lab.b = lab.host("b")
         lab.cable(lab.a, "eth0", lab.b, "eth0", A + "/24", B + "/24")
