@@ -30,6 +30,13 @@ void flow_out_accepted(struct worker_vm *v, int fd, const struct ip_port *src, c
 	flow_out_decide(f);
 }
 
+static void let_endpoint_go(struct flow *f)
+{
+	if (f->workload_id != UINT32_MAX)
+		balance_closed(f->v->w->balance, f->workload_id);
+	f->workload_id = UINT32_MAX;
+}
+
 /* --- plain upstreams --- */
 
 static void connect_plain(struct flow *f, enum upstream_kind kind, const struct ip_port *src, const struct ip_port *dst)
@@ -41,6 +48,7 @@ static void connect_plain(struct flow *f, enum upstream_kind kind, const struct 
 	fd = upstream_connect(w, kind, src, dst);
 	if (fd == -EAGAIN) {
 		f->state = FLOW_DECIDING;
+		f->attempts--;		/* it was none */
 		flow_park(f, &w->no_socket, f->v->conf->limits.connect_timeout_ms);
 		return;
 	}
@@ -190,6 +198,7 @@ void flow_out_decide(struct flow *f)
 
 	f->state = FLOW_DECIDING;
 	f->unresolved = false;
+	let_endpoint_go(f);		/* of an attempt that came to nothing for want of a socket */
 	r = v->w->snap ? snapshot_route(v->w->snap, &f->destination, &route) : SNAP_E_UNKNOWN;
 	switch (r) {
 	case 0:
@@ -229,9 +238,6 @@ void flow_out_refused(struct flow *f, const char *why)
 		return;
 	}
 	give_up(f, why);
-	if (f->workload_id != UINT32_MAX)
-		balance_closed(f->v->w->balance, f->workload_id);
-	f->workload_id = UINT32_MAX;
 	flow_out_decide(f);
 }
 
@@ -245,10 +251,9 @@ void flow_out_failed(struct flow *f, const char *why)
 	give_up(f, why);
 	if (of_mesh) {
 		balance_failed(w->balance, f->workload_id, loop_now_ms(w->loop));
-		balance_closed(w->balance, f->workload_id);
 		if (f->n_tried < BALANCE_TRIED_MAX)
 			f->tried[f->n_tried++] = f->workload_id;
-		f->workload_id = UINT32_MAX;
+		let_endpoint_go(f);
 	}
 	if (!of_mesh || f->attempts >= MAX_ATTEMPTS) {
 		flow_end(f, FLOW_R_CONNECT, NULL);

@@ -59,6 +59,18 @@ static int accept_one(int listener, struct ip_port *ret_src, struct ip_port *ret
 	return fd;
 }
 
+/*
+ * No descriptors or no memory: epoll would tell of the waiting connections
+ * again and again. Others may take them, or we after the next tick.
+ */
+static bool is_exhausted(struct worker_vm *v, int r)
+{
+	if (r != -EMFILE && r != -ENFILE && r != -ENOBUFS && r != -ENOMEM)
+		return false;
+	worker_add(&v->count->over_budget, 1);
+	return true;
+}
+
 static int on_outbound(struct watch *watch, uint32_t events)
 {
 	struct worker_vm *v = container_of(watch, struct worker_vm, outbound);
@@ -70,8 +82,10 @@ static int on_outbound(struct watch *watch, uint32_t events)
 
 		if (fd == -ECONNABORTED || fd == -EINTR)
 			continue;
+		if (is_exhausted(v, fd))
+			watch_remove(watch);
 		if (fd < 0)
-			break;		/* none left; or no descriptors: then the next turn may have some */
+			break;
 		flow_out_accepted(v, fd, &src, &dst);
 	}
 	return 0;
@@ -88,6 +102,8 @@ static int on_inbound(struct watch *watch, uint32_t events)
 
 		if (fd == -ECONNABORTED || fd == -EINTR)
 			continue;
+		if (is_exhausted(v, fd))
+			watch_remove(watch);
 		if (fd < 0)
 			break;
 		if (dst.port == v->w->conf.hbone_port)
@@ -103,11 +119,18 @@ static int listen_on(struct worker *w, struct watch *watch, int fd, watch_fn *fn
 {
 	int one = 1;
 
-	if (fd < 0)
+	if (fd < 0 || watch->loop)
 		return 0;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 	return watch_add(w->loop, watch, fd, EPOLLIN | EPOLLEXCLUSIVE, false, fn);
+}
+
+static int listen_all(struct worker_vm *v)
+{
+	int r = listen_on(v->w, &v->outbound, v->vm->outbound_fd, on_outbound);
+
+	return r < 0 ? r : listen_on(v->w, &v->inbound, v->vm->inbound_fd, on_inbound);
 }
 
 /* --- coming --- */
@@ -132,9 +155,7 @@ static int vm_add(struct worker *w, struct vm_conf *c)
 		free(v);
 		return r;
 	}
-	r = listen_on(w, &v->outbound, v->vm->outbound_fd, on_outbound);
-	if (r == 0)
-		r = listen_on(w, &v->inbound, v->vm->inbound_fd, on_inbound);
+	r = listen_all(v);
 	if (r < 0) {
 		watch_remove(&v->outbound);
 		map_remove(&w->vms, &v->link);
@@ -300,6 +321,8 @@ void worker_vm_tick(struct worker_vm *v, uint64_t now_ms)
 	list_for_each_safe(l, &v->tunnels)
 		hbone_tick(list_entry(l, struct hbone, of_vm), now_ms);
 	pool_tick(v, now_ms);
+	if (!v->removed)
+		(void)!listen_all(v);	/* those that were given up for want of descriptors */
 }
 
 void worker_vm_recheck(struct worker_vm *v)
