@@ -53,11 +53,6 @@ class Vm:
         bench.lab.cable(self.host, "eth0", server, port, self.address + "/16", mac_a="02:00:77:%02x:%02x:01" % (number >> 8, number & 255), master_b="br0")
         self.process = None
 
-    def start(self, script, *argv):
-        path = os.path.join(TOP, "bench", script)
-        self.process = self.host.popen(["/usr/bin/python3", path, *argv], "helper", stdout=subprocess.PIPE)
-        return self
-
     def start_with_input(self, script, *argv):
         path = os.path.join(TOP, "bench", script)
         log = open(os.path.join(self.bench.lab.dir, self.port + ".helper.log"), "ab")
@@ -116,9 +111,10 @@ class Join:
         self.cold = [Vm(self, servers["a"], "cold%d" % i, 100 + i).start_with_input("join_vm.py", "10.77.0.1:2181", "%s.1.%d" % (NET, 101 + i), "8000") for i in range(n_cold)]
         self.peer = Vm(self, servers["b"], "peer0", 200)
         self.peer.host.ip("route", "add", "10.99.0.0/16", "via", "10.77.0.1")
-        self.peer.start_with_input("join_peer.py")
-        for vm in self.warm + self.cold:
+        self.peer.start_with_input("join_peer.py", "10.77.0.1:2181")
+        for vm in self.warm + self.cold + [self.peer]:
             vm.hear()
+        wait_until("the peer's proxy", lambda: "ready" in self.og("proxies"), 20)
 
     def start_zookeeper(self, host):
         d = os.path.join(self.lab.dir, "zk")
@@ -178,7 +174,7 @@ class Join:
             end = int(self.peer.hear())
             if not end:
                 self.report.fail(scenario, "outrigger", "%s was never reachable" % name)
-                continue
+                return
             self.report.add(scenario, "outrigger", "registration to reachable", "ms", (end - begin) / 1e6)
 
     def run(self):
