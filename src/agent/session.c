@@ -12,26 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/state.h"
+#include "agent/nic_cert.h"
 #include "base/backoff.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "mesh/cert.h"
 #include "mesh/grpc_client.h"
-#include "mesh/identity.h"
 #include "mesh/pb.h"
 
 enum {
 	PROTOCOL_VERSION = 1,
-	STATE_VERSION = 1,
 	CALL_DEADLINE_MS = 20000,
 	CHECK_MS = 30000,	/* how often it is seen whether the certificate wants renewal */
-	ENROLL_EXPIRY_S = 60,	/* a certificate that is over so soon is as good as none */
 	SETTLED_MS = 10000,	/* a session that lasted so long was a good one */
 };
-
-static const char key_file[] = "nic.key";
-static const char chain_file[] = "nic.crt";
 
 static const char *const state_names[] = {
 	[SESSION_OFF] = "off",
@@ -49,10 +42,7 @@ struct session {
 	struct mirror mirror;
 	struct session_info info;
 
-	char *key_pem;		/* of the NIC's certificate; NULL: not enrolled */
-	char *chain_pem;
-	char *new_key_pem;	/* of the request that is under way */
-	int64_t renew_at;	/* seconds since 1970 */
+	struct nic_cert cert;
 
 	struct grpc_client *client;
 	struct grpc_call *stream;	/* Session */
@@ -75,6 +65,8 @@ const char *session_state_name(enum session_state state)
 void session_get_info(const struct session *s, struct session_info *ret_info)
 {
 	*ret_info = s->info;
+	snprintf(ret_info->trust_domain, sizeof(ret_info->trust_domain), "%s", s->cert.trust_domain);
+	ret_info->cert_not_after = s->cert.not_after;
 }
 
 static void enter(struct session *s, enum session_state state, const char *detail)
@@ -87,111 +79,6 @@ static void enter(struct session *s, enum session_state state, const char *detai
 	snprintf(s->info.detail, sizeof(s->info.detail), "%s", detail);
 	if (!told)
 		s->ops.changed(state, s->info.detail, s->ops.data);
-}
-
-/* --- the certificate --- */
-
-static int take_chain(struct session *s, char *key_pem, char *chain_pem)
-{
-	struct cert_info info;
-	struct identity id;
-	int r = cert_info(chain_pem, &info);
-
-	if (r < 0)
-		return r;
-	if (identity_parse(info.id, &id) < 0 || id.kind != IDENTITY_NIC || strcmp(id.nic, s->conf.nic))
-		return -EKEYREJECTED;
-	snprintf(s->info.trust_domain, sizeof(s->info.trust_domain), "%s", id.trust_domain);
-	s->info.cert_not_after = info.not_after;
-	s->renew_at = info.not_before + (info.not_after - info.not_before) / 2;
-	cert_pem_wipe(s->key_pem);
-	free(s->chain_pem);
-	s->key_pem = key_pem;
-	s->chain_pem = chain_pem;
-	return 0;
-}
-
-static void load_certificate(struct session *s)
-{
-	void *key = NULL, *chain = NULL;
-	size_t len;
-	int r = state_load(s->conf.state_dir, key_file, STATE_VERSION, &key, &len);
-
-	if (r == 0)
-		r = state_load(s->conf.state_dir, chain_file, STATE_VERSION, &chain, &len);
-	if (r == 0)
-		r = take_chain(s, key, chain);
-	if (r == 0)
-		return;
-	if (r != -ENOENT)
-		log_warn("the NIC's certificate cannot be used: a join token is needed", log_str("dir", s->conf.state_dir), log_errno(r));
-	cert_pem_wipe(key);
-	free(chain);
-}
-
-static bool enrolled(const struct session *s)
-{
-	return s->key_pem && s->info.cert_not_after > clock_wall_s() + ENROLL_EXPIRY_S;
-}
-
-/* A new key, and the request for its certificate. The key waits in new_key_pem. */
-static int make_request(struct session *s, const char *trust_domain, char **ret_csr)
-{
-	CLEANUP_KEY EVP_PKEY *key = NULL;
-	char text[IDENTITY_TEXT_LEN] = "";
-	struct identity id;
-	int r;
-
-	/* Before the enrolment nobody has told us the trust domain: the controller fills the name in. */
-	if (trust_domain[0]) {
-		r = identity_nic(trust_domain, s->conf.nic, &id);
-		if (r < 0)
-			return r;
-		identity_format(&id, text);
-	}
-	r = cert_key_new(&key);
-	if (r < 0)
-		return r;
-	cert_pem_wipe(s->new_key_pem);
-	s->new_key_pem = NULL;
-	r = cert_key_to_pem(key, &s->new_key_pem);
-	if (r < 0)
-		return r;
-	return cert_csr_new(key, text[0] ? text : NULL, ret_csr);
-}
-
-static int join_chain(const Outrigger__V1__EnrollResponse *m, char **ret_chain)
-{
-	struct cert_list list = {};
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < m->n_cert_chain; i++)
-		r = cert_list_add(&list, m->cert_chain[i]);
-	if (r == 0)
-		r = list.n ? cert_list_join(&list, 0, list.n, ret_chain) : -EBADMSG;
-	cert_list_deinit(&list);
-	return r;
-}
-
-static int take_certificate(struct session *s, const Outrigger__V1__EnrollResponse *m)
-{
-	char *chain = NULL;
-	int r = s->new_key_pem ? join_chain(m, &chain) : -EBADMSG;
-
-	if (r == 0)
-		r = take_chain(s, s->new_key_pem, chain);
-	if (r < 0) {
-		free(chain);
-		return r;
-	}
-	s->new_key_pem = NULL;
-	r = state_save(s->conf.state_dir, key_file, STATE_VERSION, s->key_pem, strlen(s->key_pem), 0600);
-	if (r == 0)
-		r = state_save(s->conf.state_dir, chain_file, STATE_VERSION, s->chain_pem, strlen(s->chain_pem), 0600);
-	if (r < 0)
-		log_error("the NIC's certificate could not be stored: a restart will need a join token", log_str("dir", s->conf.state_dir),
-			  log_errno(r));
-	return 0;
 }
 
 /* --- the connection --- */
@@ -247,8 +134,8 @@ static int connect_controller(struct session *s, bool with_certificate)
 	int r;
 
 	if (with_certificate) {
-		tls.cert_pem = s->chain_pem;
-		tls.key_pem = s->key_pem;
+		tls.cert_pem = s->cert.chain_pem;
+		tls.key_pem = s->cert.key_pem;
 	}
 	r = tls_ctx_new(&tls, &options.tls, &d);
 	if (r < 0) {
@@ -279,7 +166,7 @@ static void on_enrolled(struct grpc_call *call, void *data, const struct grpc_st
 	}
 	r = pb_unpack(&outrigger__v1__enroll_response__descriptor, bytes, len, 0, &m);
 	if (r == 0) {
-		r = take_certificate(s, (const Outrigger__V1__EnrollResponse *)(const void *)m);
+		r = nic_cert_take(&s->cert, (const Outrigger__V1__EnrollResponse *)(const void *)m);
 		pb_free(m);
 	}
 	if (r < 0) {
@@ -287,7 +174,7 @@ static void on_enrolled(struct grpc_call *call, void *data, const struct grpc_st
 		retry_later(s, "the controller's answer to the enrolment is no good");
 		return;
 	}
-	log_info("enrolled", log_str("nic", s->conf.nic), log_str("trust_domain", s->info.trust_domain));
+	log_info("enrolled", log_str("nic", s->conf.nic), log_str("trust_domain", s->cert.trust_domain));
 	loop_defer(s->loop, &s->reconnect, on_reconnect);
 }
 
@@ -302,7 +189,7 @@ static int enroll(struct session *s)
 	int r = token && nic ? connect_controller(s, false) : -ENOMEM;
 
 	if (r == 0)
-		r = make_request(s, "", &csr);
+		r = nic_cert_request(&s->cert, "", &csr);
 	if (r < 0)
 		return r;
 	m.join_token = token;
@@ -327,7 +214,7 @@ static void on_renewed(struct grpc_call *call, void *data, const struct grpc_sta
 		return;
 	}
 	if (pb_unpack(&outrigger__v1__enroll_response__descriptor, bytes, len, 0, &m) == 0) {
-		r = take_certificate(s, (const Outrigger__V1__EnrollResponse *)(const void *)m);
+		r = nic_cert_take(&s->cert, (const Outrigger__V1__EnrollResponse *)(const void *)m);
 		pb_free(m);
 	}
 	if (r < 0)
@@ -341,7 +228,7 @@ static void renew(struct session *s)
 	static const struct grpc_call_options options = { .path = "/outrigger.v1.Provisioner/Renew", .deadline_ms = CALL_DEADLINE_MS };
 	Outrigger__V1__RenewRequest m = OUTRIGGER__V1__RENEW_REQUEST__INIT;
 	CLEANUP_FREE char *csr = NULL;
-	int r = make_request(s, s->info.trust_domain, &csr);
+	int r = nic_cert_request(&s->cert, s->cert.trust_domain, &csr);
 
 	if (r == 0) {
 		m.csr_pem = csr;
@@ -355,7 +242,7 @@ static int on_check(struct timer *t)
 {
 	struct session *s = container_of(t, struct session, check);
 
-	if (s->info.state == SESSION_OPEN && !s->unary && clock_wall_s() >= s->renew_at)
+	if (s->info.state == SESSION_OPEN && !s->unary && clock_wall_s() >= s->cert.renew_at)
 		renew(s);
 	return timer_arm(s->loop, &s->check, CHECK_MS, on_check);
 }
@@ -530,7 +417,7 @@ static void attempt(struct session *s)
 {
 	int r;
 
-	if (enrolled(s)) {
+	if (nic_cert_usable(&s->cert)) {
 		enter(s, SESSION_CONNECTING, "");
 		r = open_session(s);
 	} else if (s->conf.join_token && s->conf.join_token[0]) {
@@ -586,11 +473,12 @@ int session_new(struct loop *l, const struct session_conf *conf, const struct se
 	s->loop = l;
 	s->conf = *conf;
 	s->ops = *ops;
+	nic_cert_init(&s->cert, conf->nic, conf->state_dir);
 	s->backoff = (struct backoff){ .min_ms = 100, .max_ms = 15000 };
 	s->info.since_ms = clock_mono_ms();
 	mirror_init(&s->mirror);
 	if (conf->address) {
-		load_certificate(s);
+		nic_cert_load(&s->cert);
 		s->info.state = SESSION_WAITING;
 		r = timer_arm(l, &s->retry, 0, on_retry);
 		if (r == 0)
@@ -615,9 +503,7 @@ struct session *session_free(struct session *s)
 	timer_cancel(&s->check);
 	defer_cancel(&s->reconnect);
 	mirror_deinit(&s->mirror);
-	cert_pem_wipe(s->key_pem);
-	cert_pem_wipe(s->new_key_pem);
-	free(s->chain_pem);
+	nic_cert_deinit(&s->cert);
 	free(s);
 	return NULL;
 }
