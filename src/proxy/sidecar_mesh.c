@@ -1,0 +1,376 @@
+/*
+ * What a sidecar hears from the mesh: its certificate, what it subscribed to,
+ * and what becomes of its token.
+ */
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "mesh/model.h"
+#include "proxy/sidecar.h"
+#include "proxy/sidecar_mesh.h"
+
+enum {
+	TOKEN_AGAIN_MS = 10000,		/* between two requests for a token */
+	CERT_TTL_S = 24 * 3600,
+};
+
+enum { TYPE_ADDRESS, TYPE_POLICY, N_TYPES };	/* of the stream; as enum knowledge_kind */
+
+/* --- token --- */
+
+void sidecar_ask_token(struct sidecar *s)
+{
+	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__TokenWanted wanted = OUTRIGGER__IPC__TOKEN_WANTED__INIT;
+
+	wanted.vm_id = s->put->vm_id;
+	wanted.reason = s->token_reason;
+	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_TOKEN_WANTED;
+	m.token_wanted = &wanted;
+	if (agent_link_send(s->proxy->link, &m, false) == 0)
+		s->token_asked_ms = clock_mono_ms();
+}
+
+void sidecar_ask_again(struct sidecar *s, uint64_t now_ms)
+{
+	if (s->token_wanted && now_ms - s->token_asked_ms >= TOKEN_AGAIN_MS)
+		sidecar_ask_token(s);
+}
+
+/* --- certificate --- */
+
+static int make_contexts(struct sidecar *s, EVP_PKEY *key, const char *chain_pem, struct tls_ctx *ret[2], struct diag *d)
+{
+	static const char *const alpn[] = { "h2", NULL };
+
+	for (int i = 0; i < 2; i++) {
+		const struct tls_config config = {
+			.role = i ? TLS_SERVER : TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .cert_pem = chain_pem, .key = key,
+			.roots_pem = s->proxy->setup->mesh_controller->roots_pem, .alpn = alpn,
+		};
+		int r = tls_ctx_new(&config, &ret[i], d);
+
+		if (r < 0) {
+			if (i)
+				tls_ctx_unref(ret[0]);
+			return r;
+		}
+	}
+	return 0;
+}
+
+int sidecar_set_credential(struct sidecar *s, EVP_PKEY *key, const char *chain_pem, struct diag *reterr_diag)
+{
+	struct tls_ctx *ctx[2];
+	char *chain = strdup(chain_pem);
+	int r = chain ? make_contexts(s, key, chain, ctx, reterr_diag) : -ENOMEM;
+
+	if (r < 0) {
+		free(chain);
+		return r;
+	}
+	EVP_PKEY_up_ref(key);
+	EVP_PKEY_free(s->key);
+	s->key = key;
+	free(s->chain_pem);
+	s->chain_pem = chain;
+	tls_ctx_unref(s->client);
+	tls_ctx_unref(s->server);
+	s->client = ctx[0];
+	s->server = ctx[1];
+	s->not_before = tls_ctx_not_before(s->client);
+	s->not_after = tls_ctx_not_after(s->client);
+	sidecar_event(s, SIDECAR_EV_CERTIFICATE, NULL);
+	return 0;
+}
+
+static void on_issued(struct ca_client *client, void *data, const struct ca_credential *credential)
+{
+	struct sidecar *s = data;
+	struct diag d = {};
+	int r = sidecar_set_credential(s, credential->key, credential->chain_pem, &d);
+
+	(void)client;
+	if (r < 0)
+		log_error("certificate cannot be used", log_str("vm", s->put->vm_id), log_str("reason", d.msg), log_errno(r));
+	else
+		log_info("certificate", log_str("vm", s->put->vm_id), log_str("identity", s->identity), log_int("not_after", s->not_after));
+}
+
+static void want_token(struct sidecar *s, const struct grpc_status *status)
+{
+	if (status->code != GRPC_UNAUTHENTICATED && status->code != GRPC_PERMISSION_DENIED)
+		return;
+	snprintf(s->token_reason, sizeof(s->token_reason), "refused: %.140s", status->message);
+	if (!s->token_wanted || clock_mono_ms() - s->token_asked_ms >= TOKEN_AGAIN_MS) {
+		s->token_wanted = true;
+		sidecar_ask_token(s);
+	}
+}
+
+static void on_ca_failed(struct ca_client *client, void *data, const struct grpc_status *status)
+{
+	struct sidecar *s = data;
+
+	(void)client;
+	LOG_LIMITED(LOG_L_WARN, "certificate was not issued", log_str("vm", s->put->vm_id),
+		    log_str("status", grpc_code_name(status->code)), log_str("reason", status->message));
+	if (!s->client) {
+		snprintf(s->detail, sizeof(s->detail), "no certificate: %s %.200s", grpc_code_name(status->code), status->message);
+		sidecar_report(s);
+	}
+	want_token(s, status);
+}
+
+static int start_ca(struct sidecar *s)
+{
+	static const struct ca_client_ops ops = { .issued = on_issued, .failed = on_ca_failed };
+	const Outrigger__Ipc__MeshController *mc = s->proxy->setup->mesh_controller;
+	const struct ca_client_options options = {
+		.channel = s->proxy->channel, .id = s->identity, .token = s->token, .needs_token = true,
+		.cluster_id = *mc->cluster_id ? mc->cluster_id : NULL, .roots_pem = mc->roots_pem, .ttl_s = CERT_TTL_S,
+	};
+
+	return ca_client_new(s->proxy->loop, &options, &ops, s, &s->ca);
+}
+
+/* --- discovery --- */
+
+static int put(struct sidecar *s, enum knowledge_kind kind, const struct xds_resource *res, struct diag *d)
+{
+	int r = knowledge_put(s->proxy->knowledge, s->holder, kind, res->name, res->version, res->value, res->len, d);
+
+	if (r == -EINVAL)
+		LOG_LIMITED(LOG_L_WARN, "resource refused", log_str("vm", s->put->vm_id), log_str("type", knowledge_type_url(kind)),
+			    log_str("name", res->name), log_str("reason", d->msg));
+	return r;
+}
+
+static int put_address(void *data, const struct xds_resource *res, struct diag *d)
+{
+	return put(data, KNOWLEDGE_ADDRESS, res, d);
+}
+
+static int put_policy(void *data, const struct xds_resource *res, struct diag *d)
+{
+	return put(data, KNOWLEDGE_POLICY, res, d);
+}
+
+static void gone_address(void *data, const char *name)
+{
+	struct sidecar *s = data;
+
+	knowledge_gone(s->proxy->knowledge, s->holder, KNOWLEDGE_ADDRESS, name);
+	demand_answered(&s->demand, name);
+}
+
+static void gone_policy(void *data, const char *name)
+{
+	struct sidecar *s = data;
+
+	knowledge_gone(s->proxy->knowledge, s->holder, KNOWLEDGE_POLICY, name);
+}
+
+static void done_address(void *data)
+{
+	struct sidecar *s = data;
+
+	demand_review(&s->demand, loop_now_ms(s->proxy->loop));
+}
+
+static const struct xds_type types[N_TYPES] = {
+	[TYPE_ADDRESS] = { MODEL_TYPE_ADDRESS, true, put_address, gone_address, done_address },
+	[TYPE_POLICY]  = { MODEL_TYPE_AUTHORIZATION, false, put_policy, gone_policy, NULL },
+};
+
+void sidecar_set_config(struct sidecar *s)
+{
+	s->has_config = true;
+	s->in_sync = true;
+	knowledge_policies_known(s->proxy->knowledge);
+	sidecar_event(s, SIDECAR_EV_CONFIG, "");
+}
+
+static void on_synced(struct xds_client *client, void *data)
+{
+	(void)client;
+	sidecar_set_config(data);
+}
+
+static void on_lost(struct xds_client *client, void *data, const struct grpc_status *status)
+{
+	struct sidecar *s = data;
+	char detail[256];
+
+	(void)client;
+	snprintf(detail, sizeof(detail), "no stream to the mesh controller: %s %.180s", grpc_code_name(status->code), status->message);
+	LOG_LIMITED(LOG_L_WARN, "discovery stream lost", log_str("vm", s->put->vm_id), log_str("status", grpc_code_name(status->code)),
+		    log_str("reason", status->message));
+	s->in_sync = false;
+	sidecar_event(s, SIDECAR_EV_LOST, detail);
+	want_token(s, status);
+}
+
+enum { NODE_FIELDS_MAX = 48 };
+
+static size_t node_metadata(const struct sidecar *s, struct xds_node_field fields[static NODE_FIELDS_MAX])
+{
+	const Outrigger__Ipc__VmPut *m = s->put;
+	const char *cluster = s->proxy->setup->mesh_controller->cluster_id;
+	size_t n = 0;
+
+	fields[n++] = (struct xds_node_field){ "NAME", m->workload_name };
+	fields[n++] = (struct xds_node_field){ "NAMESPACE", m->namespace_ };
+	fields[n++] = (struct xds_node_field){ "SERVICE_ACCOUNT", m->service_account };
+	if (m->n_addresses)
+		fields[n++] = (struct xds_node_field){ "INSTANCE_IPS", m->addresses[0] };
+	if (*cluster)
+		fields[n++] = (struct xds_node_field){ "CLUSTER_ID", cluster };
+	for (size_t i = 0; i < m->n_node_metadata && n < NODE_FIELDS_MAX; i++)
+		fields[n++] = (struct xds_node_field){ m->node_metadata[i]->key, m->node_metadata[i]->value };
+	return n;
+}
+
+int sidecar_subscribe_own(struct sidecar *s)
+{
+	char name[DEMAND_NAME_LEN];
+	int r = *s->put->uid ? xds_client_subscribe(s->xds, TYPE_ADDRESS, s->put->uid) : 0;
+
+	for (size_t i = 0; r == 0 && i < s->put->n_addresses; i++) {
+		snprintf(name, sizeof(name), "/%s", s->put->addresses[i]);
+		r = xds_client_subscribe(s->xds, TYPE_ADDRESS, name);
+	}
+	return r;
+}
+
+static int start_xds(struct sidecar *s)
+{
+	static const struct xds_client_ops ops = { .synced = on_synced, .lost = on_lost };
+	const Outrigger__Ipc__VmPut *m = s->put;
+	const char *cluster = s->proxy->setup->mesh_controller->cluster_id;
+	struct xds_node_field fields[NODE_FIELDS_MAX];
+	char node[1024];
+
+	snprintf(node, sizeof(node), "ztunnel~%s~%s.%s~%s.svc.cluster.local", m->n_addresses ? m->addresses[0] : "0.0.0.0",
+		 m->workload_name, m->namespace_, m->namespace_);
+	const struct xds_client_options options = {
+		.channel = s->proxy->channel, .node_id = node, .metadata = fields, .n_metadata = node_metadata(s, fields),
+		.locality = *m->locality ? m->locality : NULL, .token = s->token, .cluster_id = *cluster ? cluster : NULL,
+		.types = types, .n_types = N_TYPES, .data = s,
+	};
+	int r = xds_client_new(s->proxy->loop, &options, &ops, &s->xds);
+
+	return r < 0 ? r : sidecar_subscribe_own(s);
+}
+
+int sidecar_start_clients(struct sidecar *s)
+{
+	int r = 0;
+
+	if (!s->proxy->channel || !s->token)
+		return 0;
+	if (!s->ca)
+		r = start_ca(s);
+	if (r == 0 && !s->xds)
+		r = start_xds(s);
+	return r;
+}
+
+void sidecar_token(struct sidecar *s, const char *token, const char *refused)
+{
+	char *copy;
+	int r = 0;
+
+	if (*refused) {
+		snprintf(s->detail, sizeof(s->detail), "no token: %.200s", refused);
+		log_warn("no token for a VM", log_str("vm", s->put->vm_id), log_str("reason", refused));
+		sidecar_report(s);
+		return;
+	}
+	if (!*token || s->state == SIDECAR_DRAINING || s->state == SIDECAR_STOPPED)
+		return;
+	copy = strdup(token);
+	if (copy) {
+		free(s->token);
+		s->token = copy;
+		s->token_wanted = false;
+		if (s->ca)
+			r = ca_client_set_token(s->ca, token);
+		if (r == 0 && s->xds)
+			r = xds_client_set_token(s->xds, token);
+		if (r == 0)
+			r = sidecar_start_clients(s);
+	}
+	if (!copy || r < 0)
+		log_error("token cannot be used", log_str("vm", s->put->vm_id), log_errno(copy ? r : -ENOMEM));
+}
+
+/* --- destinations --- */
+
+static int demand_subscribe(void *data, const char *name)
+{
+	struct sidecar *s = data;
+
+	return s->xds ? xds_client_subscribe(s->xds, TYPE_ADDRESS, name) : -ENOTCONN;
+}
+
+static void demand_unsubscribe(void *data, const char *name)
+{
+	struct sidecar *s = data;
+
+	if (s->xds)
+		xds_client_unsubscribe(s->xds, TYPE_ADDRESS, name);
+}
+
+static void demand_absent(void *data, const struct ip *ip, bool absent)
+{
+	struct sidecar *s = data;
+
+	knowledge_absent(s->proxy->knowledge, ip, absent);
+}
+
+static bool demand_known(void *data, const struct ip *ip)
+{
+	struct sidecar *s = data;
+	struct snap_route route;
+	int r = snapshot_route(knowledge_snapshot(s->proxy->knowledge), &(struct ip_port){ *ip, 0 }, &route);
+
+	return r == 0 || r == SNAP_E_NO_PORT;
+}
+
+const struct demand_ops sidecar_demand_ops = {
+	.subscribe = demand_subscribe, .unsubscribe = demand_unsubscribe, .absent = demand_absent, .known = demand_known,
+};
+
+static bool is_own(const struct sidecar *s, const struct ip *ip)
+{
+	for (size_t i = 0; i < s->put->n_addresses; i++) {
+		struct ip own;
+
+		if (ip_parse(s->put->addresses[i], &own) == 0 && ip_equal(&own, ip))
+			return true;
+	}
+	return false;
+}
+
+void sidecar_resolve(struct sidecar *s, const struct ip *ip)
+{
+	int r;
+
+	if (is_own(s, ip))
+		return;		/* is subscribed from the beginning */
+	r = demand_want(&s->demand, ip, loop_now_ms(s->proxy->loop));
+	if (r == 0)
+		demand_review(&s->demand, loop_now_ms(s->proxy->loop));
+	else
+		LOG_LIMITED(LOG_L_WARN, "destination is not looked up", log_str("vm", s->put->vm_id), log_ip("destination", ip), log_errno(r));
+}
+
+void sidecar_used(struct sidecar *s, const struct ip *ip)
+{
+	demand_used(&s->demand, ip, loop_now_ms(s->proxy->loop));
+}
