@@ -225,9 +225,34 @@ int snap_store_publish(struct snap_store *st, struct snapshot **ret_snapshot)
 
 static size_t workload_size(const struct snap_workload *w)
 {
+	const char *uid = snap_workload_uid(w);
 	const char *name = snap_workload_name(w);
+	const char *end = name > uid + strlen(uid) ? name : uid;
 
-	return (size_t)(name + strlen(name) + 1 - (const char *)w);
+	return (size_t)(end + strlen(end) + 1 - (const char *)w);
+}
+
+static bool is_end(const char *text, const char *end)
+{
+	size_t n = strlen(text), n_end = strlen(end);
+
+	return n_end <= n && !strcmp(text + n - n_end, end);
+}
+
+/* Lays out what is behind the struct. */
+static void fill_tail(struct snap_workload *out, const struct workload *w, size_t n_uid, size_t n_name)
+{
+	size_t n_more = out->n_more * sizeof(struct ip);
+
+	if (n_more)
+		memcpy(out->tail, w->addresses + 1, n_more);
+	memcpy(out->tail + n_more, w->uid, n_uid);
+	if (is_end(w->uid, w->name)) {
+		out->name_at = (uint16_t)(n_more + n_uid - n_name);
+		return;
+	}
+	out->name_at = (uint16_t)(n_more + n_uid);
+	memcpy(out->tail + out->name_at, w->name, n_name);
 }
 
 static int workload_make(struct snap_store *st, const struct workload *w, uint32_t id, struct snap_workload **ret_workload)
@@ -235,7 +260,7 @@ static int workload_make(struct snap_store *st, const struct workload *w, uint32
 	size_t n_more = w->n_addresses > 1 ? MIN(w->n_addresses - 1, (size_t)UINT8_MAX) : 0;
 	size_t n_uid = strlen(w->uid) + 1;
 	size_t n_name = strlen(w->name) + 1;
-	struct snap_workload *out = calloc(1, sizeof(*out) + n_more * sizeof(struct ip) + n_uid + n_name);
+	struct snap_workload *out = calloc(1, offsetof(struct snap_workload, tail) + n_more * sizeof(struct ip) + n_uid + (is_end(w->uid, w->name) ? 0 : n_name));
 	int r;
 
 	if (!out)
@@ -259,13 +284,7 @@ static int workload_make(struct snap_store *st, const struct workload *w, uint32
 	if (w->n_addresses)
 		out->ip = w->addresses[0];
 	out->reachable = w->n_addresses && !strcmp(w->network, st->network);
-
-	char *at = (char *)(out + 1);
-	if (n_more)
-		memcpy(at, w->addresses + 1, n_more * sizeof(struct ip));
-	at += n_more * sizeof(struct ip);
-	memcpy(at, w->uid, n_uid);
-	memcpy(at + n_uid, w->name, n_name);
+	fill_tail(out, w, n_uid, n_name);
 	*ret_workload = out;
 	return 0;
 }

@@ -11,10 +11,9 @@
 
 #include "mesh/snap_state.h"
 
-/* Behind struct snap_workload: further addresses, then uid and name, each with its zero. */
 const struct ip *snap_workload_more(const struct snap_workload *w)
 {
-	return (const struct ip *)(w + 1);
+	return (const struct ip *)w->tail;
 }
 
 const char *snap_workload_uid(const struct snap_workload *w)
@@ -24,9 +23,7 @@ const char *snap_workload_uid(const struct snap_workload *w)
 
 const char *snap_workload_name(const struct snap_workload *w)
 {
-	const char *uid = snap_workload_uid(w);
-
-	return uid + strlen(uid) + 1;
+	return w->tail + w->name_at;
 }
 
 struct snapshot *snapshot_ref(struct snapshot *s)

@@ -76,10 +76,12 @@ struct snap_workload {
 	const struct snap_place *place;
 	uint32_t id;			/* of this uid while it is known, never used again: key for a worker's own state */
 	uint16_t weight;		/* 0: gets no traffic */
+	uint16_t name_at;		/* in @tail */
 	uint8_t tunnel;			/* enum tunnel */
-	uint8_t n_more;			/* further addresses, behind this struct */
+	uint8_t n_more;			/* further addresses */
 	bool healthy;
 	bool reachable;			/* in our own network */
+	char tail[];			/* further addresses, uid, name (which may be the end of the uid) */
 };
 
 const char *snap_workload_uid(const struct snap_workload *w);
