@@ -1,0 +1,186 @@
+/*
+ * TLS when memory ends: each allocation of two handshakes and what follows
+ * fails once, libcrypto's included. A session may be lost, but says so.
+ */
+#include "lib/unit.h"
+#include "lib/pki.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/alloc.h"
+#include "mesh/tls.h"
+
+enum { ROOM = 64 * 1024 };
+
+static struct pki *pki;
+static const struct pki_leaf *leaf;
+static uint8_t bytes[ROOM], plain[ROOM];
+
+/* So that libcrypto's allocations are among those that fail. */
+static void *crypto_malloc(size_t n, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	return malloc(n);
+}
+
+static void *crypto_realloc(void *p, size_t n, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	return realloc(p, n);
+}
+
+static void crypto_free(void *p, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	free(p);
+}
+
+static int feed(struct tls_session *s, size_t len)
+{
+	int r = 0;
+
+	for (size_t at = 0; at < len && r == 0; at += 700) {	/* so that records come in parts */
+		struct tls_in in = { .data = bytes + at, .len = MIN(len - at, (size_t)700), .out = plain, .out_size = ROOM };
+
+		r = tls_feed(s, &in);
+	}
+	return r;
+}
+
+static int carry(struct tls_session *a, struct tls_session *b)
+{
+	int r = 0;
+
+	for (int i = 0; i < 8 && r == 0 && (tls_pending(a) || tls_pending(b)); i++) {
+		r = feed(b, tls_take(a, bytes, ROOM));
+		if (r == 0)
+			r = feed(a, tls_take(b, bytes, ROOM));
+	}
+	return r;
+}
+
+static int talk(struct tls_session *a, struct tls_session *b)
+{
+	static uint8_t text[20000];
+	struct iovec iov = { text, sizeof(text) };
+	size_t n;
+	int r;
+
+	if (!tls_is_open(a) || !tls_is_open(b))
+		return TLS_E_PROTOCOL;
+	r = tls_seal(a, &iov, 1, bytes, ROOM, &n);
+	if (r == 0)
+		r = feed(b, n);
+	if (r == 0)
+		r = tls_shutdown(a);
+	if (r == 0)
+		r = carry(a, b);
+	return r == TLS_E_CLOSED ? 0 : r;
+}
+
+static int meet(struct tls_ctx *c, struct tls_ctx *s)
+{
+	struct tls_session *a = NULL, *b = NULL;
+	int r;
+
+	r = tls_session_new(c, NULL, &a);
+	if (r == 0)
+		r = tls_session_new(s, NULL, &b);
+	if (r == 0)
+		r = carry(a, b);
+	if (r == 0)
+		r = talk(a, b);
+	tls_session_free(a);
+	tls_session_free(b);
+	return r;
+}
+
+static struct tls_ctx *ctx_of(enum tls_role role)
+{
+	struct tls_config c = { .role = role, .cert_pem = leaf->cert_pem, .key_pem = leaf->key_pem, .roots_pem = pki_root_pem(pki) };
+	struct tls_ctx *ctx;
+
+	assert_int_equal(tls_ctx_new(&c, &ctx, NULL), 0);
+	return ctx;
+}
+
+static void every_allocation_of_a_session_may_fail(void **state)
+{
+	struct tls_ctx *c = ctx_of(TLS_CLIENT), *s = ctx_of(TLS_SERVER);
+	size_t total, step;
+
+	(void)state;
+	assert_int_equal(meet(c, s), 0);	/* what is made once has been made */
+	alloc_fail_at(SIZE_MAX);
+	assert_int_equal(meet(c, s), 0);
+	total = alloc_fail_stop();
+	step = 1 + total / 1500;		/* thousands, most of them in libcrypto: all kinds of them, in a second or two */
+	for (size_t n = 1; n <= total; n += step) {
+		int r;
+
+		alloc_fail_once_at(n);
+		r = meet(c, s);
+		alloc_fail_stop();
+		assert_true(r == 0 || r == -ENOMEM || r == TLS_E_PROTOCOL || r == TLS_E_REFUSED || r == TLS_E_VERIFY);
+	}
+	assert_int_equal(meet(c, s), 0);
+	tls_ctx_unref(c);
+	tls_ctx_unref(s);
+}
+
+static void every_allocation_of_a_context_may_fail(void **state)
+{
+	struct tls_config c = { .role = TLS_SERVER, .cert_pem = leaf->cert_pem, .key_pem = leaf->key_pem, .roots_pem = pki_root_pem(pki) };
+	struct tls_ctx *ctx;
+	size_t total, step;
+
+	(void)state;
+	alloc_fail_at(SIZE_MAX);
+	tls_ctx_unref(ctx_of(TLS_SERVER));
+	total = alloc_fail_stop();
+	step = 1 + total / 500;
+	for (size_t n = 1; n <= total; n += step) {
+		int r;
+
+		ctx = NULL;
+		alloc_fail_once_at(n);
+		r = tls_ctx_new(&c, &ctx, NULL);
+		alloc_fail_stop();
+		assert_true(r == 0 || r == -ENOMEM || r == -EINVAL);	/* libcrypto does not always say that it was memory */
+		if (r == 0)
+			tls_ctx_unref(ctx);
+	}
+}
+
+static int make_pki(void **state)
+{
+	(void)state;
+	pki = pki_new();
+	leaf = pki_issue_san(pki, "URI:spiffe://td/ns/a/sa/b");
+	return 0;
+}
+
+static int drop_pki(void **state)
+{
+	(void)state;
+	pki_free(pki);
+	return 0;
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_allocation_of_a_session_may_fail),
+		cmocka_unit_test(every_allocation_of_a_context_may_fail),
+	};
+
+	if (CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free) != 1)
+		return 1;
+	return cmocka_run_group_tests(tests, make_pki, drop_pki);
+}
