@@ -102,6 +102,21 @@ static void print_word(const char *key, const char *value)
 	printf("  %s%s%s%s", key, quoted ? "\"" : "", value, quoted ? "\"" : "");
 }
 
+/* A line stays a line that people can read: --json has all of it. */
+static void print_metadata(const struct observation *o)
+{
+	enum { MAX_VALUE = 60, MAX_SHOWN = 12 };
+	char key[OBS_MAX_STR + 2], value[MAX_VALUE + 8];
+
+	for (size_t i = 0; i < MIN(o->n_metadata, (size_t)MAX_SHOWN); i++) {
+		snprintf(key, sizeof(key), "%s=", o->metadata[i].key);
+		snprintf(value, sizeof(value), "%.*s%s", MAX_VALUE, o->metadata[i].value, strlen(o->metadata[i].value) > MAX_VALUE ? "..." : "");
+		print_word(key, value);
+	}
+	if (o->n_metadata > MAX_SHOWN)
+		printf("  and %zu more", o->n_metadata - MAX_SHOWN);
+}
+
 static void print_text(const struct observation *o)
 {
 	char guest[IP_TEXT_LEN], address[IP_TEXT_LEN], endpoint[OBS_MAX_STR + 16] = "";
@@ -121,12 +136,7 @@ static void print_text(const struct observation *o)
 	if (o->ttl_s)
 		printf("  ttl=%us", o->ttl_s);
 	print_word("health=", observation_health_name(o->health));
-	for (size_t i = 0; i < o->n_metadata; i++) {
-		char key[OBS_MAX_STR + 2];
-
-		snprintf(key, sizeof(key), "%s=", o->metadata[i].key);
-		print_word(key, o->metadata[i].value);
-	}
+	print_metadata(o);
 	putchar('\n');
 }
 
