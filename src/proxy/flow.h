@@ -71,6 +71,8 @@ struct flow {
 	char *why;
 };
 
+_Static_assert(sizeof(struct flow) <= 640, "a connection costs little besides its sockets");
+
 /* A new flow of @v in state DECIDING. NULL: out of memory, or over the VM's budget (which is counted). */
 struct flow *flow_new(struct worker_vm *v, enum flow_direction direction);
 /* Ends it, now: closes both sides, reports. Harmless when it is dead. @why may be NULL. */
