@@ -427,6 +427,24 @@ static const struct agent_link_ops link_ops = {
 
 /* --- setup --- */
 
+/* A VM that serves loses its stream as well, and says so; one that does not yet would say nothing. */
+static void on_channel_down(struct channel_user *user, int r, const char *text)
+{
+	struct proxy *p = container_of(user, struct proxy, channel_watch);
+	const char *address = p->setup && p->setup->mesh_controller ? p->setup->mesh_controller->address : "";
+
+	(void)r;
+	LOG_LIMITED(LOG_L_WARN, "no connection to the mesh controller", log_str("address", address), log_str("reason", text));
+	map_for_each(l, &p->sidecars)
+		sidecar_unreachable(container_of(l, struct sidecar, link), address, text);
+}
+
+static void on_channel_up(struct channel_user *user, struct grpc_client *client)
+{
+	(void)user;
+	(void)client;
+}
+
 static int setup_channel(struct proxy *p, const Outrigger__Ipc__MeshController *mc, struct diag *d)
 {
 	static const char *const alpn[] = { "h2", NULL };
@@ -447,6 +465,11 @@ static int setup_channel(struct proxy *p, const Outrigger__Ipc__MeshController *
 		r = channel_change(p->channel, &options, CHANNEL_GRACE_MS);
 	else
 		r = channel_new(p->loop, &options, &p->channel);
+	if (r == 0 && !p->channel_watch.channel) {
+		p->channel_watch.up = on_channel_up;
+		p->channel_watch.down = on_channel_down;
+		channel_attach(p->channel, &p->channel_watch);
+	}
 	tls_ctx_unref(tls);
 	return r == -EINVAL ? diag_set(d, "mesh controller \"%.200s\" is not host:port", mc->address) : r;
 }

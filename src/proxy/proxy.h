@@ -66,6 +66,7 @@ struct proxy {
 	/* changes */
 	Outrigger__Ipc__Setup *setup;	/* NULL: has not come yet */
 	struct channel *channel;	/* to the mesh controller; NULL without one */
+	struct channel_user channel_watch;	/* tells the VMs when it cannot be reached */
 	struct map sidecars;		/* by VM id */
 	struct list leaving;		/* sidecars that drain */
 	struct proxy_slot slots[PROXY_VMS_MAX];

@@ -104,6 +104,14 @@ void sidecar_greet(struct sidecar *s)
 		sidecar_ask_token(s);
 }
 
+void sidecar_unreachable(struct sidecar *s, const char *address, const char *why)
+{
+	if (s->client)
+		return;
+	snprintf(s->detail, sizeof(s->detail), "the mesh controller %.70s cannot be reached: %.120s", address, why);
+	sidecar_report(s);
+}
+
 static int on_end(struct defer *d)
 {
 	struct sidecar *s = container_of(d, struct sidecar, end);

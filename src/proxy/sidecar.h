@@ -80,6 +80,7 @@ struct sidecar {
 	struct demand demand;
 	char *token;
 	bool token_wanted;
+	unsigned token_refusals;	/* in a row, of tokens that the mesh controller did not take */
 	char token_reason[160];
 	uint64_t token_asked_ms;
 
@@ -110,6 +111,8 @@ void sidecar_remove(struct sidecar *s, uint32_t drain_ms);
 void sidecar_removed(struct sidecar *s, const struct vm *vm);	/* the last worker has nothing of @vm any more */
 /* Tells the agent its state; a new agent, or of a new VM, also that a token is wanted. */
 void sidecar_report(struct sidecar *s);
+/* There is no connection to the mesh controller: said of a VM that has no certificate yet. */
+void sidecar_unreachable(struct sidecar *s, const char *address, const char *why);
 void sidecar_greet(struct sidecar *s);
 
 /* --- sidecar_conf.c --- */

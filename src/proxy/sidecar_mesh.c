@@ -95,6 +95,7 @@ static void on_issued(struct ca_client *client, void *data, const struct ca_cred
 	int r = sidecar_set_credential(s, credential->key, credential->chain_pem, &d);
 
 	(void)client;
+	s->token_refusals = 0;
 	if (r < 0)
 		log_error("certificate cannot be used", log_str("vm", s->put->vm_id), log_str("reason", d.msg), log_errno(r));
 	else
@@ -106,10 +107,10 @@ static void want_token(struct sidecar *s, const struct grpc_status *status)
 	if (status->code != GRPC_UNAUTHENTICATED && status->code != GRPC_PERMISSION_DENIED)
 		return;
 	snprintf(s->token_reason, sizeof(s->token_reason), "refused: %.140s", status->message);
-	if (!s->token_wanted || clock_mono_ms() - s->token_asked_ms >= TOKEN_AGAIN_MS) {
-		s->token_wanted = true;
+	/* The first refusal may be for age, and another token mends it at once. When it does not, the tick asks on. */
+	if (!s->token_wanted && (!s->token_refusals++ || clock_mono_ms() - s->token_asked_ms >= TOKEN_AGAIN_MS))
 		sidecar_ask_token(s);
-	}
+	s->token_wanted = true;
 }
 
 static void on_ca_failed(struct ca_client *client, void *data, const struct grpc_status *status)
@@ -197,8 +198,11 @@ void sidecar_set_config(struct sidecar *s)
 
 static void on_synced(struct xds_client *client, void *data)
 {
+	struct sidecar *s = data;
+
 	(void)client;
-	sidecar_set_config(data);
+	s->token_refusals = 0;
+	sidecar_set_config(s);
 }
 
 static void on_lost(struct xds_client *client, void *data, const struct grpc_status *status)

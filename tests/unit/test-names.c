@@ -59,12 +59,27 @@ static void a_vm_has_a_uid_and_a_name(void **state)
 	assert_string_equal(names_vm_workload("--", "x", name), "vm-x");
 }
 
+static void istiods_uid_of_a_vm_is_known_before(void **state)
+{
+	char uid[NAMES_UID_LEN] = "", group[NAMES_UID_LEN];
+
+	(void)state;
+	assert_int_equal(names_istio_uid("Kubernetes", "shop", "orders", "10.0.0.1", uid), 0);
+	assert_string_equal(uid, "Kubernetes/networking.istio.io/WorkloadEntry/shop/orders-10.0.0.1");
+	assert_int_equal(names_istio_uid("c", "shop", "orders", "fd00::1", uid), 0);
+	assert_string_equal(uid, "c/networking.istio.io/WorkloadEntry/shop/orders-fd00--1");
+	memset(group, 'g', sizeof(group) - 1);
+	group[sizeof(group) - 1] = 0;
+	assert_int_equal(names_istio_uid("c", "shop", group, "10.0.0.1", uid), -EINVAL);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(services_become_host_names),
 		cmocka_unit_test(what_cannot_be_a_host_name_is_refused),
 		cmocka_unit_test(a_vm_has_a_uid_and_a_name),
+		cmocka_unit_test(istiods_uid_of_a_vm_is_known_before),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
