@@ -1,4 +1,5 @@
 """VMs in a real Istio ambient mesh: an unmodified istiod and Kubernetes API, VMs that know of neither."""
+import json
 import os
 
 import pytest
@@ -38,6 +39,19 @@ def test_a_registration_becomes_a_workload_entry_and_pods_reach_the_vm(mesh):
     assert mesh.call(mesh.client, vm) == ("200", "this is " + vm.address, "spiffe://cluster.local/ns/shop/sa/orders")
     wait_until("the access log", lambda: "src.identity=spiffe://cluster.local/ns/demo/sa/client" in mesh.log("nic.agent"))
     assert mesh.fetch(mesh.reg, vm.address) == ""      # strict: no way in without TLS
+
+
+ENVOY = os.environ.get("ENVOY_BIN") or os.path.join(os.path.dirname(__file__), "..", "..", "build", "cache", "envoy", "envoy", "_bin", "envoy")
+
+
+@pytest.mark.skipif(not os.access(ENVOY, os.X_OK), reason="no Envoy: ENVOY_BIN, or tools/fetch-envoy")
+def test_an_unmodified_envoy_as_a_pods_sidecar_calls_the_vm_and_is_called(mesh):
+    vm, _ = mesh.vms
+    joined(mesh, vm)
+    mesh.envoy(mesh.server, ENVOY, vm)
+    assert wait_until("the VM's answer", lambda: mesh.fetch(mesh.server, "127.0.0.1", 15001)) == "this is " + vm.address
+    assert wait_until("the pod's answer", lambda: mesh.fetch(vm, SERVER_VIP, 80)) == "this is 127.0.0.1"
+    assert wait_until("the access log", lambda: "dst.identity=spiffe://cluster.local/ns/demo/sa/server" in mesh.log("nic.agent"))
 
 
 POLICY = """
@@ -152,3 +166,64 @@ def test_a_group_that_is_missing_is_named_and_the_vm_joins_when_it_comes(kube):
         print(mesh.log("nic.agent")[-9000:])
         mesh.close()
         kube.kubectl("-n", "shop", "delete", "workloadgroup", "late", check=False)
+
+
+def test_tokens_of_our_own_issuer_by_jwt_rule(kube):
+    kube.ensure_istiod()
+    issuer = "http://127.0.0.1:8901"      # a web server that has the controller's two documents, where istiod reaches it
+    mesh = IstioLab(kube, tokens="oidc", controller="tokens: { issuer: '%s' }" % issuer)
+    web = os.path.join(mesh.dir, "web")
+    try:
+        mesh.start()
+        for path in ("/jwks.json", "/.well-known/openid-configuration"):
+            os.makedirs(os.path.dirname(web + path), exist_ok=True)
+            with open(web + path, "w") as f:
+                json.dump(mesh.ask(mesh.edge, "controller.sock", path), f)
+        kube.cp.popen(["python3", "-m", "http.server", "8901", "--bind", "127.0.0.1", "--directory", web], "jwks")
+        wait_until("the web server", lambda: ":8901 " in kube.cp.run("ss", "-Hltn"))
+        kube.stop(kube.istiod)
+        # Without jwks_uri istiod takes the algorithms from the discovery document; with it, only RS256.
+        kube.start_istiod(crds=False, JWT_RULE=json.dumps({"issuer": issuer, "audiences": ["istio-ca"]}))
+        vm, _ = mesh.vms
+        joined(mesh, vm)
+        assert mesh.call(mesh.client, vm) == ("200", "this is " + vm.address, "spiffe://cluster.local/ns/shop/sa/orders")
+    finally:
+        print(mesh.log("nic.agent")[-6000:])
+        print(kube.lab.log("cp.istiod")[-2500:])
+        mesh.close()
+        kube.stop(kube.istiod)
+        kube.start_istiod(crds=False)
+
+
+@pytest.mark.parametrize("wrong", [{"cluster_id": "elsewhere"}, {"tokens": "oidc"}])
+def test_a_token_that_istiod_refuses_is_named_and_traffic_goes_its_old_way(kube, wrong):
+    kube.ensure_istiod()
+    mesh = IstioLab(kube, **wrong)
+    try:
+        mesh.start()
+        vm, _ = mesh.vms
+        mesh.serve(vm)
+        mesh.register(vm)
+        found = wait_until("the check", lambda: [c for c in mesh.checks("guests") if "UNAUTHENTICATED" in c["found"]], 20)
+        assert "mesh.cluster_id must be istiod's CLUSTER_ID" in found[0]["hint"]
+        assert mesh.fetch(mesh.reg, vm.address) == "this is " + vm.address
+    finally:
+        print(mesh.log("nic.agent")[-9000:])
+        mesh.close()
+
+
+def test_an_istiod_that_cannot_be_reached_is_named(kube):
+    kube.ensure_istiod()
+    mesh = IstioLab(kube)
+    try:
+        mesh.start()
+        kube.stop(kube.istiod)
+        vm, _ = mesh.vms
+        mesh.serve(vm)
+        mesh.register(vm)
+        wait_until("the check", lambda: [c for c in mesh.checks("guests") if "10.66.0.9:15012 cannot be reached" in c["found"]], 20)
+        kube.start_istiod(crds=False)
+        wait_until("the WorkloadEntry", lambda: mesh.entry(vm), 30)
+    finally:
+        print(mesh.log("nic.agent")[-9000:])
+        mesh.close()

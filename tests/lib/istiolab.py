@@ -10,9 +10,11 @@
 
 import json
 import os
+import types
 
 import hbonepy
-from agentlab import EDGE, AgentLab
+from agentlab import WEB, AgentLab
+from envoyhbone import envoy_client, envoy_server, envoy_sidecar
 from kubelab import wait_for_account
 from netlab import wait_until
 
@@ -27,8 +29,9 @@ listen:
   rest: 127.0.0.1:15031
   rest_socket: %(dir)s/controller.sock
 advertise: { mesh: "10.66.0.9:15012", server_names: [istiod.istio-system.svc] }
-mesh: { kind: istio, cluster_id: Kubernetes, tokens: token_request }
+mesh: { kind: istio, cluster_id: %(cluster_id)s, tokens: %(tokens)s }
 kubernetes: { kubeconfig: %(kubeconfig)s, timeout: 2s }
+%(controller)s
 session_grace: 1s
 log_level: debug
 onboarding:
@@ -65,8 +68,9 @@ spec: { mtls: { mode: STRICT } }
 class IstioLab(AgentLab):
     controller_yaml = CONTROLLER_YAML
 
-    def __init__(self, kube, prefix="ogi", vms=2, names=("orders-1", "shopper-1"), onboarding=ONBOARDING, **more):
+    def __init__(self, kube, prefix="ogi", vms=2, names=("orders-1", "shopper-1"), onboarding=ONBOARDING, tokens="token_request", cluster_id="Kubernetes", controller="", **more):
         super().__init__(prefix, vms=vms, names=names, onboarding=onboarding, **more)
+        self.values.update(tokens=tokens, cluster_id=cluster_id, controller=controller)
         self.kube = kube
         self.cable(kube.cp, "lab", self.net, "cp", CONTROL + "/24", master_b="br0")
         kube.write("controller-token", kube.token("outrigger-system", "outrigger-controller"))
@@ -119,6 +123,19 @@ class IstioLab(AgentLab):
         cert = self.certificate(pod)
         with pod.inside():
             return hbonepy.Server(pod.address, pod.name, cert, self.kube.roots)
+
+    def envoy(self, pod, program, vm, port=8080):
+        """An unmodified Envoy as the pod's sidecar: 127.0.0.1:15001 leads to the VM; what comes by HBONE goes to 127.0.0.1:8080."""
+        cert, key = self.certificate(pod)
+        leaf = types.SimpleNamespace(cert=cert, key=key, roots=self.kube.roots)
+        client = envoy_client(leaf, ("127.0.0.1", 15001), (vm.address, 15008), "%s:%d" % (vm.address, port))
+        server = envoy_server(leaf, (pod.address, 15008), ("127.0.0.1", 8080))
+        path = os.path.join(self.dir, pod.name + "-envoy.json")
+        with open(path, "w") as f:
+            json.dump({"static_resources": envoy_sidecar(client, server)}, f)
+        pod.popen(["python3", "-c", WEB, "127.0.0.1", "8080"], "app")
+        pod.popen([program, "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"], "envoy")
+        wait_until("Envoy", lambda: ":15008 " in pod.run("ss", "-Hltn"), 20)
 
     def kill_vm(self, vm):
         """Its port goes, as when its hypervisor's process dies."""
