@@ -284,7 +284,8 @@ static int resource_change(struct knowledge *k, struct resource *res, const char
 		res->value = old_value;
 		return -ENOMEM;
 	}
-	memcpy(res->value, value, len);
+	if (len)
+		memcpy(res->value, value, len);
 	res->len = len;
 	res->published = false;
 	r = resource_publish(k, res, d);
@@ -315,7 +316,7 @@ int knowledge_put(struct knowledge *k, uint32_t holder, enum knowledge_kind kind
 		r = resource_new(k, kind, name, &res);
 	if (r == 0)
 		r = hold(res, holder);
-	if (r == 0 && (is_new || res->len != len || memcmp(res->value, value, len)))
+	if (r == 0 && (is_new || res->len != len || (len && memcmp(res->value, value, len))))
 		r = resource_change(k, res, version, value, len, reterr_diag);
 	if (r < 0 && is_new && res) {
 		map_remove(&k->resources, &res->link);
