@@ -69,6 +69,32 @@ static __always_inline int flow_enter(struct __sk_buff *skb, const struct packet
 	return STEER_C_FLOW_ERROR;
 }
 
+/*
+ * The peer of an open connection may get another MAC address, or another place:
+ * its router was replaced, its bridge lost a port, its VM moved. Answers follow
+ * the packets that pass the source check, not the SYN of long ago.
+ */
+static __always_inline void flow_follow(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port)
+{
+	struct steer_flow_key k;
+	struct steer_flow *f;
+	__u32 was[3], now[3];	/* both MAC addresses, as flow_enter() takes them */
+
+	flow_key(&k, p);
+	f = bpf_map_lookup_elem(&flows, &k);
+	if (!f || bpf_skb_load_bytes(skb, 0, now, sizeof(now)))
+		return;
+	__builtin_memcpy(was, f->dmac, sizeof(was));
+	if (f->ifindex == skb->ifindex && f->vlan == p->vlan && was[0] == now[0] && was[1] == now[1] && was[2] == now[2])
+		return;
+	__builtin_memcpy(f->dmac, now, sizeof(now));
+	f->ifindex = skb->ifindex;
+	f->vlan = p->vlan;
+	f->out_ifindex = port->out_ifindex;
+	f->out_vlan = port->out_vlan;
+	f->flags = port->flags & STEER_PORT_ROUTED ? STEER_FLOW_ROUTED : 0;
+}
+
 /* --- probes --- */
 
 static __always_inline void probe_record(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port)
@@ -168,6 +194,8 @@ static __always_inline int use_socket(struct __sk_buff *skb, const struct packet
 	__u32 mark = mark_of(full->mark);
 	if (state == BPF_TCP_SYN_SENT && (mark == MARK_PROBE || mark == MARK_PROBE_OWN))
 		probe_record(skb, p, port);
+	if (mark == MARK_ANSWER)
+		flow_follow(skb, p, port);
 	return mark && mark < MARK_N ? V_DELIVER : V_PASS;
 }
 

@@ -119,6 +119,21 @@ def test_inbound_reaches_the_proxy_from_the_uplink_and_from_another_vm(make, top
 
 
 @TOPOLOGIES
+def test_answers_follow_a_peer_that_gets_another_mac_address(make, topology):
+    n = make(topology)
+    Server(n.vm[1], 80)
+    d = n.driver()
+    d.listen(vm=1)
+    vm = n.addresses[1][0]
+    d.divert(vm=1, direction=IN, dst=vm, port=80)
+    s, line = greeting(n.peer, vm, 80)
+    assert line.startswith("in1 ") and echoes(s, 1000)
+    # As when a router fails over, or a Linux bridge loses the port that gave it its address.
+    n.peer.ip("link", "set", "dev", "eth0", "address", "02:00:00:fa:11:0e")
+    assert echoes(s)
+
+
+@TOPOLOGIES
 @FAMILIES
 def test_the_proxy_connects_on_in_the_name_of_the_client(make, topology, family):
     """Outbound with the VM's address and port, inbound with the client's, by sockets of the unprivileged helper."""
