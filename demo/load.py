@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """An open-loop HTTP client: so many requests a second, each on a connection of its own, and what became of each.
 
-    load.py URL RATE SECONDS [--timeout S]      prints one JSON object; SIGTERM ends it early
+    load.py URL RATE SECONDS [--timeout S] [--each FILE]      prints one JSON object; SIGTERM ends it early
 
 Open loop: a request starts when its time has come, whether or not the ones before it are done.
 """
@@ -44,6 +44,7 @@ async def one(host, port, path, timeout):
 async def load(args):
     url = urlsplit(args.url)
     results = []
+    each = open(args.each, "a", buffering=1) if args.each else None     # what is still going on can be watched
     tasks = set()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -51,6 +52,8 @@ async def load(args):
     async def run(start):
         who, error = await one(url.hostname, url.port or 80, url.path or "/", args.timeout)
         results.append({"at": start, "ms": (time.time() - start) * 1000, "who": who, "error": error})
+        if each:
+            each.write(json.dumps(results[-1]) + "\n")
 
     begin = time.monotonic()
     n = 0
@@ -89,6 +92,7 @@ def main():
     parser.add_argument("rate", type=float)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--timeout", type=float, default=5)
+    parser.add_argument("--each", help="a file that gets a line for each request when it has ended")
     print(json.dumps(summary(asyncio.run(load(parser.parse_args())))), flush=True)
 
 

@@ -1,0 +1,405 @@
+"""Two servers with a NIC each, one controller, a registry and VMs under steady load: what a fault is put into.
+
+              10.67.0.0/24, one wire ("net")
+    reg .1       a registry (agentlab's), the VMs' gateway; a client outside of the mesh
+    edge .2      outrigger-controller
+    a .3, b .4   NICs: a bridge, ports tap0, tap1, ..., uplink up0
+    VMs          a namespace each, behind a port of a or b; their server says "hello from NAME"
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+
+from agentlab import AGENT, CONSUL, CONTROLLER, PROXY, SERVER
+from netlab import Lab, wait_until
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+LOAD = os.path.join(ROOT, "demo", "load.py")
+REGISTRY, EDGE = "10.67.0.1", "10.67.0.2"
+NIC_ADDRESS = {"a": "10.67.0.3", "b": "10.67.0.4"}
+
+CONTROLLER_YAML = """trust_domain: test.mesh
+state_dir: %(state)s
+listen:
+  mesh: %(edge)s:15012
+  provisioner: %(edge)s:15030
+  rest: 127.0.0.1:15031
+  rest_socket: %(dir)s/controller.sock
+advertise:
+  mesh: %(edge)s:15012
+  server_names: [%(edge)s]
+virtual_addresses: 10.99.0.0/16
+namespaces: [shop]
+session_grace: %(grace)s
+onboarding:
+  - name: orders
+    match: { guest_name: "orders-*" }
+    mode: strict
+    namespace: shop
+    service_account: orders
+    services: [orders]
+  - name: billing
+    match: { guest_name: "billing-*" }
+    mode: strict
+    namespace: shop
+    service_account: billing
+    services: [billing]
+  - name: shoppers
+    match: { guest_name: "shopper-*" }
+    mode: permissive
+    namespace: shop
+    service_account: shopper
+    client: true
+"""
+AGENT_YAML = """nic: nic-%(nic)s
+controller: { address: "%(edge)s:15030", roots: %(dir)s/roots.pem, join_token_file: %(dir)s/join-%(nic)s }
+ports:
+  - match: "tap*"
+uplinks: [up0]
+guests:
+%(guests)s
+state_dir: %(dir)s/state-%(nic)s
+run_dir: %(dir)s/run-%(nic)s
+proxy: { path: %(proxy)s, access_log: %(dir)s/run-%(nic)s/proxies/access.log, access_log_json: true, drain: 200ms }
+steering: { pin_dir: "%(dir)s/bpf/%(nic)s" }
+log: { level: info }
+"""
+WEB = SERVER + """
+class H(Handler):
+    def do_GET(self):
+        self.answer(("hello from " + sys.argv[3]).encode(), "text/plain")
+Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
+"""
+
+
+class Nic:
+    """A server's NIC: its namespace, its agent, and what the agent says."""
+
+    def __init__(self, lab, name):
+        self.lab = lab
+        self.name = name
+        self.host = lab.host(name)
+        self.host.bridge("br0", NIC_ADDRESS[name] + "/24")
+        lab.cable(self.host, "up0", lab.net, "to-" + name, master_a="br0", master_b="br0")
+        self.process = None
+
+    def start(self, wait=True):
+        path = os.path.join(self.lab.dir, "agent-%s.yaml" % self.name)
+        with open(path, "w") as f:
+            f.write(AGENT_YAML % dict(dir=self.lab.dir, edge=EDGE, nic=self.name, proxy=self.lab.proxy_path, guests=self.lab.guest_names()))
+        self.process = self.host.popen([AGENT, "-c", path], "agent")
+        if wait:
+            wait_until("agent " + self.name, lambda: self.process.poll() is not None or self.status())
+            assert self.process.poll() is None, self.log()
+
+    def log(self):
+        return self.lab.log(self.name + ".agent")
+
+    def get(self, path):
+        return self.lab.ask("run-%s/agent.sock" % self.name, path)
+
+    def status(self):
+        try:
+            return self.get("/v1/status")
+        except (RuntimeError, ValueError):
+            return None
+
+    def connected(self):
+        s = self.status()
+        return s and s["controller"]["state"] == "open" and s["policy_version"]
+
+    def worker_pid(self):
+        """The agent's worker: the monitor's child that is the same program."""
+        (pid,) = [p for p in children(self.process.pid) if os.path.basename(os.readlink("/proc/%d/exe" % p)).startswith("outrigger-agent")]
+        return pid
+
+    def kill(self):
+        """kill -9, as the kernel's memory killer would: monitor and worker at once, and nothing is undone."""
+        pids = [self.worker_pid(), self.process.pid]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+        wait_until("the agent's end", lambda: not any(alive(p) for p in pids))
+
+    def proxy(self, vm):
+        """The proxy of @vm when it is ready."""
+        found = [p for p in self.get("/v1/proxies")["proxies"] if p["guest"].endswith(vm.mac) and p["state"] == "ready"]
+        return found[0] if found else None
+
+    def metric(self, name, **labels):
+        """The sum of all series of that name that have these labels."""
+        total = 0
+        for line in self.host.run("curl", "-sS", "-m", "10", "http://127.0.0.1:15020/metrics").splitlines():
+            m = re.match(r"^([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+)$", line)
+            if m and m[1] == name and set(labels.items()) <= set(re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', m[2] or "")):
+                total += float(m[3])
+        return total
+
+
+class FaultLab(Lab):
+    """@vms: {name: server}; the order gives ports and addresses."""
+
+    def __init__(self, prefix, vms, grace="1s"):
+        super().__init__(prefix)
+        os.chmod(self.dir, 0o755)
+        self.grace = grace
+        self.state = os.path.join(self.dir, "controller")
+        bpffs = os.path.join(self.dir, "bpf")
+        os.makedirs(bpffs)
+        subprocess.run(["mount", "-t", "bpf", "bpf", bpffs], check=True)  # `ip netns exec` hides /sys
+        self.proxy_path = os.path.join(self.dir, "outrigger-proxy")     # so that it can be missing for a while
+        os.symlink(PROXY, self.proxy_path)
+        self.controller = None
+        self.loads = []
+        self.net = self.host("net")
+        self.net.bridge("br0")
+        self.reg, self.edge = self.host("reg"), self.host("edge")
+        self.cable(self.reg, "eth0", self.net, "reg", REGISTRY + "/24", master_b="br0")
+        self.cable(self.edge, "eth0", self.net, "edge", EDGE + "/24", master_b="br0")
+        self.vms = {}
+        self.nics = {n: Nic(self, n) for n in NIC_ADDRESS}
+        for name, nic in vms.items():
+            self.add_vm(name, nic)
+
+    def add_vm(self, name, nic):
+        i = len(self.vms)
+        vm = self.host("v%d" % i)
+        vm.title, vm.address, vm.mac, vm.port = name, "10.67.0.%d" % (11 + i), "02:00:00:67:00:%02x" % (0x11 + i), "tap%d" % i
+        self.vms[name] = vm
+        self.plug(vm, nic)
+        return vm
+
+    def plug(self, vm, nic):
+        vm.nic = self.nics[nic]
+        self.cable(vm, "eth0", vm.nic.host, vm.port, vm.address + "/24", mac_a=vm.mac, master_b="br0")
+        vm.ip("route", "add", "default", "via", REGISTRY)
+
+    def unplug(self, vm):
+        """Its port is gone, as when a hypervisor moves it away."""
+        vm.nic.host.ip("link", "del", vm.port)
+
+    def guest_names(self):
+        """MAC addresses that may turn up later are named beforehand, as a hypervisor would."""
+        names = {vm.mac: n for n, vm in self.vms.items()}
+        for i in range(len(self.vms), len(self.vms) + 2):
+            names["02:00:00:67:00:%02x" % (0x11 + i)] = "orders-%d" % (i + 1)
+        return "\n".join('  - { mac: "%s", name: %s }' % x for x in names.items())
+
+    # --- programs ---
+
+    def start(self):
+        self.reg.popen(["python3", "-c", CONSUL, REGISTRY], "consul")
+        wait_until("the registry", lambda: not subprocess.run(self.reg.argv("curl", "-s", "http://%s:8500/x" % REGISTRY), stdout=subprocess.DEVNULL).returncode)
+        self.start_controller()
+        for nic in self.nics.values():
+            with open(os.path.join(self.dir, "join-" + nic.name), "w") as f:
+                f.write(self.ask("controller.sock", "/v1/tokens", {"nic": "nic-" + nic.name})["token"] + "\n")
+            nic.start()
+        for nic in self.nics.values():
+            wait_until("the session of " + nic.name, nic.connected)
+        return self
+
+    def start_controller(self, text=""):
+        self.write_controller(text)
+        self.controller = self.edge.popen([CONTROLLER, "-c", self.dir + "/controller.yaml"], "controller")
+        roots = wait_until("the controller", lambda: self.controller.poll() is not None or self.roots())
+        assert self.controller.poll() is None, self.log("edge.controller")
+        with open(self.dir + "/roots.pem", "w") as f:
+            f.write(roots)
+
+    def write_controller(self, more=""):
+        with open(self.dir + "/controller.yaml", "w") as f:
+            f.write(CONTROLLER_YAML % dict(dir=self.dir, state=self.state, edge=EDGE, grace=self.grace) + more)
+
+    def roots(self):
+        try:
+            return self.ask("controller.sock", "/v1/roots")["roots_pem"]
+        except (RuntimeError, ValueError):
+            return None
+
+    def kill_controller(self):
+        self.controller.kill()
+        self.controller.wait(10)
+
+    # --- asking ---
+
+    def ask(self, sock, path, body=None):
+        argv = ["curl", "-sS", "-m", "10", "--unix-socket", os.path.join(self.dir, sock), "http://x" + path]
+        if body is not None:
+            argv += ["-X", "POST", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
+        r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if r.returncode:
+            raise RuntimeError("%s: %s" % (path, r.stderr))
+        return json.loads(r.stdout)
+
+    def workloads(self):
+        return self.ask("controller.sock", "/v1/workloads")
+
+    def workload(self, vm):
+        return [w for w in self.workloads()["workloads"] if vm.address in w["addresses"]]
+
+    def endpoints(self, service):
+        """Where peers are told to find it: address:port."""
+        return sorted(e["address"] for s in self.workloads()["services"] if s["name"] == service for e in s["endpoints"])
+
+    def virtual_address(self, service):
+        for s in self.workloads()["services"]:
+            if s["name"] == service:
+                return s["addresses"][0]
+        return None
+
+    # --- doing ---
+
+    def serve(self, vm, port=8080):
+        p = vm.popen(["python3", "-c", WEB, vm.address, str(port), vm.title], "http%d" % port)
+        wait_until("the VM's server", lambda: ":%d " % port in vm.run("ss", "-Hltn"))
+        return p
+
+    def register(self, vm, service=None, port=8080, instance=None, address=None):
+        service = service or vm.title.rsplit("-", 1)[0]
+        body = {"Name": service, "ID": instance or vm.title, "Address": address or vm.address, "Port": port}
+        vm.run("curl", "-sS", "-m", "10", "-X", "PUT", "-d", json.dumps(body), "http://%s:8500/v1/agent/service/register" % REGISTRY)
+
+    def join(self, *names):
+        """These VMs serve, register, and are in the mesh."""
+        for n in names:
+            self.serve(self.vms[n])
+            self.register(self.vms[n])
+        self.wait_joined(*names)
+
+    def wait_joined(self, *names):
+        for n in names:
+            vm = self.vms[n]
+            wait_until("the proxy of " + n, lambda: vm.nic.proxy(vm))
+            wait_until("the workload of " + n, lambda: self.workload(vm))
+
+    def join_client(self, name):
+        """This VM only asks the registry."""
+        vm = self.vms[name]
+        vm.run("curl", "-sS", "-m", "10", "http://%s:8500/v1/health/service/orders" % REGISTRY)
+        self.wait_joined(name)
+
+    def fetch(self, host, address, port=8080, timeout=5):
+        """What an HTTP GET says, or "" when it is refused or not answered."""
+        return subprocess.run(host.argv("curl", "-sS", "-m", timeout, "http://%s:%d/" % (address, port)), stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True).stdout
+
+    def load(self, vm, address, rate=40, port=8080, seconds=120):
+        """Open-loop load from @vm until it is told to end."""
+        load = Load(vm, "http://%s:%d/" % (address, port), rate, seconds)
+        self.loads.append(load)
+        return load
+
+    def access(self, nic):
+        """The access log of a NIC's proxies."""
+        lines = []
+        try:
+            with open(os.path.join(self.dir, "run-%s/proxies/access.log" % nic.name)) as f:
+                for line in f:
+                    try:
+                        lines.append(json.loads(line))
+                    except ValueError:
+                        pass  # the last one is being written
+        except FileNotFoundError:
+            pass
+        return lines
+
+    def close(self):
+        for nic in self.nics.values():
+            if nic.process and nic.process.poll() is None:
+                nic.process.terminate()
+                try:
+                    nic.process.wait(10)
+                except subprocess.TimeoutExpired:
+                    pass
+        subprocess.run(["umount", "-l", os.path.join(self.dir, "bpf")], check=False)
+        super().close()
+
+
+class Watcher(threading.Thread):
+    """Asks @what all the time, and keeps the answers; nobody there is none."""
+
+    def __init__(self, what):
+        super().__init__(daemon=True)
+        self.what = what
+        self.seen = []
+        self.over = threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.over.is_set():
+            try:
+                self.seen.append(self.what())
+            except (RuntimeError, ValueError):
+                pass
+            self.over.wait(0.02)
+
+    def end(self):
+        self.over.set()
+        self.join(30)
+        return self.seen
+
+
+class Load:
+    """demo/load.py in a VM: so many requests a second whatever becomes of them, and each is counted."""
+
+    def __init__(self, vm, url, rate, seconds):
+        n = len(vm.lab.loads)
+        self.file = os.path.join(vm.lab.dir, "load-%d" % n)
+        # `ip netns exec` execs: the process is the client.
+        self.process = vm.popen([sys.executable, LOAD, url, rate, seconds, "--timeout", 10, "--each", self.file], "load-%d" % n, stdout=subprocess.PIPE)
+
+    def done(self):
+        """The requests that have ended."""
+        try:
+            with open(self.file) as f:
+                return [json.loads(line) for line in f.read().split("\n")[:-1]]
+        except FileNotFoundError:
+            return []
+
+    def goes_on(self, n=20, who=None):
+        """Waits for @n more good answers (of @who) to requests that begin from now on."""
+        now = time.time()
+
+        def answers():
+            assert self.process.poll() is None
+            return sum(r["at"] >= now and not r["error"] and who in (None, r["who"]) for r in self.done()) >= n
+        try:
+            wait_until("%d more answers%s" % (n, " of " + who if who else ""), answers)
+        except TimeoutError as e:
+            raise TimeoutError("%s; the last requests: %s" % (e, self.done()[-8:])) from None
+        return self
+
+    def failed(self):
+        return [r for r in self.done() if r["error"]]
+
+    def end(self):
+        self.process.terminate()
+        out, _ = self.process.communicate(timeout=60)
+        return json.loads(out)
+
+
+def children(pid):
+    with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+        return [int(p) for p in f.read().split()]
+
+
+def alive(pid):
+    """A zombie is not: its parent may be dead as well, and nobody hurries to bury it."""
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def rss_kib(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
