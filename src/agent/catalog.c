@@ -527,11 +527,3 @@ uint64_t claim_until_ms(const struct claim *c)
 		until = MAX(until, c->sources[i].until_ms);
 	return until;
 }
-
-const char *claim_meta_get(const struct claim *c, const char *key)
-{
-	for (size_t i = 0; i < c->n_metadata; i++)
-		if (!strcmp(c->metadata[i].key, key))
-			return c->metadata[i].value;
-	return NULL;
-}

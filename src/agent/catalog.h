@@ -176,4 +176,3 @@ const struct hint *catalog_hint(const struct catalog *c, const struct ip_port *a
 enum observation_health claim_health(const struct claim *c);
 /* The longest end of its sources. */
 uint64_t claim_until_ms(const struct claim *c);
-const char *claim_meta_get(const struct claim *c, const char *key);

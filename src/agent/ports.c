@@ -336,13 +336,6 @@ struct ports *ports_free(struct ports *p)
 	return NULL;
 }
 
-const struct port_info *ports_find(const struct ports *p, uint32_t ifindex)
-{
-	const struct port *port = find(p, ifindex);
-
-	return port ? &port->info : NULL;
-}
-
 const struct port_info *ports_find_name(const struct ports *p, const char *name)
 {
 	map_for_each(l, &p->by_index) {

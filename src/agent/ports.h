@@ -45,5 +45,4 @@ MUST_CHECK int ports_new(struct loop *l, const char *const *patterns, size_t n_p
 struct ports *ports_free(struct ports *p);
 
 /* NULL when there is none. Any device, whether it matches or not (uplinks are named in the configuration). */
-const struct port_info *ports_find(const struct ports *p, uint32_t ifindex);
 const struct port_info *ports_find_name(const struct ports *p, const char *name);

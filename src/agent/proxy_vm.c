@@ -66,7 +66,7 @@ static int copy(const struct diverts *from, struct diverts *ret)
 	return 0;
 }
 
-void proxy_vm_divert(struct proxy_vm *vm, bool on)
+static void proxy_vm_divert(struct proxy_vm *vm, bool on)
 {
 	static const struct diverts none;
 	struct diverts now;

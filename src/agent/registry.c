@@ -14,16 +14,6 @@
 
 static const struct registry_backend *const backends[] = { &registry_consul, &registry_zk };
 
-const char *registry_result_name(enum registry_result result)
-{
-	static const char *const names[] = {
-		[REGISTRY_FOUND] = "found", [REGISTRY_NOT_FOUND] = "not found",
-		[REGISTRY_UNREACHABLE] = "unreachable", [REGISTRY_REFUSED] = "refused",
-	};
-
-	return names[result];
-}
-
 static void lookup_free(struct registry_lookup *l)
 {
 	l->backend->stop(l);

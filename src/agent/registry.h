@@ -55,4 +55,3 @@ MUST_CHECK int registry_lookup_start(struct loop *loop, const struct registry_qu
 /* Before the answer: there will be none. NULL is allowed; returns NULL. */
 struct registry_lookup *registry_lookup_cancel(struct registry_lookup *l);
 
-const char *registry_result_name(enum registry_result result);

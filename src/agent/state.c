@@ -120,12 +120,3 @@ int state_load(const char *dir, const char *name, unsigned version, void **ret_d
 	*ret_len = len;
 	return 0;
 }
-
-int state_remove(const char *dir, const char *name)
-{
-	char path[PATH_MAX];
-
-	if ((size_t)snprintf(path, sizeof(path), "%s/%s", dir, name) >= sizeof(path))
-		return -ENAMETOOLONG;
-	return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
-}

@@ -15,5 +15,3 @@ enum { STATE_MAX_LEN = 64 << 20 };
 MUST_CHECK int state_save(const char *dir, const char *name, unsigned version, const void *data, size_t len, mode_t mode);
 /* -ENOENT; -EPROTONOSUPPORT: of another version; -EBADMSG: not such a file. @ret_data is the caller's and ends with a zero that does not count. */
 MUST_CHECK int state_load(const char *dir, const char *name, unsigned version, void **ret_data, size_t *ret_len);
-/* No such file is no error. */
-MUST_CHECK int state_remove(const char *dir, const char *name);

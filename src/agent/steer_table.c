@@ -122,7 +122,7 @@ static struct monitor_port *find_port(const struct steer_table *t, uint32_t ifin
 	return NULL;
 }
 
-const struct monitor_port *steer_table_port_of_vm(const struct steer_table *t, uint32_t vm)
+static const struct monitor_port *steer_table_port_of_vm(const struct steer_table *t, uint32_t vm)
 {
 	for (size_t i = 0; i < t->n_ports; i++)
 		if (t->ports[i].role == MONITOR_ROLE_VM && t->ports[i].vm == vm)

@@ -27,8 +27,6 @@ void steer_table_deinit(struct steer_table *t);
 
 MUST_CHECK int steer_table_port_add(struct steer_table *t, const struct monitor_port *p);
 MUST_CHECK int steer_table_port_remove(struct steer_table *t, uint32_t ifindex, uint16_t vlan);
-/* NULL: no such port. */
-const struct monitor_port *steer_table_port_of_vm(const struct steer_table *t, uint32_t vm);
 
 MUST_CHECK int steer_table_address_add(struct steer_table *t, uint32_t vm, const struct ip *addr, const uint8_t mac[6]);
 MUST_CHECK int steer_table_address_remove(struct steer_table *t, uint32_t vm, const struct ip *addr);

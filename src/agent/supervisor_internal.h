@@ -42,6 +42,4 @@ void proxy_vm_event(struct proxy_vm *vm, enum vm_event ev);
 void proxy_vm_free(struct proxy_vm *vm);
 void proxy_vm_status(struct proxy_vm *vm, const Outrigger__Ipc__VmStatus *m);
 void proxy_vm_enter(struct proxy_vm *vm, struct process *p);	/* is hosted by @p from now on */
-/* The diverts are to be @vm->diverts, or none. */
-void proxy_vm_divert(struct proxy_vm *vm, bool on);
 void proxy_vm_send_token(struct proxy_vm *vm, const char *refused);

@@ -195,11 +195,3 @@ void opt_help(const struct opt_spec *spec, FILE *to)
 	if (spec->details)
 		fprintf(to, "\n%s\n", spec->details);
 }
-
-void opt_words(const struct opt_spec *spec, FILE *to)
-{
-	for (size_t i = 0; i < spec->n_opts; i++)
-		if (spec->opts[i].name)
-			fprintf(to, "--%s\n", spec->opts[i].name);
-	fprintf(to, "--help\n");
-}

@@ -53,8 +53,6 @@ enum {
 MUST_CHECK int opt_parse(const struct opt_spec *spec, int argc, char **argv, void *target,
 			 unsigned *ret_n_args, struct diag *reterr_diag);
 void opt_help(const struct opt_spec *spec, FILE *to);
-/* The options' names, one a line, for shell completion. */
-void opt_words(const struct opt_spec *spec, FILE *to);
 
 /* A whole decimal number within the limits, or -EINVAL and a diag that quotes @text. @max 0: no limit. */
 MUST_CHECK int opt_uint(const char *text, unsigned min, unsigned max, unsigned *ret_value, struct diag *reterr_diag);

@@ -107,7 +107,7 @@ bool ads_wants(const struct ads_stream *s, const struct resource *res)
 
 /* --- acknowledgements --- */
 
-void ads_push_unref(struct ads_push *p)
+static void ads_push_unref(struct ads_push *p)
 {
 	if (!p || --p->n_refs)
 		return;
@@ -157,7 +157,7 @@ void ads_pending_done(struct ads_type *t, const char *nonce)
 	}
 }
 
-void ads_pending_clear(struct ads_type *t)
+static void ads_pending_clear(struct ads_type *t)
 {
 	list_for_each_safe(l, &t->pending)
 		pending_free(list_entry(l, struct ads_pending, link));

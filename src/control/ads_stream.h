@@ -91,8 +91,6 @@ bool ads_wants(const struct ads_stream *s, const struct resource *res);
 MUST_CHECK int ads_pending_add(struct ads_type *t, uint64_t nonce, struct ads_push *push);
 /* Acknowledged, or refused: it and all before it. */
 void ads_pending_done(struct ads_type *t, const char *nonce);
-void ads_pending_clear(struct ads_type *t);
-void ads_push_unref(struct ads_push *p);
 void ads_note_nack(struct ads_stream *s, const char *type, const Google__Rpc__Status *error);
 
 /* ads_delta.c, ads_sotw.c */

@@ -42,4 +42,3 @@ void session_free(struct session *s);
 void session_push_welcome(struct session *s);
 void session_push_policies(struct session *s);
 void session_push_containers(struct session *s);
-MUST_CHECK int session_send(struct session *s, Outrigger__V1__Directive *d);

@@ -17,7 +17,7 @@ static char *word(const char *text)
 	return (char *)(uintptr_t)text;
 }
 
-int session_send(struct session *s, Outrigger__V1__Directive *d)
+static int session_send(struct session *s, Outrigger__V1__Directive *d)
 {
 	return s->call ? grpc_call_send_pb(s->call, &d->base) : -EPIPE;
 }

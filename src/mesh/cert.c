@@ -41,7 +41,7 @@ void cert_key_cleanup(EVP_PKEY **key)
 	EVP_PKEY_free(*key);
 }
 
-int cert_bio_take(BIO *b, char **ret_text)
+static int cert_bio_take(BIO *b, char **ret_text)
 {
 	char *data;
 	long len = BIO_get_mem_data(b, &data);
@@ -121,7 +121,7 @@ int cert_san_new(const char *uri, const char *const *names, GENERAL_NAMES **ret_
 	return 0;
 }
 
-bool cert_key_acceptable(EVP_PKEY *key)
+static bool cert_key_acceptable(EVP_PKEY *key)
 {
 	char group[32] = "";
 

@@ -18,7 +18,6 @@ void cert_bio_cleanup(BIO **b);
 /* The one certificate, or the first one, of a PEM text; NULL when there is none. */
 X509 *cert_x509_from_pem(const char *pem, size_t len);
 MUST_CHECK int cert_x509_to_pem(X509 *x, char **ret_pem);
-MUST_CHECK int cert_bio_take(BIO *b, char **ret_text);	/* its text, zero-terminated; free() it */
 int64_t cert_time(const ASN1_TIME *t);			/* seconds since 1970 */
 
 /*
@@ -30,7 +29,5 @@ struct cert_list;
 /* As cert_list_verify(), also of an authority's own certificate (@is_ca), which is for no handshake. */
 MUST_CHECK int cert_chain_verify(const struct cert_list *list, const char *roots_pem, bool is_ca, struct diag *reterr_diag);
 
-/* P-256, P-384, Ed25519, RSA from 2048 to 8192 bits. */
-bool cert_key_acceptable(EVP_PKEY *key);
 /* The digest that a key signs with, or NULL for those that bring their own. */
 const EVP_MD *cert_key_digest(EVP_PKEY *key);

@@ -80,7 +80,6 @@ struct grpc_call_ops {
 
 /* Server, in grpc_method.open: who gets the call's events from now on. */
 void grpc_call_set_ops(struct grpc_call *call, const struct grpc_call_ops *ops, void *data);
-void *grpc_call_data(const struct grpc_call *call);
 
 /*
  * Queues one message. -ENOBUFS: the peer is behind and the call's queue is

@@ -425,11 +425,6 @@ void grpc_call_set_ops(struct grpc_call *call, const struct grpc_call_ops *ops, 
 	call->data = data;
 }
 
-void *grpc_call_data(const struct grpc_call *call)
-{
-	return call->data;
-}
-
 const char *grpc_call_metadata(const struct grpc_call *call, const char *name)
 {
 	const char *p = (const char *)call->meta.data;

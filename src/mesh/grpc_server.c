@@ -121,7 +121,7 @@ static const struct grpc_conn_ops conn_ops = {
 	.opened = on_opened, .request = on_request, .closed = on_closed, .destroy = destroy,
 };
 
-int grpc_server_adopt(struct grpc_server *server, int fd)
+static int grpc_server_adopt(struct grpc_server *server, int fd)
 {
 	struct server_conn *sc;
 	int r;

@@ -46,8 +46,6 @@ struct grpc_server *grpc_server_free(struct grpc_server *server);
 /* A TCP listener; any number of them. Errors of socket, bind, listen (-EADDRINUSE), told in words by @reterr_diag. */
 MUST_CHECK int grpc_server_listen(struct grpc_server *server, const struct ip_port *addr, struct ip_port *ret_bound,
 				  struct diag *reterr_diag);
-/* A connected stream socket, which becomes the server's (also when this fails). */
-MUST_CHECK int grpc_server_adopt(struct grpc_server *server, int fd);
 
 /* Another certificate, for connections from now on. */
 void grpc_server_set_tls(struct grpc_server *server, struct tls_ctx *tls);

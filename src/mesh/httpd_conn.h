@@ -66,5 +66,3 @@ void httpd_accept_more(struct httpd *h);	/* a connection has gone */
 /* Finds the route and its parameters; answers 404 and 405 itself (NULL). */
 const struct httpd_route *httpd_route_find(struct httpd *h, struct httpd_request *req);
 void httpd_params_free(struct httpd_request *req);
-/* Percent-decodes; NULL: bad encoding, a zero byte, a slash where @segment, or no memory. */
-char *httpd_decode(const char *text, size_t len, bool segment);

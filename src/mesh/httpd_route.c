@@ -15,7 +15,7 @@ static int hex(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-char *httpd_decode(const char *text, size_t len, bool segment)
+static char *httpd_decode(const char *text, size_t len, bool segment)
 {
 	CLEANUP_FREE char *out = malloc(len + 1);
 	size_t n = 0;

@@ -23,7 +23,7 @@ struct cached {
 	struct tls_peer *peer;
 };
 
-struct tls_peer *tls_peer_ref(struct tls_peer *p)
+static struct tls_peer *tls_peer_ref(struct tls_peer *p)
 {
 	__atomic_add_fetch(&p->n_refs, 1, __ATOMIC_RELAXED);
 	return p;

@@ -19,7 +19,6 @@ struct tls_peer {			/* immutable but for the references */
 	const char *id;			/* SPIFFE ID, or NULL; points behind the struct */
 };
 
-struct tls_peer *tls_peer_ref(struct tls_peer *p);
 struct tls_peer *tls_peer_unref(struct tls_peer *p);
 
 enum {

@@ -139,7 +139,7 @@ bool consul_query_get(const char *query, const char *key, char *ret_value, size_
 	return false;
 }
 
-uint32_t consul_duration_s(const char *text)
+static uint32_t consul_duration_s(const char *text)
 {
 	static const struct { const char *unit; double s; } units[] = {
 		{ "ns", 1e-9 }, { "us", 1e-6 }, { "ms", 1e-3 }, { "s", 1 }, { "m", 60 }, { "h", 3600 },

@@ -49,9 +49,6 @@ static inline bool consul_call_is_query(enum consul_call c)
 /* The value of @key in a query string, percent-decoded; false when it is not there or does not fit. */
 bool consul_query_get(const char *query, const char *key, char *ret_value, size_t size);
 
-/* Go's duration text ("90s", "1m30s", "500ms"): whole seconds, rounded up; 0 when it is none. */
-uint32_t consul_duration_s(const char *text);
-
 /* In the order of severity, so that the worst of several is the greatest. */
 enum consul_status { CONSUL_STATUS_UNKNOWN, CONSUL_STATUS_PASSING, CONSUL_STATUS_WARNING, CONSUL_STATUS_CRITICAL };
 enum consul_status consul_status_parse(const char *text);

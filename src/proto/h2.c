@@ -30,6 +30,14 @@ static void put_setting(uint8_t **p, uint16_t id, uint32_t value)
 	*p += 6;
 }
 
+static void h2_put_window_update(struct h2 *h, uint32_t id, uint32_t n)
+{
+	uint8_t *p = h2_put_frame(h, H2_WINDOW_UPDATE, 0, id, 4);
+
+	if (p)
+		h2_write_u32(p, n);
+}
+
 /* Section 3.4: the client's preface; both start with SETTINGS. */
 static int put_start(struct h2 *h)
 {
@@ -165,7 +173,7 @@ static int grow(struct h2 *h)
 	return 0;
 }
 
-int h2_attach(struct h2 *h, struct h2_stream *s, uint32_t id)
+static int h2_attach(struct h2 *h, struct h2_stream *s, uint32_t id)
 {
 	if (h->n_streams == h->n_slots && grow(h) < 0)
 		return -ENOMEM;
@@ -202,7 +210,7 @@ bool h2_was_reset(const struct h2 *h, uint32_t id)
 	return false;
 }
 
-void h2_note_reset(struct h2 *h, uint32_t id)
+static void h2_note_reset(struct h2 *h, uint32_t id)
 {
 	h->reset_ids[h->n_reset_ids++ % ELEMENTS(h->reset_ids)] = id;
 }
@@ -241,14 +249,6 @@ void h2_put_rst(struct h2 *h, uint32_t id, uint32_t code)
 	if (p)
 		h2_write_u32(p, code);
 	h2_note_reset(h, id);
-}
-
-void h2_put_window_update(struct h2 *h, uint32_t id, uint32_t n)
-{
-	uint8_t *p = h2_put_frame(h, H2_WINDOW_UPDATE, 0, id, 4);
-
-	if (p)
-		h2_write_u32(p, n);
 }
 
 static const uint8_t ping_payload[8] = "outrigge";

@@ -10,13 +10,10 @@ void h2_nuisance(struct h2 *h, uint32_t *counter, uint32_t limit);
 /* @len bytes of a control frame with its payload; NULL when there is no room (the connection has failed). */
 uint8_t *h2_put_frame(struct h2 *h, uint8_t type, uint8_t flags, uint32_t stream, uint32_t len);
 void h2_put_rst(struct h2 *h, uint32_t id, uint32_t code);
-void h2_put_window_update(struct h2 *h, uint32_t id, uint32_t n);
 
 struct h2_stream *h2_find(const struct h2 *h, uint32_t id);
-MUST_CHECK int h2_attach(struct h2 *h, struct h2_stream *s, uint32_t id);
 void h2_detach(struct h2 *h, struct h2_stream *s);
 bool h2_was_reset(const struct h2 *h, uint32_t id);	/* by us, lately */
-void h2_note_reset(struct h2 *h, uint32_t id);
 
 /* Frames; each gets a whole payload. 0 or H2_E_FAILED or -ENOMEM. */
 int h2_on_settings(struct h2 *h, const uint8_t *p, size_t len);

@@ -293,11 +293,6 @@ void http1_no_body(struct http1 *p)
 		p->state = HTTP1_S_END;
 }
 
-void http1_tunnel(struct http1 *p)
-{
-	p->state = HTTP1_S_TUNNEL;
-}
-
 bool http1_finish(struct http1 *p, struct http1_event *ret_event)
 {
 	*ret_event = (struct http1_event){};

@@ -94,8 +94,6 @@ MUST_CHECK int http1_parse(struct http1 *p, const void *data, size_t len, size_t
  * (or is a 304 of it) and has no body; or it accepts a CONNECT.
  */
 void http1_no_body(struct http1 *p);
-/* What follows the message at hand is another protocol. Response 101 does this by itself. */
-void http1_tunnel(struct http1 *p);
 
 /*
  * The direction has ended. True if that ends a message properly (between two,

@@ -41,7 +41,7 @@ size_t sock_close(struct sock *s, bool rst)
 	return dropped;
 }
 
-void sock_rewatch(struct sock *s)
+static void sock_rewatch(struct sock *s)
 {
 	/* Either fails only for want of kernel memory: then at the next try. */
 	if (s->watch.loop)

@@ -27,8 +27,6 @@ MUST_CHECK int sock_add(struct sock *s, struct loop *l, int fd, bool connecting,
 /* @rst: the other end shall see a reset. Returns the bytes in @out that were dropped. */
 size_t sock_close(struct sock *s, bool rst);
 
-/* Has epoll watch for what is wanted now. */
-void sock_rewatch(struct sock *s);
 /*
  * Both directions have ended on the wire, but bytes are left to be read and
  * nobody reads just now. epoll would tell that again and again: it is not
