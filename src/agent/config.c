@@ -242,6 +242,13 @@ static int rule_fill(const struct config_guest *g, struct guest_rule *r)
 	return 0;
 }
 
+static void rules_free(struct guest_rule *rules, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free((struct ip *)(uintptr_t)rules[i].addresses);
+	free(rules);
+}
+
 int config_rules(const struct config *c, struct guest_rule **ret_rules, size_t *ret_n)
 {
 	const struct config_guest *guests = c->guests.v;
@@ -251,19 +258,12 @@ int config_rules(const struct config *c, struct guest_rule **ret_rules, size_t *
 		return -ENOMEM;
 	for (size_t i = 0; i < c->guests.n; i++)
 		if (rule_fill(&guests[i], &rules[i]) < 0) {
-			config_rules_free(rules, i);
+			rules_free(rules, i);
 			return -ENOMEM;
 		}
 	*ret_rules = rules;
 	*ret_n = c->guests.n;
 	return 0;
-}
-
-void config_rules_free(struct guest_rule *rules, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		free((struct ip *)(uintptr_t)rules[i].addresses);
-	free(rules);
 }
 
 void config_steer(const struct config *c, struct steer_conf *ret_steer)

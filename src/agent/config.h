@@ -120,9 +120,8 @@ void config_free(struct config *c);
 /* The table, for the manual. */
 const struct conf_table *config_table(void);
 
-/* What the file says of guests, for guest_table_init(). Borrows from @c. To be freed by config_rules_free(). */
+/* What the file says of guests, for guest_table_init(). Borrows from @c, and is there as long as the process. */
 MUST_CHECK int config_rules(const struct config *c, struct guest_rule **ret_rules, size_t *ret_n);
-void config_rules_free(struct guest_rule *rules, size_t n);
 
 /* Steering's settings, with what the file changes. */
 void config_steer(const struct config *c, struct steer_conf *ret_steer);

@@ -286,13 +286,6 @@ void feed_forget(struct worker *w, const struct guest *g)
 	engine_forget_guest(w->engine, member_of(g)->engine_id + BEHIND);
 }
 
-void feed_deinit(struct worker *w)
-{
-	map_for_each(l, &w->tees)
-		tee_close(w, container_of(l, struct tee, by_addr));
-	map_deinit(&w->tees);
-}
-
 /* --- observations --- */
 
 static void note_first(struct member *m, const struct observation *o)

@@ -289,13 +289,6 @@ int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]
 	return 0;
 }
 
-int monitor_listeners_set(struct monitor_client *c, uint32_t vm, const int fds[2])
-{
-	struct monitor_msg_vm m = { .vm = vm };
-
-	return call(c, MONITOR_OP_LISTENERS_SET, &m, sizeof(m), fds, 2, NULL, 0, 0);
-}
-
 /* --- proxies --- */
 
 static int put_string(uint8_t *body, size_t *len, const char *s)

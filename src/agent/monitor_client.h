@@ -158,8 +158,6 @@ MUST_CHECK int monitor_divert_remove(struct monitor_client *c, const struct moni
  * the listener's own.
  */
 MUST_CHECK int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]);
-/* Enters listeners that were made before (by a predecessor, kept by a proxy). */
-MUST_CHECK int monitor_listeners_set(struct monitor_client *c, uint32_t vm, const int fds[2]);
 
 /* --- proxy processes --- */
 

@@ -256,16 +256,6 @@ static int op_listeners_make(struct monitor_state *m, struct monitor_request *q)
 	return steer_table_listeners_set(&m->table, v.vm, q->out_fds);
 }
 
-static int op_listeners_set(struct monitor_state *m, struct monitor_request *q)
-{
-	struct monitor_msg_vm v;
-
-	memcpy(&v, q->in, sizeof(v));
-	if (!is_vm(m, v.vm))
-		return MONITOR_OPS_E_ODD;
-	return steer_table_listeners_set(&m->table, v.vm, q->fds);
-}
-
 /* --- proxies --- */
 
 static bool is_group(const char *s)
@@ -412,7 +402,6 @@ static const struct {
 	[MONITOR_OP_DIVERT_ADD]     = { op_divert_add, sizeof(struct monitor_divert) },
 	[MONITOR_OP_DIVERT_REMOVE]  = { op_divert_remove, sizeof(struct monitor_divert) },
 	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
-	[MONITOR_OP_LISTENERS_SET]  = { op_listeners_set, sizeof(struct monitor_msg_vm), .min_fds = 2, .max_fds = 2 },
 	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_len = MONITOR_ARGS_MAX,
 					.max_fds = MONITOR_MAX_FDS, .early = true },
 	[MONITOR_OP_PROXY_SIGNAL]   = { op_proxy_signal, sizeof(struct monitor_msg_signal), .early = true },

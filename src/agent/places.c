@@ -322,15 +322,6 @@ int places_init(struct places *ps, struct loop *l, const struct config *conf, st
 	return ports_new(l, patterns, n, on_port, ps, &ps->ports);
 }
 
-void places_deinit(struct places *ps)
-{
-	ps->ports = ports_free(ps->ports);
-	list_for_each_safe(l, &ps->places)
-		free(list_entry(l, struct place, link));
-	free(ps->slots);
-	free(ps->kept);
-}
-
 void places_address(struct places *ps, struct place *p, const uint8_t mac[6], const struct ip *ip, bool add)
 {
 	int r = add ? monitor_address_add(ps->monitor, p->slot, ip, mac) : monitor_address_remove(ps->monitor, p->slot, ip);

@@ -66,7 +66,6 @@ MUST_CHECK int places_init(struct places *ps, struct loop *l, const struct confi
 			   const struct places_events *events);
 /* Slots of the predecessor whose ports have not come back are free now. */
 void places_drop_kept(struct places *ps);
-void places_deinit(struct places *ps);
 
 struct place *places_by_slot(const struct places *ps, uint32_t slot);
 struct place *places_by_link(const struct places *ps, const struct guest_link *link);

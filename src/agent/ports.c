@@ -293,6 +293,20 @@ static int open_socket(struct ports *p)
 	return 0;
 }
 
+static struct ports *ports_free(struct ports *p)
+{
+	if (!p)
+		return NULL;
+	watch_remove(&p->watch);
+	if (p->sock)
+		mnl_socket_close(p->sock);
+	map_for_each(link, &p->by_index)
+		free(container_of(link, struct port, link));
+	map_deinit(&p->by_index);
+	free(p);
+	return NULL;
+}
+
 int ports_new(struct loop *l, const char *const *patterns, size_t n_patterns, ports_fn *fn, void *data,
 	      struct ports **ret_ports)
 {
@@ -320,20 +334,6 @@ int ports_new(struct loop *l, const char *const *patterns, size_t n_patterns, po
 	}
 	*ret_ports = p;
 	return 0;
-}
-
-struct ports *ports_free(struct ports *p)
-{
-	if (!p)
-		return NULL;
-	watch_remove(&p->watch);
-	if (p->sock)
-		mnl_socket_close(p->sock);
-	map_for_each(link, &p->by_index)
-		free(container_of(link, struct port, link));
-	map_deinit(&p->by_index);
-	free(p);
-	return NULL;
 }
 
 const struct port_info *ports_find_name(const struct ports *p, const char *name)

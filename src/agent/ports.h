@@ -42,7 +42,6 @@ typedef void ports_fn(enum ports_event event, const struct port_info *port, void
  */
 MUST_CHECK int ports_new(struct loop *l, const char *const *patterns, size_t n_patterns, ports_fn *fn, void *data,
 			 struct ports **ret_ports);
-struct ports *ports_free(struct ports *p);
 
 /* NULL when there is none. Any device, whether it matches or not (uplinks are named in the configuration). */
 const struct port_info *ports_find_name(const struct ports *p, const char *name);

@@ -97,6 +97,5 @@ int feed_record(const struct capture_record *r, void *data);		/* a capture_fn */
 void feed_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *t, void *data);
 void feed_observation(const struct observation *o, void *data);		/* an observation_fn */
 void feed_forget(struct worker *w, const struct guest *g);
-void feed_deinit(struct worker *w);
 /* What is to be sniffed: every port of the engine's protocols. */
 MUST_CHECK int feed_set_ports(struct worker *w);

@@ -227,6 +227,7 @@ MUST_CHECK int registry_may_have_token(struct registry *reg, const char *nic, co
 
 /* --- services and workloads: registry_service.c --- */
 
+struct reg_service *reg_service_find(const struct registry *reg, const char *key);
 struct reg_workload *reg_workload_find(const struct registry *reg, const char *uid);
 /* The service that a claim means: declared, or made. NULL: no name or no memory. */
 struct reg_service *reg_service_of_claim(struct registry *reg, const char *namespace, const char *service);

@@ -11,7 +11,7 @@
 
 /* --- services --- */
 
-static struct reg_service *reg_service_find(const struct registry *reg, const char *key)
+struct reg_service *reg_service_find(const struct registry *reg, const char *key)
 {
 	struct map_link *l = map_find_str(&reg->services, key);
 

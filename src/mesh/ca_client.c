@@ -369,13 +369,6 @@ int ca_client_set_roots(struct ca_client *c, const char *roots_pem)
 	return set_text(&c->roots_pem, roots_pem);
 }
 
-void ca_client_renew(struct ca_client *c)
-{
-	c->due = true;
-	if (!c->call && timer_arm(c->loop, &c->timer, 0, on_timer) < 0)
-		return;		/* the channel's next up() starts it */
-}
-
 int64_t ca_client_not_after(const struct ca_client *c)
 {
 	return c->not_after;

@@ -127,5 +127,3 @@ void flow_in_recheck(struct flow *f);		/* policies have changed */
 /* May @principal, from @f->source, reach this VM at @port? What to do is done but for AUTHZ_ALLOWED. */
 struct authz_verdict flow_in_check(struct worker_vm *target, const struct ip_port *source, const struct ip_port *destination,
 				   const char *principal);
-/* Connects @local or @far to @target's VM; @src in whose name. */
-void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst);

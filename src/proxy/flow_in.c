@@ -37,6 +37,8 @@ static void refuse(struct flow *f, unsigned status, enum flow_result result, con
 	flow_end(f, result, why);
 }
 
+static void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst);
+
 void flow_in_decide(struct flow *f)
 {
 	struct worker_vm *v = f->v;
@@ -73,7 +75,7 @@ void flow_in_recheck(struct flow *f)
 
 /* --- to the VM --- */
 
-void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst)
+static void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst)
 {
 	struct worker *w = f->v->w;
 	struct ip_port from = *src;

@@ -19,9 +19,12 @@
 
 static int on_events(struct watch *w, uint32_t events);
 
+/* What the streams of this batch brought, to their sockets. */
+static void hbone_rx_flush(struct worker *w);
+
 /* --- the end --- */
 
-void hbone_end(struct hbone *t)
+static void hbone_end(struct hbone *t)
 {
 	struct worker_vm *v = t->v;
 	struct worker *w = v->w;
@@ -197,7 +200,7 @@ static void on_writable(struct hbone *t)
 
 /* --- what the streams bring --- */
 
-void hbone_rx_flush(struct worker *w)
+static void hbone_rx_flush(struct worker *w)
 {
 	struct flow *f = w->rx_flow;
 	size_t n = w->n_rx;

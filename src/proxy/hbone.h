@@ -58,8 +58,6 @@ void hbone_accept(struct worker_vm *v, int fd, const struct ip_port *src, const 
 /* Ends it after the callbacks of this turn. */
 void hbone_break(struct hbone *t, const char *why);
 void hbone_drain(struct hbone *t);
-/* Ends it here and now; not from within a callback of its own. */
-void hbone_end(struct hbone *t);
 
 void hbone_flush(struct hbone *t);		/* from the turn hook */
 void hbone_tick(struct hbone *t, uint64_t now_ms);
@@ -73,7 +71,5 @@ static inline bool hbone_takes_streams(const struct hbone *t)
 	return t->open && !t->broken && !t->draining && h2_can_open(&t->h2);
 }
 
-/* What the streams of this batch brought, to their sockets. */
-void hbone_rx_flush(struct worker *w);
 /* @f dies: drop what the batch holds for it. */
 void hbone_rx_forget(struct worker *w, const struct flow *f);

@@ -347,6 +347,11 @@ int metrics_write(const struct metrics *m, struct bytes *out)
 	return r;
 }
 
+size_t metrics_n_open(const struct metrics *m)
+{
+	return m->open.n;
+}
+
 static json_t *connection_json(const struct open_flow *f, int64_t now_ms)
 {
 	char source[IP_PORT_TEXT_LEN], destination[IP_PORT_TEXT_LEN], upstream[IP_PORT_TEXT_LEN];

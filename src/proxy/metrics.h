@@ -45,5 +45,6 @@ MUST_CHECK int metrics_write(const struct metrics *m, struct bytes *out);
 /* A line of Prometheus text with one label, its value escaped; @type NULL: no TYPE line. For other counters. */
 MUST_CHECK int metrics_line(struct bytes *out, const char *name, const char *type, const char *label, const char *value, uint64_t v);
 
+size_t metrics_n_open(const struct metrics *m);
 /* Open connections, at most @max. NULL: no memory. */
 json_t *metrics_connections(const struct metrics *m, size_t max, int64_t now_ms);

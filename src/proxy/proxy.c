@@ -383,6 +383,8 @@ static void take_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fd
 		log_warn("agent does not take a status", log_errno(r));
 }
 
+static void proxy_stop(struct proxy *p, uint32_t drain_ms);
+
 static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, size_t n_fds)
 {
 	struct proxy *p = data;
@@ -573,7 +575,7 @@ static int on_stop_timer(struct timer *t)
 	return 0;
 }
 
-void proxy_stop(struct proxy *p, uint32_t drain_ms)
+static void proxy_stop(struct proxy *p, uint32_t drain_ms)
 {
 	if (p->stopping) {
 		loop_stop(p->loop);	/* asked twice: at once */

@@ -94,8 +94,6 @@ unsigned proxy_n_workers(const struct proxy_options *options);
 /* Puts everything of a Setup into force that can change. @m is copied. */
 MUST_CHECK int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *reterr_diag);
 MUST_CHECK int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag);
-/* Drains what there is, then ends the loop. */
-void proxy_stop(struct proxy *p, uint32_t drain_ms);
 
 /* Gives the workers the newest snapshot. */
 void proxy_publish(struct proxy *p);

@@ -106,7 +106,6 @@ struct staging *worker_staging_get(struct worker *w);		/* NULL: out of memory */
 void worker_staging_put(struct worker *w, struct staging *s);
 
 /* --- worker_vm.c --- */
-struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot);
 /* The VM of this process that has the address, or NULL. */
 struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip);
 int worker_vm_put(struct worker *w, struct vm_conf *c);		/* takes the reference */

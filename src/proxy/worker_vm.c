@@ -13,7 +13,7 @@
 
 enum { ACCEPTS_A_TURN = 16 };
 
-struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
+static struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
 {
 	struct map_link *l = map_find(&w->vms, &slot, sizeof(slot));
 
