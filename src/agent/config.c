@@ -195,7 +195,7 @@ static const struct conf_item items[] = {
 	{ "metrics", CONF_IP_PORT, AT(config, metrics), .dflt = "127.0.0.1:15020", .doc = "Where /metrics is served, with those of the proxies." },
 };
 static const struct conf_table table = CONF_TABLE_INIT("agent.yaml", struct config, items,
-						       .doc = "The mesh agent's configuration, /etc/outrigger/agent.yaml.");
+						       .doc = "The mesh agent's configuration, /etc/outrigger/agent.yaml. It is read when the agent starts.");
 
 const struct conf_table *config_table(void)
 {

@@ -142,5 +142,8 @@ enum { CONF_PATH_LEN = 128 };
 bool conf_differs(const struct conf_table *t, const void *a, const void *b, enum conf_reload reload,
 		  char ret_path[static CONF_PATH_LEN]);
 
-/* The reference manual, Markdown. -ENOMEM, -ENOBUFS. */
+/*
+ * The reference manual, Markdown. -ENOMEM, -ENOBUFS. It tells of changes only
+ * where an item is CONF_RESTART: other programs read their file once.
+ */
 MUST_CHECK int conf_manual(const struct conf_table *t, struct bytes *out);

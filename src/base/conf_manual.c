@@ -54,7 +54,7 @@ static int print_default(const struct conf_item *item, struct bytes *out)
 	return item->dflt && *item->dflt ? bytes_appendf(out, "`%s`", item->dflt) : 0;
 }
 
-static int print_item(const struct conf_item *item, struct bytes *out)
+static int print_item(const struct conf_item *item, bool reloads, struct bytes *out)
 {
 	int r = bytes_appendf(out, "| `%s` | ", item->name);
 
@@ -66,15 +66,27 @@ static int print_item(const struct conf_item *item, struct bytes *out)
 		r = bytes_append_str(out, " | ");
 	if (r == 0)
 		r = print_default(item, out);
+	if (r == 0 && reloads)
+		r = bytes_append_str(out, item->reload == CONF_RESTART ? " | restart" : " | live");
 	if (r == 0)
-		r = bytes_appendf(out, " | %s | %s |\n", item->reload == CONF_RESTART ? "restart" : "live", item->doc ? item->doc : "");
+		r = bytes_appendf(out, " | %s |\n", item->doc ? item->doc : "");
 	return r;
+}
+
+/* A program that reads its file once has nothing to say about changes. */
+static bool is_reloaded(const struct conf_table *t)
+{
+	for (size_t i = 0; i < t->n_items; i++)
+		if (t->items[i].reload == CONF_RESTART || (holds_table(&t->items[i]) && is_reloaded(t->items[i].sub)))
+			return true;
+	return false;
 }
 
 enum { MAX_TABLES = 64 };
 
 /* Tables that were printed: one that is used in several places is printed once. */
 struct printed {
+	bool reloads;		/* the column "change" is wanted */
 	const struct conf_table *tables[MAX_TABLES];
 	size_t n;
 };
@@ -96,10 +108,11 @@ static int print_table(const struct conf_table *t, const char *title, unsigned l
 	if (r == 0 && t->doc)
 		r = bytes_appendf(out, "%s\n\n", t->doc);
 	if (r == 0)
-		r = bytes_append_str(out, "| name | type | default | change | meaning |\n|---|---|---|---|---|\n");
+		r = bytes_append_str(out, printed->reloads ? "| name | type | default | change | meaning |\n|---|---|---|---|---|\n"
+						: "| name | type | default | meaning |\n|---|---|---|---|\n");
 	for (size_t i = 0; r == 0 && i < t->n_items; i++)
 		if (t->items[i].name && t->items[i].type != CONF_REMOVED)
-			r = print_item(&t->items[i], out);
+			r = print_item(&t->items[i], printed->reloads, out);
 	if (r == 0)
 		r = bytes_append_str(out, "\n");
 
@@ -114,7 +127,7 @@ static int print_table(const struct conf_table *t, const char *title, unsigned l
 
 int conf_manual(const struct conf_table *t, struct bytes *out)
 {
-	struct printed printed = {};
+	struct printed printed = { .reloads = is_reloaded(t) };
 	int r = bytes_append_str(out, "<!-- Printed from the program's own table: do not edit. -->\n");
 
 	return r < 0 ? r : print_table(t, t->name, 1, &printed, out);
