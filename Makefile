@@ -6,7 +6,7 @@ PREFIX  ?= /usr/local
 PYTHON  := /usr/bin/python3
 SECONDS ?= 60
 
-.PHONY: all demo test quick bench interop fuzz soak deps install clean help
+.PHONY: all demo test quick bench interop fuzz soak deps install uninstall clean help
 
 all: deps ## build everything
 	@tests/run build
@@ -30,8 +30,12 @@ interop: all ## tests against slow or heavy peers
 fuzz: deps ## fuzz every target for SECONDS each
 	@tests/run fuzz $(SECONDS)
 
-install: all ## install under PREFIX (default /usr/local)
-	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(DESTDIR))
+install: all ## install under PREFIX (default /usr/local), DESTDIR before it
+	@meson configure $(BUILD) -Dprefix=$(PREFIX) && ninja -C $(BUILD) > /dev/null
+	@meson install -C $(BUILD) --no-rebuild --quiet $(if $(DESTDIR),--destdir $(DESTDIR))
+
+uninstall: ## remove what the last install put there
+	@ninja -C $(BUILD) uninstall
 
 deps: ## install the Debian packages that are missing
 	@tools/deps

@@ -2,8 +2,8 @@
  * outrigger demo: boots real VMs on one machine and shows the main job.
  *
  * The demo itself is a program of its own (demo/run.py), because it plays the
- * hosts, not the mesh. This command finds it: beside the build tree that it
- * was built in, or where it was installed.
+ * hosts, not the mesh. It needs a source tree; this command finds it from
+ * the build tree in there.
  */
 #include <errno.h>
 #include <limits.h>
@@ -31,7 +31,7 @@ static int folder_of_program(char path[static PATH_MAX])
 
 static int find_script(char script[static PATH_MAX])
 {
-	static const char *const places[] = { "../../../demo/run.py", "../../../../demo/run.py", "../share/outrigger/demo/run.py" };
+	static const char *const places[] = { "../../../demo/run.py", "../../../../demo/run.py" };
 	char folder[PATH_MAX];
 
 	if (folder_of_program(folder) < 0)
@@ -86,7 +86,7 @@ static int run(int argc, char **argv)
 	if (r >= 0)
 		return r;
 	if (find_script(script) < 0) {
-		fprintf(stderr, "outrigger demo: demo/run.py is neither beside this build tree nor installed\n");
+		fprintf(stderr, "outrigger demo: no demo/run.py: the demo runs from a source tree (make demo)\n");
 		return COMMAND_FAILED;
 	}
 	return play(script, &o);

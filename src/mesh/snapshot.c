@@ -81,9 +81,16 @@ const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, co
 	return workload_by_hash(s, ip, snap_hash_ip(ip));
 }
 
-static const struct snap_service *snapshot_service_by_id(const struct snapshot *s, uint32_t id)
+const struct snap_service *snapshot_service_by_id(const struct snapshot *s, uint32_t id)
 {
 	return trie_get(&s->state.services, id);
+}
+
+const struct snap_service *snapshot_service(const struct snapshot *s, const char *key)
+{
+	const struct snap_def *def = trie_get(&s->state.by_key, snap_hash_text(key));
+
+	return def && def->defined && !strcmp(def->key, key) ? snapshot_service_by_id(s, def->service_id) : NULL;
 }
 
 static const struct snap_service *service_by_vip(const struct snapshot *s, const struct ip *ip, uint64_t hash)
