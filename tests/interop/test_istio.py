@@ -227,3 +227,28 @@ def test_an_istiod_that_cannot_be_reached_is_named(kube):
     finally:
         print(mesh.log("nic.agent")[-9000:])
         mesh.close()
+
+
+def test_vms_that_register_all_at_once_join_in_spite_of_istiods_rate_limit(kube):
+    kube.ensure_istiod()
+    n = 12
+    mesh = IstioLab(kube, vms=n, names=["orders-%d" % i for i in range(n)])
+    kube.stop(kube.istiod)
+    kube.start_istiod(crds=False, PILOT_MAX_REQUESTS_PER_SECOND="3")
+    try:
+        mesh.start()
+        for vm in mesh.vms:
+            mesh.serve(vm)
+        for i, vm in enumerate(mesh.vms):
+            mesh.register(vm, instance="orders-%d" % i)
+        wait_until("all entries", lambda: len(mesh.entries()) == n, 60)
+        wait_until("all proxies", lambda: all(mesh.proxy(vm) for vm in mesh.vms), 60)
+        assert mesh.call(mesh.client, mesh.vms[-1])[0] == "200"
+        for vm in mesh.vms[:6]:
+            mesh.kill_vm(vm)
+        wait_until("half of them gone", lambda: len(mesh.entries()) == n - 6, 30)
+    finally:
+        print(mesh.log("nic.agent")[-6000:])
+        mesh.close()
+        kube.stop(kube.istiod)
+        kube.start_istiod(crds=False)

@@ -137,6 +137,11 @@ class IstioLab(AgentLab):
         pod.popen([program, "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"], "envoy")
         wait_until("Envoy", lambda: ":15008 " in pod.run("ss", "-Hltn"), 20)
 
+    def guest_machine(self, guest):
+        """To be ended with the lab."""
+        self.guests.append(guest)
+        return guest
+
     def kill_vm(self, vm):
         """Its port goes, as when its hypervisor's process dies."""
         self.nic.ip("link", "del", vm.port)
