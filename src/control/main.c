@@ -10,18 +10,22 @@
 #include "base/log.h"
 #include "base/opt.h"
 #include "base/sandbox.h"
+#include "control/kube_manifest.h"
 #include "control/server.h"
 
 struct arguments {
 	const char *config;
 	bool check;
 	bool manual;
+	bool manifest;
 	bool version;
 };
 
 static const struct opt options[] = {
 	{ 'c', "config", OPT_STR, offsetof(struct arguments, config), .value = "FILE", .help = "configuration (default /etc/outrigger/controller.yaml)" },
 	{ 0, "check", OPT_FLAG, offsetof(struct arguments, check), .help = "only read the configuration and say what is wrong with it" },
+	{ 0, "kubernetes", OPT_FLAG, offsetof(struct arguments, manifest),
+	  .help = "print what the onboarding policies need in a cluster with Istio, for kubectl apply -f -" },
 	{ 0, "manual", OPT_FLAG, offsetof(struct arguments, manual), .help = "print the reference manual of the configuration" },
 	{ 'V', "version", OPT_FLAG, offsetof(struct arguments, version), .help = "print the version" },
 };
@@ -83,8 +87,10 @@ static int serve(const char *path, struct diag *d)
 	r = server_new(loop, path, &s, d);
 	if (r == 0) {
 		r = loop_on_signal(loop, signals, ELEMENTS(signals), on_signal, s);
+		/* libcurl asks DNS for the API server's name in a thread. */
 		if (r == 0)
-			r = sandbox_confine(SANDBOX_CORE | SANDBOX_LOOP | SANDBOX_SOCKETS | SANDBOX_WRITE_FILES, d);
+			r = sandbox_confine(SANDBOX_CORE | SANDBOX_LOOP | SANDBOX_SOCKETS | SANDBOX_WRITE_FILES |
+					    (s->cluster ? SANDBOX_THREADS : 0), d);
 		if (r == 0) {
 			log_info("ready", log_str("version", OUTRIGGER_VERSION), log_str("trust_domain", s->config->trust_domain));
 			r = loop_run(loop);
@@ -104,6 +110,11 @@ static int run(const struct arguments *args)
 
 	if (r < 0)
 		return fail(&diag, r);
+	if (args->manifest) {
+		r = kube_manifest_print(config, stdout);
+		config_free(config);
+		return r < 0 ? fail(&diag, r) : 0;
+	}
 	if (args->check) {
 		printf("%s is good\n", args->config);
 		config_free(config);

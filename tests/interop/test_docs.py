@@ -51,7 +51,8 @@ def test_the_page_leads_from_nothing_to_a_meshed_vm(mesh):
     os.makedirs(tools)
     program(tools + "/kubectl", "#!/bin/sh\nexec %s kubectl --kubeconfig %s \"$@\"\n" % (kube.program, kube.kubeconfig))
     program(tools + "/systemctl", SYSTEMCTL % {"build": os.path.abspath(BUILD)})
-    os.symlink(os.path.abspath(os.path.join(BUILD, "src", "ctl", "outrigger")), tools + "/outrigger")
+    for folder, name in (("ctl", "outrigger"), ("control", "outrigger-controller")):
+        os.symlink(os.path.abspath(os.path.join(BUILD, "src", folder, name)), os.path.join(tools, name))
     env = dict(os.environ, PATH=tools + ":" + os.environ["PATH"], ISTIOD=CONTROL + ":15012", CONTROLLER="10.66.0.2", APISERVER="https://%s:6443" % CONTROL,
                ETC=mesh.dir + "/etc", STATE=mesh.dir + "/state", RUN=mesh.dir + "/run")
     # No controller of Kubernetes makes this ConfigMap in the lab.

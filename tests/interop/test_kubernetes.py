@@ -3,6 +3,7 @@ import base64
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -31,7 +32,7 @@ def inside(kube):
 @pytest.fixture
 def kubeconfig(kube):
     token_file = kube.write("controller-token", kube.token(*ACCOUNT))
-    return kube.write_kubeconfig("controller", tokenFile=token_file)
+    return kube.write_kubeconfig("controller", "https://localhost:6443", tokenFile=token_file)     # by name: it has to be looked up
 
 
 @pytest.fixture
@@ -115,6 +116,17 @@ def test_without_the_right_the_refusal_names_verb_and_account(controller, nic):
     assert refused.startswith("create serviceaccounts/token of shop/default: not permitted: ")
     [check] = find_check(controller, "mesh", "workload tokens")
     assert not check["ok"] and "not permitted" in check["found"]
+
+
+def test_what_the_policies_need_is_printed_and_the_cluster_takes_it(kube, controller, nic):
+    """Also: with it the refused account gets its token."""
+    argv = [controller.binary, "--config", controller.path, "--kubernetes"]
+    kube.apply(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    assert kube.get("-n", "shop", "workloadgroup", "orders")["spec"]["template"]["serviceAccount"] == "orders"
+    gid = nic.guest("other-1")
+    wait_until("the token", lambda: "token" in ask_token(nic, gid), 20)
+    kube.kubectl("-n", "shop", "delete", "role", "outrigger-token-default")
+    kube.kubectl("apply", "-f", kube.packaging("outrigger-vm.yaml"))
 
 
 def test_a_hanging_api_server_is_named_and_hinders_nobody(kube, controller, nic):
