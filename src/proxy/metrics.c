@@ -9,6 +9,8 @@
 
 #include "base/map.h"
 
+enum { SERIES_KEY_MAX = 8192 };
+
 /* --- labels: the rows say the name, and what stands where there is no value --- */
 
 enum label {
@@ -75,7 +77,7 @@ static const struct {
 };
 
 struct series {
-	struct map_link link;		/* by @text */
+	struct map_link link;		/* by the values: see write_key() */
 	uint64_t counts[_COUNTER_N];
 	char text[];			/* labels as they are written, without braces */
 };
@@ -117,6 +119,11 @@ static int escape(struct bytes *out, const char *value)
 	return r;
 }
 
+static const char *value_of(const char *const values[_LABEL_N], int i)
+{
+	return values[i] && *values[i] ? values[i] : labels[i].none;
+}
+
 static int write_labels(struct bytes *out, const char *const values[_LABEL_N])
 {
 	int r = 0;
@@ -124,44 +131,64 @@ static int write_labels(struct bytes *out, const char *const values[_LABEL_N])
 	for (int i = 0; i < _LABEL_N && r == 0; i++) {
 		r = bytes_appendf(out, "%s%s=\"", i ? "," : "", labels[i].name);
 		if (r == 0)
-			r = escape(out, values[i] && *values[i] ? values[i] : labels[i].none);
+			r = escape(out, value_of(values, i));
 		if (r == 0)
 			r = bytes_append(out, "\"", 1);
 	}
 	return r;
 }
 
-static struct series *series_make(struct metrics *m, const void *text, size_t len)
+/* @text, its zero, and @key behind them. */
+static struct series *series_make(struct metrics *m, const struct bytes *text, const char *key, size_t n_key)
 {
-	struct series *s = calloc(1, sizeof(*s) + len + 1);
+	struct series *s = calloc(1, sizeof(*s) + text->len + 1 + n_key);
 
 	if (!s)
 		return NULL;
-	memcpy(s->text, text, len);
-	if (map_add(&m->series, &s->link, s->text, len) < 0) {
+	memcpy(s->text, text->data, text->len);
+	memcpy(s->text + text->len + 1, key, n_key);
+	if (map_add(&m->series, &s->link, s->text + text->len + 1, n_key) < 0) {
 		free(s);
 		return NULL;
 	}
 	return s;
 }
 
+/* The values, each with its zero: what is looked up for every connection must not cost a page of text. 0 if they are too long. */
+static size_t write_key(char key[SERIES_KEY_MAX], const char *const values[_LABEL_N])
+{
+	size_t n = 0;
+
+	for (int i = 0; i < _LABEL_N; i++) {
+		const char *value = value_of(values, i);
+		size_t len = strlen(value) + 1;
+
+		if (len > SERIES_KEY_MAX - n)
+			return 0;
+		memcpy(key + n, value, len);
+		n += len;
+	}
+	return n;
+}
+
 /* Never NULL: without memory, and over the maximum, it is "_other". */
 static struct series *series_get(struct metrics *m, const char *const values[_LABEL_N])
 {
-	struct series *s = m->other;
+	char key[SERIES_KEY_MAX];
+	size_t n_key = write_key(key, values);
+	struct map_link *l = n_key ? map_find(&m->series, key, n_key) : NULL;
+	struct series *s = NULL;
 	struct bytes text;
 
-	bytes_init(&text, 16384);
-	if (write_labels(&text, values) == 0) {
-		struct map_link *l = map_find(&m->series, text.data, text.len);
-
-		if (l)
-			s = container_of(l, struct series, link);
-		else if (m->series.n < METRICS_SERIES_MAX)
-			s = series_make(m, text.data, text.len) ?: m->other;
-	}
+	if (l)
+		return container_of(l, struct series, link);
+	if (!n_key || m->series.n >= METRICS_SERIES_MAX)
+		return m->other;
+	bytes_init(&text, 2 * SERIES_KEY_MAX);
+	if (write_labels(&text, values) == 0)
+		s = series_make(m, &text, key, n_key);
 	bytes_deinit(&text);
-	return s;
+	return s ?: m->other;
 }
 
 static void label_self(const char **values, const struct metrics_self *self, bool source)
