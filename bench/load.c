@@ -4,6 +4,8 @@
  *	load rate ADDR CONNECTIONS RATE SECONDS		open loop: requests leave on time, latency counts from when they were due
  *	load conn ADDR PARALLEL SECONDS			connect, one request, close
  *	load hold ADDR CONNECTIONS			opens them, one request each, prints "held", closes them when stdin ends
+ *	load rounds ADDR CONNECTIONS ROUNDS		a request on each, all answers, the next round: the same work in every run
+ *	load dials ADDR COUNT				connect, one request, close, one after the other: likewise
  *
  * ADDR is IPv4:port of an HTTP server (or a proxy before one). Prints one JSON
  * object. Every answer must be complete and begin with "HTTP/1.1 200"; what is
@@ -320,6 +322,69 @@ static void run_hold(size_t n_conns)
 		;
 }
 
+/* Until @n of the connections have their answers. */
+static void await_answers(size_t n)
+{
+	struct epoll_event events[MAX_EVENTS];
+
+	while (n) {
+		int got = epoll_wait(load.epoll_fd, events, MAX_EVENTS, 10000);
+
+		if (got <= 0) {
+			errno = ETIMEDOUT;
+			die("answer");
+		}
+		for (int i = 0; i < got; i++) {
+			struct conn *c = events[i].data.ptr;
+			int r = c->busy ? conn_read(c) : 0;
+
+			if (r < 0) {
+				errno = ECONNRESET;
+				die("answer");
+			}
+			if (r == 1) {
+				c->busy = false;
+				record(now_ns() - c->due_ns);
+				load.done++;
+				n--;
+			}
+		}
+	}
+}
+
+static void run_rounds(size_t n_conns, size_t rounds)
+{
+	struct conn *conns = calloc(n_conns, sizeof(*conns));
+	uint64_t start = now_ns();
+
+	if (!conns)
+		die("memory");
+	for (size_t i = 0; i < n_conns; i++)
+		conn_open(&conns[i]);
+	wait_connected(conns, n_conns);
+	for (size_t r = 0; r < rounds; r++) {
+		for (size_t i = 0; i < n_conns; i++)
+			conn_send(&conns[i], now_ns());
+		await_answers(n_conns);
+	}
+	report((double)(now_ns() - start) / 1e9);
+}
+
+static void run_dials(size_t n)
+{
+	uint64_t start = now_ns();
+	struct conn c;
+
+	for (size_t i = 0; i < n; i++) {
+		conn_open(&c);
+		wait_connected(&c, 1);
+		conn_send(&c, now_ns());
+		await_answers(1);
+		close(c.fd);
+	}
+	report((double)(now_ns() - start) / 1e9);
+}
+
 static void parse_address(const char *text)
 {
 	char host[64];
@@ -342,7 +407,8 @@ static void parse_address(const char *text)
 int main(int argc, char **argv)
 {
 	if (argc < 4) {
-		fprintf(stderr, "usage: load rate ADDR CONNECTIONS RATE SECONDS | conn ADDR PARALLEL SECONDS | hold ADDR CONNECTIONS\n");
+		fprintf(stderr, "usage: load rate ADDR CONNECTIONS RATE SECONDS | conn ADDR PARALLEL SECONDS | hold ADDR CONNECTIONS | "
+			"rounds ADDR CONNECTIONS ROUNDS | dials ADDR COUNT\n");
 		return 2;
 	}
 	struct rlimit files;
@@ -365,6 +431,10 @@ int main(int argc, char **argv)
 		run_conn(n, strtod(argv[4], NULL));
 	else if (!strcmp(argv[1], "hold") && argc == 4)
 		run_hold(n);
+	else if (!strcmp(argv[1], "rounds") && argc == 5)
+		run_rounds(n, strtoul(argv[4], NULL, 10));
+	else if (!strcmp(argv[1], "dials") && argc == 4)
+		run_dials(n);
 	else
 		return 2;
 	return 0;
