@@ -19,9 +19,17 @@ static void take_message(struct dns_guest *g, const uint8_t *data, size_t len, c
 	struct dns_message m;
 	struct exchange x = { .guest = g, .message = &m, .client = *client, .server = *server, .ctx = ctx };
 
-	/* NOTIFY and UPDATE put other things into the same sections. */
-	if (!dns_open(&m, data, len) || m.header.opcode != DNS_OPCODE_QUERY || m.header.response == to_server || !dns_check(&m))
+	if (!dns_open(&m, data, len)) {
+		discover_senseless(ctx);
 		return;
+	}
+	/* NOTIFY and UPDATE put other things into the same sections. */
+	if (m.header.opcode != DNS_OPCODE_QUERY || m.header.response == to_server)
+		return;
+	if (!dns_check(&m)) {
+		discover_senseless(ctx);
+		return;
+	}
 	if (to_server)
 		dns_take_query(&x);
 	else

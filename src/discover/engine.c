@@ -30,6 +30,7 @@ struct discover_ctx engine_context(struct engine *e, const struct guest *g, uint
 {
 	return (struct discover_ctx){
 		.guest = g->address, .frame = frame, .time_ns = time_ns, .emit = count_and_emit, .emit_data = e,
+		.senseless = &e->stats.senseless,
 	};
 }
 

@@ -41,6 +41,8 @@ struct engine_stats {
 	uint64_t fragments;		/* of IP: not put together */
 	uint64_t ignored;		/* of no protocol, or not of a guest as a client */
 	uint64_t datagrams;		/* given to an observer */
+	uint64_t senseless;		/* datagrams and messages that are none of their protocol */
+	uint64_t streams_slept;		/* connections given up by their observer: of another protocol, TLS, malformed */
 	uint64_t datagrams_cut;		/* not whole in the capture: not given */
 	uint64_t segments;		/* of TCP, with data */
 	uint64_t duplicates;		/* segments that held nothing new */

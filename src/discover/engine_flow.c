@@ -48,8 +48,10 @@ static void on_data(void *arg, unsigned dir, const uint8_t *data, size_t len)
 	struct flow *f = arg;
 	struct discover_ctx ctx = engine_context(f->engine, f->guest, f->frame, f->last_ns);
 
-	if (f->stream && !f->protocol->stream_data(f->stream, dir_of(dir), data, len, &ctx))
+	if (f->stream && !f->protocol->stream_data(f->stream, dir_of(dir), data, len, &ctx)) {
+		f->engine->stats.streams_slept++;
 		flow_sleep(f);
+	}
 }
 
 static void on_gap(void *arg, unsigned dir, size_t len)
@@ -235,6 +237,7 @@ bool engine_stream_data(struct engine_stream *s, enum discover_dir dir, const vo
 	ctx = engine_context(s->engine, s->guest, frame, time_ns);
 	if (s->protocol->stream_data(s->stream, dir, data, len, &ctx))
 		return true;
+	s->engine->stats.streams_slept++;
 	s->protocol->stream_free(s->stream);
 	s->stream = NULL;
 	return false;

@@ -569,9 +569,17 @@ static void mdns_datagram(void *guest, const struct datagram *d, const struct di
 	struct dns_message m;
 	struct packet_ctx p = { .guest = guest, .message = &m, .datagram = d, .ctx = ctx };
 
-	/* RFC 6762, section 18: other opcodes and rcodes are ignored; and answers come from the port, section 6 */
-	if (!dns_open(&m, d->data, d->len) || m.header.opcode != DNS_OPCODE_QUERY || m.header.rcode || !dns_check(&m))
+	if (!dns_open(&m, d->data, d->len)) {
+		discover_senseless(ctx);
 		return;
+	}
+	/* RFC 6762, section 18: other opcodes and rcodes are ignored; and answers come from the port, section 6 */
+	if (m.header.opcode != DNS_OPCODE_QUERY || m.header.rcode)
+		return;
+	if (!dns_check(&m)) {
+		discover_senseless(ctx);
+		return;
+	}
 	if (!m.header.response)
 		take_query(&p);
 	else if (d->dir == DISCOVER_FROM_REGISTRY || d->src.port == d->dst.port)

@@ -17,7 +17,15 @@ struct discover_ctx {		/* of the engine, read-only for the observer, valid for t
 	uint64_t time_ns;
 	observation_fn *emit;
 	void *emit_data;
+	uint64_t *senseless;	/* may be NULL */
 };
+
+/* Counts a message that claims to be of the protocol and cannot be read. */
+static inline void discover_senseless(const struct discover_ctx *ctx)
+{
+	if (ctx->senseless)
+		++*ctx->senseless;
+}
 
 enum discover_dir { DISCOVER_TO_REGISTRY, DISCOVER_FROM_REGISTRY };
 

@@ -94,7 +94,8 @@ class Nic:
         path = os.path.join(self.lab.dir, "agent-%s.yaml" % self.name)
         with open(path, "w") as f:
             f.write(AGENT_YAML % dict(dir=self.lab.dir, edge=EDGE, nic=self.name, proxy=self.lab.proxy_path, guests=self.lab.guest_names()))
-        self.process = self.host.popen([AGENT, "-c", path], "agent")
+        limit = ["prlimit", "--nofile=%d" % self.lab.nofile[self.name]] if self.name in self.lab.nofile else []
+        self.process = self.host.popen([*limit, AGENT, "-c", path], "agent")
         if wait:
             wait_until("agent " + self.name, lambda: self.process.poll() is not None or self.status())
             assert self.process.poll() is None, self.log()
@@ -146,11 +147,14 @@ class Nic:
 class FaultLab(Lab):
     """@vms: {name: server}; the order gives ports and addresses."""
 
-    def __init__(self, prefix, vms, grace="1s"):
+    def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
         self.grace = grace
         self.state = os.path.join(self.dir, "controller")
+        if disk:
+            os.makedirs(self.state)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + disk, "tmpfs", self.state], check=True)
         bpffs = os.path.join(self.dir, "bpf")
         os.makedirs(bpffs)
         subprocess.run(["mount", "-t", "bpf", "bpf", bpffs], check=True)  # `ip netns exec` hides /sys
@@ -158,6 +162,7 @@ class FaultLab(Lab):
         os.symlink(PROXY, self.proxy_path)
         self.controller = None
         self.loads = []
+        self.nofile = nofile or {}
         self.net = self.host("net")
         self.net.bridge("br0")
         self.reg, self.edge = self.host("reg"), self.host("edge")
@@ -217,6 +222,13 @@ class FaultLab(Lab):
     def write_controller(self, more=""):
         with open(self.dir + "/controller.yaml", "w") as f:
             f.write(CONTROLLER_YAML % dict(dir=self.dir, state=self.state, edge=EDGE, grace=self.grace) + more)
+
+    def replace(self, name, text):
+        """A file as editors write it: whole, or not at all."""
+        path = os.path.join(self.dir, name)
+        with open(path + ".new", "w") as f:
+            f.write(text)
+        os.rename(path + ".new", path)
 
     def roots(self):
         try:
@@ -320,6 +332,7 @@ class FaultLab(Lab):
                 except subprocess.TimeoutExpired:
                     pass
         subprocess.run(["umount", "-l", os.path.join(self.dir, "bpf")], check=False)
+        subprocess.run(["umount", "-l", self.state], check=False, stderr=subprocess.DEVNULL)
         super().close()
 
 
@@ -376,6 +389,10 @@ class Load:
         except TimeoutError as e:
             raise TimeoutError("%s; the last requests: %s" % (e, self.done()[-8:])) from None
         return self
+
+    def answered_or_not(self, n):
+        want = len(self.done()) + n
+        wait_until("%d more requests" % n, lambda: len(self.done()) >= want)
 
     def failed(self):
         return [r for r in self.done() if r["error"]]

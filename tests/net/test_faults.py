@@ -2,19 +2,21 @@
 
 import os
 import signal
+import socket
 import sys
 
 import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
-from faultlab import FaultLab, Watcher, alive  # noqa: E402
+from faultlab import REGISTRY, FaultLab, Watcher, alive, rss_kib  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
 # The client and one server of orders on one NIC, the other on the other: the load goes both ways.
 VMS = {"orders-1": "a", "shopper-1": "a", "orders-2": "b"}
+HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "hostile.py")
 
 
 @pytest.fixture
@@ -151,3 +153,139 @@ def test_a_vm_that_moves_takes_its_identity_along(mesh):
     assert all(len(u) <= 1 for u in seen) and len({u for us in seen for u in us}) == 2, seen
     wait_until("the old NIC has forgotten it", lambda: not [g for g in mesh.nics["a"].get("/v1/guests")["guests"] if g["mac"] == vm.mac])
     assert got["failed"] <= 2, got  # what was inside the VM when it left
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a", "billing-1": "a"}}], indirect=True)
+def test_a_hostile_guest_costs_its_neighbours_nothing(mesh):
+    mesh.reg.popen([sys.executable, HOSTILE, "zookeeper", REGISTRY], "zookeeper")
+    wait_until("ZooKeeper", lambda: ":2181 " in mesh.reg.run("ss", "-Hltn"))
+    mesh.join("orders-1", "billing-1")
+    mesh.join_client("shopper-1")
+    shopper, victim, bad, a = mesh.vms["shopper-1"], mesh.vms["orders-1"], mesh.vms["billing-1"], mesh.nics["a"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    before, worker, endpoints = rss_kib(a.worker_pid()), a.worker_pid(), mesh.endpoints("orders")
+    load = mesh.load(shopper, vip).goes_on()
+
+    # Another's address; a name that is not its own.
+    mesh.register(bad, "billing", 8080, "thief", victim.address)
+    mesh.register(bad, "orders", 8080, "impostor")
+    wait_until("the address is refused", lambda: a.metric("outrigger_claims_refused_total") >= 1)
+    (impostor,) = wait_until("the name", lambda: [s for s in a.get("/v1/services")["services"] if s["instance"] == "impostor"])
+    assert not impostor["admitted"] and "does not let this guest claim" in impostor["refusal"]
+    # Another's address as source.
+    bad.run(sys.executable, HOSTILE, "spoof", "eth0", victim.address, REGISTRY, 8500, 2000)
+    wait_until("spoofed packets are counted", lambda: a.metric("outrigger_steering_total", what="spoofed") >= 1000)
+    # More than anybody has to register, and what nobody can read.
+    bad.run(sys.executable, HOSTILE, "create", REGISTRY, 20000, bad.address)
+    bad.run(sys.executable, HOSTILE, "noise", REGISTRY, 2000)
+    for what in ("senseless", "streams_slept"):
+        wait_until(what + " is counted", lambda: a.metric("outrigger_discovery_total", what=what) >= 1)
+    load.goes_on()
+
+    assert a.worker_pid() == worker
+    grown = rss_kib(worker) - before
+    print("the agent grew by %d KiB" % grown)
+    assert grown < 32 * 1024
+    assert len([s for s in a.get("/v1/services")["services"] if s["guest"].endswith(bad.mac)]) <= 64
+    assert mesh.endpoints("orders") == endpoints
+    assert all(not s["name"].startswith("flood") for s in mesh.workloads()["services"])
+    got = load.end()
+    assert got["failed"] == 0, got
+    # What a neighbour registers now is still found.
+    mesh.serve(victim, 9090)
+    mesh.register(victim, "orders", 9090, "orders-1-b")
+    wait_until("the neighbour's", lambda: victim.address + ":9090" in mesh.endpoints("orders"))
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
+def test_a_bad_configuration_is_refused_and_the_last_one_stays(mesh):
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    shopper = mesh.vms["shopper-1"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    load = mesh.load(shopper, vip).goes_on()
+    path = mesh.dir + "/controller.yaml"
+    with open(path) as f:
+        good = f.read()
+    for text, line in ((good + "nonsense: 1\n", good.count("\n") + 1),
+                       (good.replace("mode: strict", "mode: strickt", 1), good[:good.index("mode: strict")].count("\n") + 1),
+                       (good + "authorization: [ {\n", good.count("\n") + 2)):
+        mesh.replace("controller.yaml", text)
+        r = mesh.ask("controller.sock", "/v1/reload", {})
+        assert "%s:%d: " % (path, line) in r["error"], (r, line)
+        assert [p["name"] for p in mesh.ask("controller.sock", "/v1/policies")["onboarding"]] == ["orders", "billing", "shoppers"]
+        load.goes_on(5)
+    mesh.replace("controller.yaml", good.replace("name: billing\n", "name: accounts\n", 1))
+    assert "error" not in mesh.ask("controller.sock", "/v1/reload", {})
+    assert [p["name"] for p in mesh.ask("controller.sock", "/v1/policies")["onboarding"]] == ["orders", "accounts", "shoppers"]
+    load.goes_on()
+    assert mesh.endpoints("orders") and load.end()["failed"] == 0
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "nofile": {"b": 256}}], indirect=True)
+def test_without_descriptors_load_is_shed_and_comes_back(mesh):
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    shopper, b = mesh.vms["shopper-1"], mesh.nics["b"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    pids = (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid)
+    load = mesh.load(shopper, vip, rate=50).goes_on()
+    hogs = []
+    with shopper.inside():
+        for _ in range(600):
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex((vip, 8080))
+            hogs.append(s)
+    for _ in range(300):
+        s = socket.socket(socket.AF_UNIX)
+        s.setblocking(False)
+        s.connect_ex(mesh.dir + "/run-b/agent.sock")
+        hogs.append(s)
+    wait_until("requests that found no descriptor", load.failed)
+    late = mesh.add_vm("orders-3", "b")
+    mesh.serve(late)
+    mesh.register(late)
+    load.answered_or_not(20)
+    for s in hogs:
+        s.close()
+    load.goes_on(50)
+    mesh.register(late)
+    mesh.wait_joined("orders-3")
+    load.goes_on(who="orders-3").end()
+    assert (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid) == pids
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "b"}, "disk": "2m"}], indirect=True)
+def test_a_full_disk_stops_the_controller_from_nothing_but_writing(mesh):
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    shopper = mesh.vms["shopper-1"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    load = mesh.load(shopper, vip).goes_on()
+    with open(mesh.state + "/ballast", "wb", buffering=0) as f:
+        with pytest.raises(OSError):
+            while True:
+                f.write(bytes(1024))
+    answers = [mesh.ask("controller.sock", "/v1/tokens", {"nic": "nic-%d" % i}) for i in range(200)]
+    assert any("cannot be written" in r.get("error", "") for r in answers), answers[-1]
+    mesh.serve(mesh.vms["orders-2"])
+    mesh.register(mesh.vms["orders-2"])
+    load.goes_on()
+    assert mesh.controller.poll() is None
+    os.unlink(mesh.state + "/ballast")
+    wait_until("it can write again", lambda: "token" in mesh.ask("controller.sock", "/v1/tokens", {"nic": "nic-after"}))
+    mesh.wait_joined("orders-2")
+    load.goes_on(who="orders-2")
+    # And what is on the disk is whole.
+    mesh.kill_controller()
+    mesh.start_controller()
+    for nic in mesh.nics.values():
+        wait_until("the session of " + nic.name, nic.connected)
+    assert mesh.virtual_address("orders") == vip
+    got = load.goes_on().end()
+    assert got["failed"] == 0, got
