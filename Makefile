@@ -6,7 +6,7 @@ PREFIX  ?= /usr/local
 PYTHON  := /usr/bin/python3
 SECONDS ?= 60
 
-.PHONY: all demo test quick bench interop fuzz soak deps install uninstall clean help
+.PHONY: all demo test quick bench interop tidy fuzz deps install uninstall clean help
 
 all: deps ## build everything
 	@tests/run build
@@ -26,6 +26,9 @@ bench: all ## benchmarks against peers (ONLY=part)
 interop: all ## tests against slow or heavy peers
 	@tools/deps tools/deps-interop.txt
 	@tests/run interop
+
+tidy: deps ## clang-tidy over src/ (minutes)
+	@tests/run tidy
 
 fuzz: deps ## fuzz every target for SECONDS each
 	@tests/run fuzz $(SECONDS)
