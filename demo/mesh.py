@@ -247,15 +247,20 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
             "--dir", os.path.join(self.lab.dir, "foreign")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30)
         return "a certificate request for somebody else (cart asks to be orders)", "CreateCertificate", out.returncode != 0, out.stdout.strip().split("\n")[-1][:200]
 
-    def look_around(self):
+    def look_around(self, env):
+        """Writes what a shell needs to ask this mesh, and says how."""
         d = self.lab.dir
+        with open(env, "w") as f:
+            f.write("# %s\nexport PATH=%s:$PATH\nexport OUTRIGGER_AGENT=%s\nexport OUTRIGGER_CONTROLLER=unix:%s\n" % (
+                d, os.path.dirname(self.outrigger), self.agent_socket("b"), self.socket))
         return "\n".join([
             "  It is still running. Look around:",
-            "    %s services -c unix:%s" % (self.outrigger, self.socket),
-            "    %s explain orders -a %s" % (self.outrigger, self.agent_socket("b")),
-            "    %s proxies -a %s" % (self.outrigger, self.agent_socket("b")),
-            "    %s check -a %s" % (self.outrigger, self.agent_socket("a")),
-            "    ip netns exec og-cart curl http://127.0.0.1:%d/" % CART_PORT,
+            "    . %s" % os.path.relpath(env),
+            "    outrigger services -c ''             # the whole mesh; without -c: server b",
+            "    outrigger explain orders",
+            "    outrigger proxies",
+            "    outrigger check",
+            "    ip netns exec og-cart curl http://127.0.0.1:%d/   # the container calls the VM" % CART_PORT,
             "  Logs: %s" % d,
-            "  To end it: for n in $(ip netns list | awk '/^og-/{print $1}'); do ip netns pids $n | xargs -r kill; ip netns del $n; done; rm -rf %s" % d,
+            "  To end it: outrigger demo --stop",
         ])

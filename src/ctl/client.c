@@ -10,8 +10,19 @@
 
 #include "base/bytes.h"
 
-const char client_default_agent[] = "/run/outrigger/agent.sock";
-const char client_default_controller[] = "unix:/run/outrigger/controller.sock";
+const char *client_agent(void)
+{
+	const char *set = getenv("OUTRIGGER_AGENT");
+
+	return set && *set ? set : "/run/outrigger/agent.sock";
+}
+
+const char *client_controller(void)
+{
+	const char *set = getenv("OUTRIGGER_CONTROLLER");
+
+	return set && *set ? set : "unix:/run/outrigger/controller.sock";
+}
 
 static size_t take_answer(char *data, size_t size, size_t n, void *to)
 {

@@ -17,8 +17,9 @@ struct client_target {
 
 enum { CLIENT_MAX_ANSWER = 64 * 1024 * 1024, CLIENT_TIMEOUT_MS = 10000 };
 
-extern const char client_default_agent[];
-extern const char client_default_controller[];
+/* Where they are asked for unless an option says otherwise: the environment's OUTRIGGER_AGENT and OUTRIGGER_CONTROLLER, or the usual sockets. */
+const char *client_agent(void);
+const char *client_controller(void);
 
 /*
  * @to is a socket's path, "unix:PATH" or a URL without a path; @body may be

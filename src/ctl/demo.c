@@ -45,6 +45,7 @@ static int find_script(char script[static PATH_MAX])
 
 struct options {
 	bool keep;
+	bool stop;
 	const char *dir;
 };
 
@@ -55,6 +56,8 @@ static int play(const char *script, const struct options *o)
 
 	if (o->keep)
 		words[n++] = "--keep";
+	if (o->stop)
+		words[n++] = "--stop";
 	if (o->dir) {
 		words[n++] = "--dir";
 		words[n++] = o->dir;
@@ -69,6 +72,7 @@ static int run(int argc, char **argv)
 {
 	static const struct opt opts[] = {
 		{ 'k', "keep", OPT_FLAG, offsetof(struct options, keep), .help = "leave everything running, and say how to look around" },
+		{ 's', "stop", OPT_FLAG, offsetof(struct options, stop), .help = "end a demo that was left running" },
 		{ 'd', "dir", OPT_STR, offsetof(struct options, dir), .value = "FOLDER",
 		  .help = "where built programs, guests and the report are (default: the build tree)" },
 	};

@@ -13,16 +13,16 @@ static int use_controller(void *target, const char *value, struct diag *reterr_d
 	struct show *s = target;
 
 	(void)reterr_diag;
-	s->target.controller = *value ? value : client_default_controller;
+	s->target.controller = *value ? value : client_controller();
 	s->from_controller = true;
 	return 0;
 }
 
 static const struct opt options[] = {
 	{ 'j', "json", OPT_FLAG, offsetof(struct show, target.json), .help = "print JSON" },
-	{ 'a', "agent", OPT_STR, offsetof(struct show, target.agent), .value = "SOCKET", .help = "the agent's admin socket (default /run/outrigger/agent.sock)" },
+	{ 'a', "agent", OPT_STR, offsetof(struct show, target.agent), .value = "SOCKET", .help = "the agent's admin socket (default: $OUTRIGGER_AGENT, /run/outrigger/agent.sock)" },
 	{ 'c', "controller", OPT_CALL, .value = "WHERE", .call = use_controller,
-	  .help = "ask the controller about the whole mesh: unix:PATH, http://..., https://..., or '' for its default socket" },
+	  .help = "ask the controller about the whole mesh: unix:PATH, http://..., https://..., or '' for $OUTRIGGER_CONTROLLER or its usual socket" },
 	{ 0, "token", OPT_STR, offsetof(struct show, target.token), .value = "TOKEN", .help = "bearer token for a controller over TCP" },
 	{ 0, "ca", OPT_STR, offsetof(struct show, target.ca_file), .value = "FILE", .help = "trust roots (PEM) of an https controller" },
 };
@@ -35,7 +35,7 @@ int show_options(const struct show_spec *spec, int argc, char **argv, struct sho
 	};
 	unsigned n_args = 0;
 
-	*ret_show = (struct show){ .target = { .agent = client_default_agent, .controller = client_default_controller } };
+	*ret_show = (struct show){ .target = { .agent = client_agent(), .controller = client_controller() } };
 
 	int r = command_options(&opts, argc, argv, ret_show, &n_args);
 	if (r < 0 && n_args)
@@ -52,7 +52,7 @@ json_t *show_get(const struct show *s, const char *command, const char *path)
 
 	if (client_call(&s->target, to, "GET", path, NULL, &json, &diag) < 0) {
 		fprintf(stderr, "outrigger %s: %s\n", command, diag_format(&diag, text));
-		if (!s->from_controller && s->target.agent == client_default_agent)
+		if (!s->from_controller && s->target.agent == client_agent())
 			fprintf(stderr, "Is outrigger-agent running here? --agent names another socket, --controller asks the controller.\n");
 		return NULL;
 	}

@@ -101,7 +101,7 @@ static int run(int argc, char **argv)
 		{ 0, "note", OPT_STR, offsetof(struct options, note), .value = "TEXT", .help = "create: for whom, for the list" },
 		{ 'j', "json", OPT_FLAG, offsetof(struct options, target.json), .help = "print JSON" },
 		{ 'c', "controller", OPT_STR, offsetof(struct options, target.controller), .value = "WHERE",
-		  .help = "unix:PATH, http://... or https://... (default unix:/run/outrigger/controller.sock)" },
+		  .help = "unix:PATH, http://... or https://... (default: $OUTRIGGER_CONTROLLER, unix:/run/outrigger/controller.sock)" },
 		{ 0, "token", OPT_STR, offsetof(struct options, target.token), .value = "TOKEN", .help = "bearer token for a controller over TCP" },
 		{ 0, "ca", OPT_STR, offsetof(struct options, target.ca_file), .value = "FILE", .help = "trust roots (PEM) of an https controller" },
 	};
@@ -114,7 +114,7 @@ static int run(int argc, char **argv)
 		const char *word;
 		int (*run)(const struct options *o, const char *id);
 	} verbs[] = { { "create", create_token }, { "list", list_tokens }, { "revoke", revoke_token } };
-	struct options o = { .target = { .controller = client_default_controller } };
+	struct options o = { .target = { .controller = client_controller() } };
 	unsigned n_args = 0;
 	int r = command_options(&spec, argc, argv, &o, &n_args);
 
