@@ -56,7 +56,8 @@ static int write_engine(const struct worker *w, struct bytes *out)
 	const struct engine_stats *s = engine_stats(w->engine);
 	const struct { const char *what; uint64_t n; } rows[] = {
 		{ "packets", s->packets }, { "malformed", s->malformed }, { "fragments", s->fragments }, { "ignored", s->ignored },
-		{ "datagrams", s->datagrams }, { "senseless", s->senseless }, { "streams_slept", s->streams_slept }, { "segments", s->segments }, { "duplicates", s->duplicates }, { "reordered", s->reordered },
+		{ "datagrams", s->datagrams }, { "senseless", s->senseless }, { "streams_slept", s->streams_slept },
+		{ "segments", s->segments }, { "duplicates", s->duplicates }, { "reordered", s->reordered },
 		{ "gaps", s->gaps }, { "flows", s->flows }, { "flows_evicted", s->flows_evicted }, { "no_memory", s->no_memory },
 		{ "observations", s->observations },
 	};

@@ -47,11 +47,6 @@ static const char *const error_names[] = {
 };
 _Static_assert(ELEMENTS(error_names) == _KUBE_ERROR_N, "every error has a name");
 
-const char *kube_error_name(enum kube_error e)
-{
-	return error_names[e];
-}
-
 static void call_free(struct kube_call *call)
 {
 	defer_cancel(&call->refuse);

@@ -32,7 +32,6 @@ enum kube_error {
 	_KUBE_ERROR_N
 };
 
-const char *kube_error_name(enum kube_error e);	/* "forbidden" */
 
 struct kube_answer {
 	enum kube_error error;

@@ -301,19 +301,6 @@ int kube_source_containers(const struct kube_source *s, struct kube_container **
 	return 0;
 }
 
-const char *kube_source_node(const struct kube_source *s, const struct ip *ip)
-{
-	for (size_t i = 0; i < ELEMENTS(kinds); i++)
-		map_for_each(l, &s->kinds[i].things) {
-			const struct thing *t = container_of(l, struct thing, link);
-
-			for (size_t a = 0; a < t->n_addresses; a++)
-				if (t->addresses[a].is_node && ip_equal(&t->addresses[a].prefix.ip, ip))
-					return t->key;
-		}
-	return NULL;
-}
-
 size_t kube_source_n_watches(const struct kube_source *s)
 {
 	(void)s;

@@ -32,8 +32,6 @@ struct kube_source *kube_source_free(struct kube_source *source);
 
 /* All of them, pods first; freed by the caller. An address may be there more than once. -ENOMEM. */
 MUST_CHECK int kube_source_containers(const struct kube_source *source, struct kube_container **ret_containers, size_t *ret_n);
-/* The node with this address, or NULL. */
-const char *kube_source_node(const struct kube_source *source, const struct ip *ip);
 
 size_t kube_source_n_watches(const struct kube_source *source);
 struct kube_watch_info kube_source_watch(const struct kube_source *source, size_t i);

@@ -63,7 +63,7 @@ static json_t *no_limits(void)
 }
 
 /* A plain socket under the metadata that the internal listener needs. */
-json_t *envoy_internal_upstream(void)
+static json_t *internal_upstream(void)
 {
 	static const char *const passed[] = { "envoy.filters.listener.original_dst", "outrigger" };
 	json_t *raw = envoy_filter("envoy.transport_sockets.raw_buffer", "extensions.transport_sockets.raw_buffer.v3.RawBuffer", json_object());
@@ -174,7 +174,7 @@ static json_t *tunnel_match(void)
 	json_t *raw = envoy_filter("envoy.transport_sockets.raw_buffer", "extensions.transport_sockets.raw_buffer.v3.RawBuffer", json_object());
 
 	return json_pack("[{s:s, s:{s:s}, s:o}, {s:s, s:{}, s:o}]", "name", "hbone", "match", "tunnel", "http", "transport_socket",
-			 envoy_internal_upstream(), "name", "plain", "match", "transport_socket", raw);
+			 internal_upstream(), "name", "plain", "match", "transport_socket", raw);
 }
 
 /* Upstream as the client speaks: HTTP/1 or HTTP/2. No effect on TCP. */
@@ -218,7 +218,7 @@ static json_t *direct_cluster(void)
 	json_t *address = json_pack("{s:{s:s}}", "envoy_internal_address", "server_listener_name", "connect_originate");
 
 	return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o}", "name", "direct", "type", "STATIC", "connect_timeout", "5s", "circuit_breakers",
-			 no_limits(), "load_assignment", single_endpoint("direct", address), "transport_socket", envoy_internal_upstream());
+			 no_limits(), "load_assignment", single_endpoint("direct", address), "transport_socket", internal_upstream());
 }
 
 /* Services that are reached by several listeners are one cluster. */

@@ -12,7 +12,6 @@ json_t *envoy_address(const struct ip_port *addr);
 json_t *envoy_filter(const char *name, const char *type, json_t *config);
 json_t *envoy_tcp_proxy(const char *name, const char *cluster);
 json_t *envoy_original_dst_filter(void);
-json_t *envoy_internal_upstream(void);
 /* "outbound|<port>||<host>": what the controller calls a service's endpoints, and we its cluster; and the filter that leads there. */
 json_t *envoy_service_cluster(const char *host, uint16_t port);
 json_t *envoy_service_filter(const char *host, uint16_t port, bool http);

@@ -8,7 +8,7 @@
 
 #include "base/defs.h"
 
-const json_t *table_at(const json_t *object, const char *path)
+static const json_t *table_at(const json_t *object, const char *path)
 {
 	char part[64];
 

@@ -15,8 +15,6 @@ struct table_column {
 enum { TABLE_MAX_COLUMNS = 12, TABLE_CELL_LEN = 128 };
 
 void table_print(FILE *to, const json_t *array, const struct table_column *columns);
-/* The value at a path, or NULL. */
-const json_t *table_at(const json_t *object, const char *path);
 /* The plain form of a value, as in a cell. */
 void table_text(const json_t *value, char *text, size_t n_text);
 /* Formats: milliseconds as "12 ms", "3.4 s"; bytes as "1.2 MiB"; booleans as yes and no. */

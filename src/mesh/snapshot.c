@@ -81,7 +81,7 @@ const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, co
 	return workload_by_hash(s, ip, snap_hash_ip(ip));
 }
 
-const struct snap_service *snapshot_service_by_id(const struct snapshot *s, uint32_t id)
+static const struct snap_service *service_by_id(const struct snapshot *s, uint32_t id)
 {
 	return trie_get(&s->state.services, id);
 }
@@ -90,7 +90,7 @@ const struct snap_service *snapshot_service(const struct snapshot *s, const char
 {
 	const struct snap_def *def = trie_get(&s->state.by_key, snap_hash_text(key));
 
-	return def && def->defined && !strcmp(def->key, key) ? snapshot_service_by_id(s, def->service_id) : NULL;
+	return def && def->defined && !strcmp(def->key, key) ? service_by_id(s, def->service_id) : NULL;
 }
 
 static const struct snap_service *service_by_vip(const struct snapshot *s, const struct ip *ip, uint64_t hash)
@@ -99,7 +99,7 @@ static const struct snap_service *service_by_vip(const struct snapshot *s, const
 
 	for (unsigned i = 0; def && i < def->n_vips; i++)
 		if (ip_equal(&def->vips[i], ip))
-			return snapshot_service_by_id(s, def->service_id);
+			return service_by_id(s, def->service_id);
 	return NULL;
 }
 
@@ -178,7 +178,7 @@ int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, 
 	if (!hosts || strlen(hosts->hostname) != len || memcmp(hosts->hostname, host, len))
 		return SNAP_E_UNKNOWN;
 
-	const struct snap_service *service = snapshot_service_by_id(s, best_host(hosts, namespace)->service_id);
+	const struct snap_service *service = service_by_id(s, best_host(hosts, namespace)->service_id);
 	return service ? route_service(service, &dialled, ret_route) : SNAP_E_UNKNOWN;
 }
 

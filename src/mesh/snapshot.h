@@ -164,7 +164,6 @@ MUST_CHECK int snapshot_route_host(const struct snapshot *s, const char *host, s
 const struct snap_workload *snapshot_workload(const struct snapshot *s, const char *uid);
 const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, const struct ip *ip);
 const struct snap_service *snapshot_service(const struct snapshot *s, const char *key);
-const struct snap_service *snapshot_service_by_id(const struct snapshot *s, uint32_t id);
 
 uint32_t snapshot_n_workloads(const struct snapshot *s);
 uint32_t snapshot_n_services(const struct snapshot *s);
