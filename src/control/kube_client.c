@@ -40,13 +40,6 @@ struct kube_call {
 	int status;
 };
 
-static const char *const error_names[] = {
-	[KUBE_OK] = "ok", [KUBE_UNREACHABLE] = "unreachable", [KUBE_CREDENTIALS] = "credentials", [KUBE_FORBIDDEN] = "forbidden",
-	[KUBE_NOT_FOUND] = "not found", [KUBE_CONFLICT] = "conflict", [KUBE_GONE] = "gone", [KUBE_TOO_MANY] = "too many requests",
-	[KUBE_INVALID] = "invalid", [KUBE_SERVER] = "server",
-};
-_Static_assert(ELEMENTS(error_names) == _KUBE_ERROR_N, "every error has a name");
-
 static void call_free(struct kube_call *call)
 {
 	defer_cancel(&call->refuse);
