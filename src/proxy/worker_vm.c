@@ -241,7 +241,9 @@ static int really_free(struct defer *d)
 
 void worker_vm_check(struct worker_vm *v)
 {
-	if (v->removed && list_empty(&v->flows) && list_empty(&v->tunnels))
+	if (!v->removed)
+		(void)!listen_all(v);	/* a descriptor is free: those who wait need not wait for the tick */
+	else if (list_empty(&v->flows) && list_empty(&v->tunnels))
 		loop_defer(v->w->loop, &v->free_defer, really_free);
 }
 
