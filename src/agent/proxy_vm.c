@@ -210,6 +210,8 @@ static int on_ready(struct proxy_vm *vm)
 
 static int on_failed(struct proxy_vm *vm)
 {
+	if (vm->state == VM_PREPARING)
+		vm->held = false;	/* it may not even have its listeners: the next tick hands it over afresh */
 	undivert_open(vm);
 	return VM_BROKEN;
 }
