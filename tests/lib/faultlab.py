@@ -72,6 +72,7 @@ steering: { pin_dir: "%(dir)s/bpf/%(nic)s" }
 log: { level: info }
 """
 WEB = SERVER + """
+Server.request_queue_size = 1024
 class H(Handler):
     def do_GET(self):
         self.answer(("hello from " + sys.argv[3]).encode(), "text/plain")

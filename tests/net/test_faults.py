@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 
 import pytest
@@ -221,6 +222,41 @@ def test_a_bad_configuration_is_refused_and_the_last_one_stays(mesh):
     assert [p["name"] for p in mesh.ask("controller.sock", "/v1/policies")["onboarding"]] == ["orders", "accounts", "shoppers"]
     load.goes_on()
     assert mesh.endpoints("orders") and load.end()["failed"] == 0
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "nofile": {"b": 400}}], indirect=True)
+def test_without_descriptors_load_is_shed_and_comes_back(mesh):
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    shopper, b = mesh.vms["shopper-1"], mesh.nics["b"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    pids = (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid)
+    load = mesh.load(shopper, vip, rate=50).goes_on()
+    hogs = []
+    with shopper.inside():
+        for _ in range(600):
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex((vip, 8080))
+            hogs.append(s)
+    for _ in range(300):
+        s = socket.socket(socket.AF_UNIX)
+        s.setblocking(False)
+        s.connect_ex(mesh.dir + "/run-b/agent.sock")
+        hogs.append(s)
+    wait_until("requests that found no descriptor", load.failed)
+    late = mesh.add_vm("orders-3", "b")
+    mesh.serve(late)
+    mesh.register(late)
+    load.answered_or_not(20)
+    for s in hogs:
+        s.close()
+    load.goes_on(50)
+    mesh.register(late)
+    mesh.wait_joined("orders-3")
+    load.goes_on(who="orders-3").end()
+    assert (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid) == pids
 
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "b"}, "disk": "2m"}], indirect=True)
