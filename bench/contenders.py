@@ -8,23 +8,30 @@ import subprocess
 from lab import BUILD, PROXY_CPU, cpu_s, family, memory_kb
 
 BACKEND = 9000
+P256 = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 IDS = {"a": "spiffe://bench.mesh/ns/bench/sa/a", "b": "spiffe://bench.mesh/ns/bench/sa/b"}
+
+
+def openssl(folder, *argv):
+    subprocess.run(["openssl", *argv], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def make_certs(folder):
     """One root, two P-256 leaves with SPIFFE names, as short-lived as a run."""
-    def openssl(*argv):
-        subprocess.run(["openssl", *argv], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=bench root")
+    openssl(folder, "req", "-x509", *P256, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=bench root")
     for name, uri in IDS.items():
-        with open(os.path.join(folder, name + ".ext"), "w") as f:
-            f.write("subjectAltName=URI:%s,DNS:mesh.local\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=critical,digitalSignature\n" % uri)
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=" + name)
-        openssl("x509", "-req", "-in", name + ".csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", name + ".pem", "-days", "2", "-extfile", name + ".ext")
-        with open(os.path.join(folder, name + ".both"), "w") as out:
-            for part in (".pem", ".key"):
-                with open(os.path.join(folder, name + part)) as f:
-                    out.write(f.read())
+        make_cert(folder, name, uri)
+
+
+def make_cert(folder, name, uri):
+    with open(os.path.join(folder, name + ".ext"), "w") as f:
+        f.write("subjectAltName=URI:%s,DNS:mesh.local\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=critical,digitalSignature\n" % uri)
+    openssl(folder, "req", *P256, "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=" + name)
+    openssl(folder, "x509", "-req", "-in", name + ".csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", name + ".pem", "-days", "2", "-extfile", name + ".ext")
+    with open(os.path.join(folder, name + ".both"), "w") as out:
+        for part in (".pem", ".key"):
+            with open(os.path.join(folder, name + part)) as f:
+                out.write(f.read())
 
 
 class Contender:
@@ -226,23 +233,39 @@ class Outrigger(Contender):
     WORLD = """trust_domain: bench.mesh
 roots: ca.pem
 workers: 1
-workloads:
-  - {uid: vm/a, name: a, namespace: bench, service_account: a, addresses: [127.0.0.2], hbone: true, services: {}}
-  - {uid: vm/b, name: b, namespace: bench, service_account: b, addresses: [127.0.0.3], hbone: true, services: {bench/api: {%(service)d: %(backend)d}}}
-services:
-  - {name: api, namespace: bench, hostname: api, addresses: [127.1.0.1], ports: {%(service)d: %(backend)d}}
-vms:
 """
+    # Each VM of A calls a service that one VM of B offers; all have identities of their own.
+    WORKLOADS = """  - {uid: vm/%(a)s, name: %(a)s, namespace: bench, service_account: %(a)s, addresses: [127.2.%(i)d.2], hbone: true, services: {}}
+  - {uid: vm/%(b)s, name: %(b)s, namespace: bench, service_account: %(b)s, addresses: [127.3.%(i)d.3], hbone: true, services: {bench/api%(i)d: {%(service)d: %(backend)d}}}
+"""
+    SERVICE = "  - {name: api%(i)d, namespace: bench, hostname: api%(i)d, addresses: [127.1.%(i)d.1], ports: {%(service)d: %(backend)d}}\n"
     VM = {
-        "a": "  - {id: a, uid: vm/a, namespace: bench, service_account: a, addresses: [127.0.0.2], mode: strict, cert: a.pem, key: a.key, outbound: '127.1.0.1:%(service)d', inbound: '127.0.0.2:15008'}\n",
-        "b": "  - {id: b, uid: vm/b, namespace: bench, service_account: b, addresses: [127.0.0.3], mode: strict, cert: b.pem, key: b.key, outbound: '127.0.0.3:15001', inbound: '127.0.0.3:15008'}\n",
+        "a": "  - {id: %(a)s, uid: vm/%(a)s, namespace: bench, service_account: %(a)s, addresses: [127.2.%(i)d.2], mode: strict, cert: %(a)s.pem, key: %(a)s.key, "
+             "outbound: '127.1.%(i)d.1:%(service)d', inbound: '127.2.%(i)d.2:15008'}\n",
+        "b": "  - {id: %(b)s, uid: vm/%(b)s, namespace: bench, service_account: %(b)s, addresses: [127.3.%(i)d.3], mode: strict, cert: %(b)s.pem, key: %(b)s.key, "
+             "outbound: '127.3.%(i)d.3:15001', inbound: '127.3.%(i)d.3:15008'}\n",
     }
 
+    def names(self, i):
+        return {"a": "a%d" % i if i else "a", "b": "b%d" % i if i else "b", "i": i, "service": self.SERVICE_PORT, "backend": BACKEND}
+
+    def yaml(self, role):
+        every = [self.names(i) for i in range(self.pairs)]
+        parts = [("workloads", self.WORKLOADS), ("services", self.SERVICE), ("vms", self.VM[role])]
+        return self.WORLD + "".join("%s:\n%s" % (key, "".join(row % n for n in every)) for key, row in parts)
+
+    def make_identities(self):
+        for n in (self.names(i) for i in range(1, self.pairs)):
+            for name in (n["a"], n["b"]):
+                if not os.path.exists(os.path.join(self.ns.dir, name + ".pem")):
+                    make_cert(self.ns.dir, name, "spiffe://bench.mesh/ns/bench/sa/" + name)
+
     def command(self, role, listen, to, i):
-        ports = {"service": self.SERVICE_PORT, "backend": BACKEND}
-        return [self.binary, "--static", self.file("%s%d.yaml" % (role, i), (self.WORLD + self.VM[role]) % ports)]
+        return [self.binary, "--static", self.file("%s%d.yaml" % (role, i), self.yaml(role))]
 
     def start(self):
+        """However many pairs are wanted: they are VMs, two processes serve them all."""
+        self.make_identities()
         for role, port in (("b", 15008), ("a", self.SERVICE_PORT)):
             p = self.ns.popen(self.command(role, 0, 0, 0), PROXY_CPU, "%s-%s" % (self.name, role))
             self.processes[role].append(p)
@@ -251,4 +274,4 @@ vms:
 
     @property
     def addresses(self):
-        return ["127.1.0.1:%d" % self.SERVICE_PORT]
+        return ["127.1.%d.1:%d" % (i, self.SERVICE_PORT) for i in range(self.pairs)]

@@ -7,8 +7,8 @@
  *	load rounds ADDR CONNECTIONS ROUNDS		a request on each, all answers, the next round: the same work in every run
  *	load dials ADDR COUNT				connect, one request, close, one after the other: likewise
  *
- * ADDR is IPv4:port of an HTTP server (or a proxy before one). Prints one JSON
- * object. Every answer must be complete and begin with "HTTP/1.1 200"; what is
+ * ADDR is IPv4:port of an HTTP server (or a proxy before one), or several with
+ * commas between: connections go to them in turn. Prints one JSON object. Every answer must be complete and begin with "HTTP/1.1 200"; what is
  * not is counted as an error. The body's length is learnt from the first answer
  * and must not differ.
  */
@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BUFFER = 65536, MAX_EVENTS = 256, MAX_HEAD = 4096 };
+enum { BUFFER = 65536, MAX_EVENTS = 256, MAX_HEAD = 4096, MAX_ADDRS = 256 };
 
 static const char request[] = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 
@@ -42,7 +42,8 @@ struct conn {
 };
 
 static struct {
-	struct sockaddr_in addr;
+	struct sockaddr_in addrs[MAX_ADDRS];
+	size_t n_addrs, next_addr;
 	int epoll_fd;
 	char buffer[BUFFER];
 	size_t body_len;
@@ -74,13 +75,14 @@ static void record(uint64_t ns)
 
 static void conn_open(struct conn *c)
 {
+	struct sockaddr_in *to = &load.addrs[load.next_addr++ % load.n_addrs];
 	int one = 1;
 
 	*c = (struct conn){ .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0) };
 	if (c->fd < 0)
 		die("socket");
 	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (connect(c->fd, (struct sockaddr *)&load.addr, sizeof(load.addr)) < 0 && errno != EINPROGRESS)
+	if (connect(c->fd, (struct sockaddr *)to, sizeof(*to)) < 0 && errno != EINPROGRESS)
 		die("connect");
 
 	struct epoll_event e = { .events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = c };
@@ -189,7 +191,27 @@ static void wait_connected(struct conn *conns, size_t n)
 	}
 }
 
-static void handle(struct conn *c, uint64_t *idle, size_t *n_idle, size_t index)
+/* Connections without a request, longest idle first: all get their share. */
+struct idle {
+	size_t *index;
+	size_t first, n, max;
+};
+
+static void idle_put(struct idle *q, size_t index)
+{
+	q->index[(q->first + q->n++) % q->max] = index;
+}
+
+static size_t idle_get(struct idle *q)
+{
+	size_t index = q->index[q->first];
+
+	q->first = (q->first + 1) % q->max;
+	q->n--;
+	return index;
+}
+
+static void handle(struct conn *c, struct idle *idle, size_t index)
 {
 	int r = c->busy ? conn_read(c) : 0;
 
@@ -204,21 +226,20 @@ static void handle(struct conn *c, uint64_t *idle, size_t *n_idle, size_t index)
 		load.done++;
 	}
 	c->busy = false;
-	idle[(*n_idle)++] = index;
+	idle_put(idle, index);
 }
 
 static void run_rate(size_t n_conns, double rate, double seconds)
 {
 	struct conn *conns = calloc(n_conns, sizeof(*conns));
-	uint64_t *idle = calloc(n_conns * 2, sizeof(*idle));
+	struct idle idle = { .index = calloc(n_conns, sizeof(size_t)), .max = n_conns };
 	struct epoll_event events[MAX_EVENTS];
-	size_t n_idle = 0;
 
-	if (!conns || !idle)
+	if (!conns || !idle.index)
 		die("memory");
 	for (size_t i = 0; i < n_conns; i++) {
 		conn_open(&conns[i]);
-		idle[n_idle++] = n_conns - 1 - i;
+		idle_put(&idle, i);
 	}
 	wait_connected(conns, n_conns);
 
@@ -227,16 +248,16 @@ static void run_rate(size_t n_conns, double rate, double seconds)
 	while (now_ns() < end) {
 		uint64_t now = now_ns();
 
-		for (; due <= now && n_idle; due += period)	/* with none idle it waits, and the wait counts as latency */
-			conn_send(&conns[idle[--n_idle]], due);
+		for (; due <= now && idle.n; due += period)	/* with none idle it waits, and the wait counts as latency */
+			conn_send(&conns[idle_get(&idle)], due);
 
 		uint64_t wait = due > now ? due - now : 0;
 		struct timespec ts = { .tv_nsec = (long)(wait > 100000000 ? 100000000 : wait) };
-		int n = epoll_pwait2(load.epoll_fd, events, MAX_EVENTS, n_idle ? &ts : &(struct timespec){ .tv_nsec = 100000000 }, NULL);
+		int n = epoll_pwait2(load.epoll_fd, events, MAX_EVENTS, idle.n ? &ts : &(struct timespec){ .tv_nsec = 100000000 }, NULL);
 		for (int i = 0; i < n; i++) {
 			struct conn *c = events[i].data.ptr;
 
-			handle(c, idle, &n_idle, (size_t)(c - conns));
+			handle(c, &idle, (size_t)(c - conns));
 		}
 	}
 	report((double)(now_ns() - start) / 1e9);
@@ -385,23 +406,20 @@ static void run_dials(size_t n)
 	report((double)(now_ns() - start) / 1e9);
 }
 
-static void parse_address(const char *text)
+static void parse_address(char *text)
 {
-	char host[64];
-	const char *colon = strrchr(text, ':');
+	struct sockaddr_in *to = &load.addrs[load.n_addrs];
+	char *colon = strrchr(text, ':');
 
-	if (!colon || (size_t)(colon - text) >= sizeof(host)) {
-		fprintf(stderr, "load: %s is not ADDRESS:PORT\n", text);
+	if (colon)
+		*colon = '\0';
+	if (!colon || load.n_addrs == MAX_ADDRS || inet_pton(AF_INET, text, &to->sin_addr) != 1) {
+		fprintf(stderr, "load: %s is not ADDRESS:PORT, or one too many\n", text);
 		exit(2);
 	}
-	memcpy(host, text, (size_t)(colon - text));
-	host[colon - text] = '\0';
-	load.addr.sin_family = AF_INET;
-	load.addr.sin_port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
-	if (inet_pton(AF_INET, host, &load.addr.sin_addr) != 1) {
-		fprintf(stderr, "load: %s is no IPv4 address\n", host);
-		exit(2);
-	}
+	to->sin_family = AF_INET;
+	to->sin_port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
+	load.n_addrs++;
 }
 
 int main(int argc, char **argv)
@@ -417,7 +435,8 @@ int main(int argc, char **argv)
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	parse_address(argv[2]);
+	for (char *rest = argv[2], *one; (one = strsep(&rest, ",")); )
+		parse_address(one);
 	load.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	load.max_latency = 4000000;
 	load.latency_us = malloc(load.max_latency * sizeof(*load.latency_us));

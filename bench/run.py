@@ -13,6 +13,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import contenders  # noqa: E402
+import fleet  # noqa: E402
 import join  # noqa: E402
 import two_hop  # noqa: E402
 from lab import BUILD, TOP, Report  # noqa: E402
@@ -41,7 +42,7 @@ def run(bench, parts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    every = two_hop.PARTS + ("join",)
+    every = two_hop.PARTS + ("fleet", "join")
     parser.add_argument("--only", default=",".join(every))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
@@ -56,9 +57,11 @@ def main():
     wanted = args.contenders.split(",") if args.contenders else []
     report = Report()
     hop = [p for p in parts if p in two_hop.PARTS]
+    chosen = [c for c in ALL if not wanted or c.name in wanted or c.name in ("direct", report.ours)]
     if hop:
-        chosen = [c for c in ALL if not wanted or c.name in wanted or c.name in ("direct", report.ours)]
         run(two_hop.TwoHop(report, chosen, args.rounds, args.seconds, args.seed), hop)
+    if "fleet" in parts:
+        run(fleet.Fleet(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
     if "join" in parts:
         run(join.Join(report), ["run"])
     report.show()

@@ -12,7 +12,7 @@ from lab import LOAD, LOAD_CPU, PROXY_CPU, Namespace, interleaved
 NGINX_BACKEND = """worker_processes 1; daemon off; error_log /dev/null; pid %(dir)s/backend.pid;
 events { worker_connections 19900; }
 http { access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on; tcp_nodelay on;
-  server { listen 127.0.0.1:%(port)d backlog=8192; listen 127.0.0.3:%(port)d backlog=8192; root %(dir)s/www; default_type text/plain;
+  server { listen %(port)d backlog=8192; root %(dir)s/www; default_type text/plain;
     location = / { return 200 "a body of sixty-six bytes, as many a small service answers with...\\n"; } } }
 """
 
@@ -46,7 +46,12 @@ class TwoHop:
         path = os.path.join(self.ns.dir, "backend.conf")
         with open(path, "w") as f:
             f.write(NGINX_BACKEND % {"dir": self.ns.dir, "port": known.BACKEND})
-        self.ns.wait_listening(known.BACKEND, self.ns.popen(["nginx", "-p", self.ns.dir, "-c", path], LOAD_CPU, "backend"))
+        self.backend_conf = path
+        self.start_backend()
+
+    def start_backend(self):
+        self.backend_process = self.ns.popen(["nginx", "-p", self.ns.dir, "-c", self.backend_conf], LOAD_CPU, "backend")
+        self.ns.wait_listening(known.BACKEND, self.backend_process)
 
     def close(self):
         for c in self.contenders:
@@ -92,7 +97,7 @@ class TwoHop:
         self.wrk("body-1m", "/1m", 8)
 
     def load(self, scenario, c, argv):
-        out, cpu = self.measure(scenario, c, argv)
+        out, cpu = self.measure(scenario, c, [LOAD, *argv])
         result = json.loads(out)
         if result["errors"] or not result["requests"]:
             self.report.fail(scenario, c.name, "%d errors, %d requests" % (result["errors"], result["requests"]))
@@ -102,7 +107,7 @@ class TwoHop:
         """Open loop at a rate that nobody saturates at: what is added to the direct path."""
         direct = {}
         for n, c in interleaved(self.contenders, self.rounds, self.seed):
-            r, cpu = self.load("rate-4000", c, [LOAD, "rate", c.addresses[0], 64, 4000, self.seconds])
+            r, cpu = self.load("rate-4000", c, ["rate", c.addresses[0], 64, 4000, self.seconds])
             direct.setdefault(n, {})[c.name] = (r, cpu)
         for by in direct.values():
             base = by.get("direct", ({"p50_us": 0, "p99_us": 0, "p999_us": 0}, 0))[0]
@@ -115,10 +120,31 @@ class TwoHop:
 
     def conn(self):
         for _, c in interleaved(self.contenders, self.rounds, self.seed):
-            r, cpu = self.load("connections", c, [LOAD, "conn", c.addresses[0], 16, self.seconds])
+            r, cpu = self.load("connections", c, ["conn", c.addresses[0], 16, self.seconds])
             self.report.add("connections", c.name, "rate", "connections/s", r["rate"], cost=False)
             if c.name != "direct":
                 self.report.add("connections", c.name, "cpu", "us per connection", cpu / max(r["requests"], 1) * 1e6)
+
+    def iperf(self):
+        """One stream and four, the server in the backend's place."""
+        self.ns.stop(self.backend_process)
+        server = self.ns.popen(["iperf3", "-s", "-p", known.BACKEND], LOAD_CPU, "iperf3")
+        self.ns.wait_listening(known.BACKEND, server)
+        for streams in (1, 4):
+            scenario = "iperf3-%d" % streams
+            for _, c in interleaved(self.contenders, self.rounds, self.seed):
+                host, port = c.addresses[0].split(":")
+                try:
+                    out, cpu = self.measure(scenario, c, ["iperf3", "-c", host, "-p", port, "-t", self.seconds, "-P", streams, "-J"])
+                except RuntimeError as e:
+                    self.report.fail(scenario, c.name, str(e)[-200:])
+                    continue
+                got = json.loads(out)["end"]["sum_received"]
+                self.report.add(scenario, c.name, "rate", "Gbit/s", got["bits_per_second"] / 1e9, cost=False)
+                if c.name != "direct":
+                    self.report.add(scenario, c.name, "cpu", "s per GB", cpu / got["bytes"] * 1e9)
+        self.ns.stop(server)
+        self.start_backend()
 
     def memory(self, counts=(1000, 9000)):
         for c in self.contenders:
@@ -147,4 +173,4 @@ class TwoHop:
 
 
 
-PARTS = ("small", "rate", "conn", "bulk", "memory")
+PARTS = ("small", "rate", "conn", "bulk", "iperf", "memory")
