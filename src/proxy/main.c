@@ -31,6 +31,7 @@ static const struct opt options[] = {
 	{ 0, "round-robin", OPT_FLAG, FIELD(round_robin), .help = "balance by turns instead of by load" },
 	{ 0, "log-level", OPT_STR, FIELD(log_level), .value = "LEVEL", .help = "error, warn, info (default) or debug" },
 	{ 0, "log-json", OPT_FLAG, FIELD(log_json), .help = "log in JSON" },
+	{ 0, "version", OPT_FLAG, FIELD(version), .help = "print the version" },
 };
 
 static const struct opt_spec spec = {
@@ -54,6 +55,10 @@ static int parse(int argc, char **argv, struct proxy_options *o)
 	if (r < 0) {
 		fprintf(stderr, "outrigger-proxy: %s\n", d.msg);
 		return r;
+	}
+	if (o->version) {
+		printf("outrigger-proxy %s\n", OUTRIGGER_VERSION);
+		return OPT_E_HELP;
 	}
 	if (log_level_parse(o->log_level, &level) < 0) {
 		fprintf(stderr, "outrigger-proxy: --log-level: \"%s\" is not error, warn, info or debug\n", o->log_level);

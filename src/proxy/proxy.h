@@ -48,6 +48,7 @@ struct proxy_options {
 	const char *log_level;
 	bool log_json;
 	bool round_robin;
+	bool version;			/* only print it */
 };
 
 struct proxy {
