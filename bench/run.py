@@ -12,6 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import config  # noqa: E402
 import contenders  # noqa: E402
 import fleet  # noqa: E402
 import join  # noqa: E402
@@ -42,7 +43,7 @@ def run(bench, parts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    every = two_hop.PARTS + ("fleet", "join")
+    every = two_hop.PARTS + ("fleet", "config", "join")
     parser.add_argument("--only", default=",".join(every))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
@@ -62,6 +63,8 @@ def main():
         run(two_hop.TwoHop(report, chosen, args.rounds, args.seconds, args.seed), hop)
     if "fleet" in parts:
         run(fleet.Fleet(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
+    if "config" in parts:
+        run(config.Config(report, args.rounds), ["run"])
     if "join" in parts:
         run(join.Join(report), ["run"])
     report.show()
