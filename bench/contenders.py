@@ -232,7 +232,6 @@ class Outrigger(Contender):
 
     WORLD = """trust_domain: bench.mesh
 roots: ca.pem
-workers: 1
 """
     # Each VM of A calls a service that one VM of B offers; all have identities of their own.
     WORKLOADS = """  - {uid: vm/%(a)s, name: %(a)s, namespace: bench, service_account: %(a)s, addresses: [127.2.%(i)d.2], hbone: true, services: {}}
@@ -261,7 +260,7 @@ workers: 1
                     make_cert(self.ns.dir, name, "spiffe://bench.mesh/ns/bench/sa/" + name)
 
     def command(self, role, listen, to, i):
-        return [self.binary, "--static", self.file("%s%d.yaml" % (role, i), self.yaml(role))]
+        return [self.binary, "--workers", "1", "--static", self.file("%s%d.yaml" % (role, i), self.yaml(role))]
 
     def start(self):
         """However many pairs are wanted: they are VMs, two processes serve them all."""

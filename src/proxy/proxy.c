@@ -5,6 +5,7 @@
 #include "proxy/proxy.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 enum {
 	TICK_MS = 1000,
+	TRIM_CLOSED = 1000,	/* connections that ended make it worth while to give memory back */
 	SAVE_EVERY = 5,			/* ticks */
 	TERM_DRAIN_MS = 1000,
 	STOP_GRACE_MS = 2000,		/* beyond the drain time */
@@ -557,6 +559,21 @@ static void save_state(struct proxy *p)
 		LOG_LIMITED(LOG_L_WARN, "configuration is not kept", log_str("reason", d.msg));
 }
 
+/*
+ * After many connections have ended, what they took is free but not given back:
+ * malloc() keeps a heap whose end is in use. Once for each such wave.
+ */
+static void return_memory(struct proxy *p)
+{
+	size_t n = metrics_n_open(p->metrics);
+
+	p->most_open = MAX(p->most_open, n);
+	if (p->most_open - n < TRIM_CLOSED || n > p->most_open / 2)
+		return;
+	malloc_trim(0);
+	p->most_open = n;
+}
+
 static int on_tick(struct timer *t)
 {
 	struct proxy *p = container_of(t, struct proxy, tick);
@@ -564,6 +581,7 @@ static int on_tick(struct timer *t)
 	map_for_each(l, &p->sidecars)
 		sidecar_tick(container_of(l, struct sidecar, link));
 	drop_restored(p);
+	return_memory(p);
 	if (++p->n_ticks % SAVE_EVERY == 0)
 		save_state(p);
 	return timer_arm(p->loop, &p->tick, TICK_MS, on_tick);

@@ -79,6 +79,7 @@ struct proxy {
 	struct tee_relay tee;
 	struct timer tick;		/* every second */
 	unsigned n_ticks;
+	size_t most_open;		/* connections, since memory was last given back */
 	struct timer stop_timer;
 	bool stopping;
 	void (*reload)(struct proxy *p);	/* on SIGHUP; NULL: nothing to read again */
