@@ -125,7 +125,7 @@ int pool_join(struct worker_vm *v, struct flow *f, const struct snap_endpoint *e
 		snprintf(why, 160, "%s", p->why);
 		return -EHOSTDOWN;
 	}
-	if ((!t || h2_n_streams(&t->h2) >= POOL_SOFT_STREAMS) && p->n_tunnels < POOL_MAX_TUNNELS && !one_is_coming(p))
+	if ((!t || h2_n_streams(&t->h2) >= POOL_SOFT_STREAMS) && p->n_tunnels < (t ? POOL_MAX_TUNNELS : POOL_FULL_TUNNELS) && !one_is_coming(p))
 		if (!dial(p, why) && !t)
 			return -EHOSTDOWN;
 	if (t)

@@ -8,7 +8,8 @@
  * have many streams.
  */
 enum {
-	POOL_MAX_TUNNELS = 8,		/* to one peer */
+	POOL_MAX_TUNNELS = 8,		/* to one peer, for speed */
+	POOL_FULL_TUNNELS = 64,		/* likewise, where the peer takes no more streams on those there are: many allow 100 on each */
 	POOL_SOFT_STREAMS = 256,	/* with so many on each, another tunnel is dialled */
 };
 
