@@ -64,18 +64,26 @@ def _run(*argv, **kw):
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw).stdout
 
 
+def _download_kernel(folder):
+    r = subprocess.run(["apt-cache", "depends", KERNEL_PACKAGE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    match = re.search(r"Depends: (linux-image-\S+)", r.stdout)
+    if not match:
+        raise RuntimeError("apt knows no %s" % KERNEL_PACKAGE)
+    _run("apt-get", "download", "-q", match.group(1), cwd=folder)
+    return match.group(1)
+
+
 def unpack_kernel(cache_dir):
     """Downloads (once) and unpacks Debian's cloud kernel; returns (vmlinuz, module folder, version)."""
     top = os.path.join(cache_dir, "kernel")
     os.makedirs(top, exist_ok=True)
     done = os.path.join(top, "version")
     if not os.path.exists(done):
-        depends = _run("apt-cache", "depends", KERNEL_PACKAGE)
-        match = re.search(r"Depends: (linux-image-\S+)", depends)
-        if not match:
-            raise RuntimeError("apt knows no %s: run 'apt-get update'" % KERNEL_PACKAGE)
-        package = match.group(1)
-        _run("apt-get", "download", "-q", package, cwd=top)
+        try:
+            package = _download_kernel(top)
+        except (RuntimeError, subprocess.CalledProcessError):
+            _run("apt-get", "update", "-q")         # lists that are missing, or older than the archive
+            package = _download_kernel(top)
         deb = [f for f in os.listdir(top) if f.startswith(package + "_") and f.endswith(".deb")][0]
         _run("dpkg-deb", "-x", os.path.join(top, deb), os.path.join(top, "x"))
         os.unlink(os.path.join(top, deb))
