@@ -10,7 +10,7 @@ import time
 
 import config
 from netlab import wait_until
-from topology import ADDRESS
+from topology import ADDRESS, GUESTS
 
 # Where cart's Envoy listens for calls to orders: connection by connection, and request by request with retries.
 CART_PORT = 18080
@@ -195,10 +195,18 @@ http { access_log off; server { listen 127.0.0.1:8080; location / { default_type
             return ""
 
     def cut_inside(self, server, guest, since):
-        """Connections that had reached the application in @guest when it died."""
-        time.sleep(0.5)     # the log is written behind the traffic
-        return sum(1 for line in self.access(server) if line.get("direction") == "inbound" and line.get("error")
-                   and str(line.get("dst.addr", "")).startswith(ADDRESS[guest] + ":") and line.get("connected"))
+        """Connections that were open to the application in @guest when it died, by its proxy's access log.
+
+        An upper bound of the requests that were inside: one that was kept alive may have been idle. Those on their way
+        are not among them: the proxy answers them with 503 (connect-failed).
+        """
+        def gone():
+            out = self.og_agent(server, "proxies", "--json")
+            return out and not any(p["guest"].endswith(GUESTS[guest][2]) for p in json.loads(out)["proxies"])
+        wait_until("the end of %s's proxy" % guest, gone, 10)     # its last connections are logged before that
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since))
+        return sum(1 for line in self.access(server) if line.get("direction") == "inbound" and line.get("time", "") >= stamp
+                   and line.get("result") in ("drained", "reset") and str(line.get("dst.addr", "")).startswith(ADDRESS[guest] + ":"))
 
     # --- refusals ---
 

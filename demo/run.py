@@ -170,7 +170,7 @@ class Demo:
         result = json.loads(out)
         inside = self.mesh.cut_inside("a", "orders-1", at)
         s.check(gone_ms < 1000, "its endpoint is gone everywhere after %.0f ms" % gone_ms)
-        s.check(result["failed"] <= inside, "%d requests, %d failed, %d were inside the dead VM" % (result["requests"], result["failed"], inside),
+        s.check(result["failed"] <= inside, "%d requests, %d failed, %d connections were open inside the dead VM" % (result["requests"], result["failed"], inside),
                 str(result["failures"][:2]) if result["failed"] else "")
         self.report["kill"] = {"endpoint_gone_ms": gone_ms, "requests": result["requests"], "failed": result["failed"], "inside_dead_vm": inside,
                                "who": result["who"], "p99_ms": result["p99_ms"]}
@@ -194,7 +194,7 @@ class Demo:
             (p["from"], p["to"], p["requests"], p["failed"], "yes" if p["mtls"] else "NO", p["peer_identity"]) for p in self.report["paths"]])
         k = self.report["kill"]
         if k:
-            print("\n  VM killed: endpoint gone after %s ms; %s requests, %s failed, %s inside the dead VM" % (
+            print("\n  VM killed: endpoint gone after %s ms; %s requests, %s failed, %s connections were open inside the dead VM" % (
                 k["endpoint_gone_ms"], k["requests"], k["failed"], k["inside_dead_vm"]))
         print("\n  refused as they should be: %d of %d" % (sum(r["refused"] for r in self.report["refused"]), len(self.report["refused"])))
         if keep:
