@@ -650,8 +650,7 @@ def test_a_restart_keeps_the_state(controller, nic):
     while "vm/" + nic.guest_id() not in versions:
         versions.update(d.hear(ADDRESS)["versions"])
     token = controller.workload_token("shop/cart")
-    wait_until("stored", lambda: "in_mesh_ms" in before and time.sleep(0.3) is None)
-    assert controller.stop() == 0
+    assert controller.stop() == 0                       # a clean end writes what is owed to the store
     controller.start()
     after = in_mesh(controller)
     assert after and after["in_mesh_ms"] == before["in_mesh_ms"] and not controller.get("/v1/guests")["guests"][0]["nic_connected"]
