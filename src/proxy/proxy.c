@@ -561,17 +561,19 @@ static void save_state(struct proxy *p)
 
 /*
  * After many connections have ended, what they took is free but not given back:
- * malloc() keeps a heap whose end is in use. Once for each such wave.
+ * malloc() keeps a heap whose end is in use. A wave may take longer than a tick,
+ * so that it is done again until a tick has passed in which none ended.
  */
 static void return_memory(struct proxy *p)
 {
-	size_t n = metrics_n_open(p->metrics);
+	size_t n = metrics_n_open(p->metrics), before = p->trimmed_open;
 
 	p->most_open = MAX(p->most_open, n);
-	if (p->most_open - n < TRIM_CLOSED || n > p->most_open / 2)
+	if (!before && (p->most_open - n < TRIM_CLOSED || n > p->most_open / 2))
 		return;
 	malloc_trim(0);
 	p->most_open = n;
+	p->trimmed_open = !before || n + 1 < before ? n + 1 : 0;
 }
 
 static int on_tick(struct timer *t)

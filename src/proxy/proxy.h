@@ -80,6 +80,7 @@ struct proxy {
 	struct timer tick;		/* every second */
 	unsigned n_ticks;
 	size_t most_open;		/* connections, since memory was last given back */
+	size_t trimmed_open;		/* one more than there were when it was last given back; 0: no wave of ends */
 	struct timer stop_timer;
 	bool stopping;
 	void (*reload)(struct proxy *p);	/* on SIGHUP; NULL: nothing to read again */
