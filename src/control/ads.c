@@ -16,6 +16,7 @@ const char *const ads_type_urls[_RESOURCE_TYPE_N] = {
 	[RESOURCE_ADDRESS] = "type.googleapis.com/istio.workload.Address",
 	[RESOURCE_AUTHORIZATION] = "type.googleapis.com/istio.security.Authorization",
 	[RESOURCE_ENDPOINTS] = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+	[RESOURCE_REVOCATIONS] = REVOCATION_TYPE,
 };
 
 int ads_type_find(const char *url)
@@ -276,10 +277,10 @@ static void open_stream(struct ads *a, struct grpc_call *call, bool delta)
 		.message = on_message, .half_closed = on_half_closed, .closed = on_closed,
 	};
 	struct diag diag = {};
+	struct authn_caller caller;
 	struct ads_stream *s;
-	struct identity id;
 
-	if (authn_call(a->authn, call, &id, &diag) < 0) {
+	if (authn_call(a->authn, call, &caller, &diag) < 0) {
 		a->counters.n_refused++;
 		LOG_LIMITED(LOG_L_WARN, "a discovery stream was refused", log_str("reason", diag.msg));
 		grpc_call_finish(call, GRPC_UNAUTHENTICATED, "%s", diag.msg);
@@ -293,9 +294,11 @@ static void open_stream(struct ads *a, struct grpc_call *call, bool delta)
 	s->ads = a;
 	s->call = call;
 	s->delta = delta;
-	s->id = id;
+	s->id = caller.id;
+	s->through_nic = caller.through_nic;
+	s->origin = caller.origin;
 	s->opened_ms = clock_mono_ms();
-	identity_format(&id, s->identity);
+	identity_format(&s->id, s->identity);
 	for (int t = 0; t < _RESOURCE_TYPE_N; t++) {
 		map_init(&s->types[t].names);
 		list_init(&s->types[t].pending);
@@ -313,6 +316,16 @@ void ads_open_delta(struct ads *a, struct grpc_call *call)
 void ads_open_sotw(struct ads *a, struct grpc_call *call)
 {
 	open_stream(a, call, false);
+}
+
+void ads_revoke(struct ads *a, const struct revocation_origin *origin)
+{
+	list_for_each_safe(l, &a->streams) {
+		struct ads_stream *s = list_entry(l, struct ads_stream, link);
+
+		if (s->call && s->through_nic && !memcmp(s->origin.b, origin->b, sizeof(origin->b)))
+			grpc_call_finish(s->call, GRPC_PERMISSION_DENIED, "the NIC was revoked");
+	}
 }
 
 /* --- pushing --- */

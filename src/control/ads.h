@@ -42,6 +42,9 @@ struct ads *ads_free(struct ads *a);	/* before its server is freed */
 void ads_open_delta(struct ads *a, struct grpc_call *call);
 void ads_open_sotw(struct ads *a, struct grpc_call *call);
 
+/* Ends the streams of all VMs of a NIC. */
+void ads_revoke(struct ads *a, const struct revocation_origin *origin);
+
 struct ads_counters ads_counters(const struct ads *a);
 size_t ads_n_streams(const struct ads *a);
 

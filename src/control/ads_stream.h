@@ -52,6 +52,8 @@ struct ads_stream {
 	bool has_node;
 	struct identity id;
 	char identity[IDENTITY_TEXT_LEN];
+	bool through_nic;		/* a VM's: @origin is that of its NIC */
+	struct revocation_origin origin;
 	char node[ADS_MAX_NODE];
 	char own_alias[80];		/* "network/ip" of its own address, or "" */
 	char own_node[ADS_MAX_NODE];	/* "node:<name>", or "" */

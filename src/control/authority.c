@@ -304,7 +304,7 @@ static void put_on_record(struct authority *a, const struct cert_info *info, con
 
 int authority_sign(struct authority *a, const struct authority_leaf *leaf, struct authority_issued *ret_issued)
 {
-	const struct cert_leaf spec = { .key = leaf->key, .id = leaf->id, .names = leaf->names, .ttl_s = leaf->ttl_s };
+	const struct cert_leaf spec = { .key = leaf->key, .id = leaf->id, .names = leaf->names, .ttl_s = leaf->ttl_s, .origin = leaf->origin };
 	struct authority_issued issued = {};
 	struct cert_info info;
 	int r = cert_ca_sign(a->ca, &spec, &issued.chain);
@@ -362,7 +362,7 @@ int authority_server_tls(struct authority *a, const char *id, const char *const 
 
 	if (r < 0)
 		return r;
-	r = authority_sign(a, &(struct authority_leaf){ key, id, names, ttl_s }, &issued);
+	r = authority_sign(a, &(struct authority_leaf){ .key = key, .id = id, .names = names, .ttl_s = ttl_s }, &issued);
 	if (r < 0)
 		return diag_set(reterr_diag, "cannot sign the server's own certificate: %s", strerror(-r));
 	r = chain_without_roots(&issued.chain, &chain);

@@ -19,6 +19,7 @@ struct authority_leaf {
 	const char *id;			/* SPIFFE ID */
 	const char *const *names;	/* DNS names and addresses besides, NULL ends it; NULL: none */
 	int64_t ttl_s;
+	const struct revocation_origin *origin;	/* NULL: of no NIC */
 };
 
 struct authority_issued {

@@ -137,10 +137,12 @@ static const struct conf_item ca_items[] = {
 	  .doc = "Files with further roots that peers shall trust: the old ones and the next one during a rotation." },
 	{ "root_days", CONF_UINT, OFF(root_days), .min = 1, .max = 36500, .dflt = "3650", .reload = CONF_RESTART,
 	  .doc = "Life of a root that is made here, in days." },
-	{ "nic_ttl", CONF_DURATION, OFF(nic_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "24h", .doc = "Life of a NIC's certificate." },
-	{ "workload_ttl", CONF_DURATION, OFF(workload_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "24h",
+	{ "nic_ttl", CONF_DURATION, OFF(nic_ttl_ms), .min = 1000, .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "24h", .doc = "Life of a NIC's certificate." },
+	{ "workload_ttl", CONF_DURATION, OFF(workload_ttl_ms), .min = 1000, .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "24h",
 	  .doc = "Life of a workload's certificate when it does not ask for one." },
-	{ "max_ttl", CONF_DURATION, OFF(max_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "24h", .doc = "The longest life that it may ask for." },
+	{ "max_ttl", CONF_DURATION, OFF(max_ttl_ms), .min = 1000, .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "24h", .doc = "The longest life that it may ask for." },
+	{ "server_ttl", CONF_DURATION, OFF(server_ttl_ms), .min = 1000, .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "30d",
+	  .doc = "Life of the listeners' own certificates; they are renewed at half of it, while running." },
 };
 #undef OFF
 static const struct conf_table ca_table = CONF_TABLE_INIT("ca", struct config_ca, ca_items);

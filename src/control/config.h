@@ -46,6 +46,8 @@ struct config_kubernetes {		/* the cluster that is watched */
 	bool remove_entries;
 };
 
+#define CONFIG_CERT_LIFE_MAX_MS	2592000000	/* 30 days: no certificate that is issued lives longer */
+
 struct config_ca {
 	char *dir;			/* NULL: <state_dir>/ca */
 	struct conf_strings extra_roots;	/* PEM files: old and coming roots */
@@ -53,6 +55,7 @@ struct config_ca {
 	uint32_t nic_ttl_ms;
 	uint32_t workload_ttl_ms;
 	uint32_t max_ttl_ms;
+	uint32_t server_ttl_ms;
 };
 
 struct config_tokens {

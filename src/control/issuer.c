@@ -333,6 +333,7 @@ int issuer_verify(struct issuer *i, const char *token, struct issuer_verified *r
 	if (r > 0 || !v.namespace[0])
 		return -EACCES;
 	take_guest(c->jti, v.guest_id, sizeof(v.guest_id));
+	v.issued_at = c->iat;
 	*ret_verified = v;
 	return 0;
 }

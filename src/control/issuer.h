@@ -37,6 +37,7 @@ struct issuer_verified {
 	char namespace[254];
 	char service_account[254];
 	char guest_id[ISSUER_GUEST_LEN];	/* "": not a VM's */
+	int64_t issued_at;
 };
 /* -EACCES with the reason. */
 MUST_CHECK int issuer_verify(struct issuer *i, const char *token, struct issuer_verified *ret_verified, struct diag *reterr_diag);

@@ -11,14 +11,13 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/map.h"
 #include "control/join_token.h"
 #include "control/provisioner_session.h"
 #include "mesh/pb.h"
 
 enum {
 	LIMIT_BURST = 20,		/* enrolments from one address */
-	LIMIT_PER_S = 2,
+	LIMIT_PER_HOUR = 2 * 3600,
 	MAX_ROOTS_FILE = 1 << 20,
 };
 
@@ -56,6 +55,8 @@ int provisioner_new(const struct provisioner_options *options, struct provisione
 		return -ENOMEM;
 	p->o = *options;
 	p->config = options->config;
+	p->enrolments.burst = LIMIT_BURST;
+	p->enrolments.per_hour = LIMIT_PER_HOUR;
 	p->version = (uint64_t)clock_wall_ms();
 	list_init(&p->sessions);
 	r = load_mesh_roots(p, options->config);
@@ -134,26 +135,6 @@ void provisioner_set_roots(struct provisioner *p, const char *roots_pem)
 struct provisioner_counters provisioner_counters(const struct provisioner *p)
 {
 	return p->counters;
-}
-
-/* --- rate limit --- */
-
-/* A bucket an address. Two addresses may share one: a random neighbour, since the hash is keyed. */
-static bool may_try(struct provisioner *p, const struct ip *ip)
-{
-	uint64_t hash = map_hash(ip->b, sizeof(ip->b));
-	struct limit_slot *slot = &p->limits[hash % PROVISIONER_LIMIT_SLOTS];
-	uint64_t now = clock_mono_ms();
-
-	if (slot->address != hash)
-		*slot = (struct limit_slot){ .address = hash, .last_ms = now, .tokens = LIMIT_BURST * 1000 };
-	uint64_t tokens = slot->tokens + (now - slot->last_ms) * LIMIT_PER_S;
-	slot->tokens = (uint32_t)MIN(tokens, (uint64_t)LIMIT_BURST * 1000);
-	slot->last_ms = now;
-	if (slot->tokens < 1000)
-		return false;
-	slot->tokens -= 1000;
-	return true;
 }
 
 /* --- certificates of NICs --- */
@@ -240,6 +221,14 @@ static int record_enrolment(struct provisioner *p, const char *token_id, const s
 	return r < 0 ? r : committed;
 }
 
+/* Each enrolment has a time of its own: what was issued under another is told apart by it. */
+static int64_t last_enrolment(struct provisioner *p, const char *nic)
+{
+	struct store_nic old;
+
+	return store_nic_get(p->o.store, nic, &old) == 0 ? old.enrolled_at : 0;
+}
+
 static void end_session(struct provisioner *p, const char *nic, const char *why)
 {
 	list_for_each_safe(l, &p->sessions) {
@@ -256,9 +245,11 @@ static void enroll(struct provisioner *p, struct grpc_call *call, const Outrigge
 	struct authority_issued issued;
 	struct store_nic nic = { .enrolled_at = clock_wall_s() };
 	struct ip_port peer = grpc_call_peer_addr(call);
+	uint32_t wait_ms;
 	int r;
 
-	if (!may_try(p, &peer.ip)) {
+	if (!limiter_take(&p->enrolments, peer.ip.b, sizeof(peer.ip.b), clock_mono_ms(), &wait_ms)) {
+		grpc_call_retry_after(call, wait_ms);
 		refuse(p, call, GRPC_RESOURCE_EXHAUSTED, q->nic_id, "too many enrolments from this address: try again in a few seconds");
 		return;
 	}
@@ -274,6 +265,7 @@ static void enroll(struct provisioner *p, struct grpc_call *call, const Outrigge
 	if (!sign_nic(p, call, q->nic_id, q->csr_pem, &issued))
 		return;
 	snprintf(nic.id, sizeof(nic.id), "%s", q->nic_id);
+	nic.enrolled_at = MAX(nic.enrolled_at, last_enrolment(p, q->nic_id) + 1);
 	snprintf(nic.software, sizeof(nic.software), "%s", q->version);
 	memcpy(nic.fingerprint, issued.fingerprint, sizeof(nic.fingerprint));
 	nic.not_after = issued.not_after;
@@ -312,6 +304,7 @@ static const char *nic_obstacle(const struct provisioner *p, const struct grpc_c
 {
 	const char *peer = grpc_call_peer_id(call);
 	const uint8_t *fingerprint = tls_peer_fingerprint(grpc_call_session(call));
+	struct revocation_origin origin;
 	int r;
 
 	*code = GRPC_UNAUTHENTICATED;
@@ -331,6 +324,9 @@ static const char *nic_obstacle(const struct provisioner *p, const struct grpc_c
 		snprintf(why, GRPC_MESSAGE_LEN, "NIC '%.100s' was revoked: %.200s", nic->id, nic->revoke_reason);
 		return why;
 	}
+	origin = revocation_origin_of_nic(nic->id, nic->enrolled_at);
+	if (revoker_has(p->o.revoker, &origin))
+		return "this NIC was revoked";		/* and the disk could not be written */
 	if (CRYPTO_memcmp(fingerprint, nic->fingerprint, STORE_HASH_LEN) && CRYPTO_memcmp(fingerprint, nic->previous, STORE_HASH_LEN))
 		return "this certificate of the NIC has been replaced by a newer one";
 	return NULL;

@@ -6,6 +6,7 @@
 #include "control/config.h"
 #include "control/issuer.h"
 #include "control/registry.h"
+#include "control/revoker.h"
 #include "control/store.h"
 #include "control/tokens.h"
 #include "mesh/grpc_server.h"
@@ -23,6 +24,7 @@ struct provisioner_options {		/* all borrowed for its life, but @config */
 	struct issuer *issuer;
 	struct registry *registry;
 	struct store *store;
+	const struct revoker *revoker;
 	struct tokens *tokens;
 	const struct cluster *cluster;	/* NULL: none */
 };

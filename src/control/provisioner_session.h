@@ -1,5 +1,6 @@
 #pragma once
 #include "base/list.h"
+#include "control/limiter.h"
 #include "control/provisioner.h"
 #include "mesh/identity.h"
 #include "outrigger/provisioner.pb-c.h"
@@ -7,8 +8,6 @@
 /*
  * Inside of provisioner: its state, and one session.
  */
-enum { PROVISIONER_LIMIT_SLOTS = 256 };
-
 struct session {
 	struct list link;
 	struct provisioner *p;
@@ -29,11 +28,7 @@ struct provisioner {
 	char *roots_pem;		/* of the mesh; NULL: not known yet */
 	struct list sessions;
 	struct provisioner_counters counters;
-	struct limit_slot {		/* how much an address may still try */
-		uint64_t address;	/* hash */
-		uint64_t last_ms;
-		uint32_t tokens;	/* thousandths */
-	} limits[PROVISIONER_LIMIT_SLOTS];
+	struct limiter enrolments;	/* by address */
 };
 
 /* Whether the caller's certificate is a NIC's that is enrolled and not revoked. Ends the call where not. */

@@ -22,6 +22,7 @@ enum resource_type {
 	RESOURCE_ADDRESS,	/* istio.workload.Address */
 	RESOURCE_AUTHORIZATION,	/* istio.security.Authorization */
 	RESOURCE_ENDPOINTS,	/* envoy.config.endpoint.v3.ClusterLoadAssignment */
+	RESOURCE_REVOCATIONS,	/* outrigger.v1.Revocations */
 	_RESOURCE_TYPE_N
 };
 

@@ -158,6 +158,21 @@ void rest_revoke_token(struct httpd_request *req)
 	httpd_reply_json(req, 200, json_pack("{s:s, s:s}", "id", id, "state", "revoked"));
 }
 
+/* In force at once, also when the disk is full: then the caller hears that a restart will not know of it. */
+static int revoke_nic(struct server *s, struct store_nic *nic)
+{
+	struct revocation_origin origin = revocation_origin_of_nic(nic->id, nic->enrolled_at);
+	int r = revoker_add(s->revoker, &origin, clock_wall_s() + CONFIG_CERT_LIFE_MAX_MS / 1000 + 1);
+	int e;
+
+	nic->revoked_at = clock_wall_s();
+	e = store_nic_put(s->store, nic);
+	provisioner_revoke(s->provisioner, nic->id, nic->revoke_reason);
+	ads_revoke(s->ads, &origin);
+	log_warn("NIC revoked", log_str("nic", nic->id), log_str("reason", nic->revoke_reason));
+	return r < 0 ? r : e;
+}
+
 void rest_revoke_nic(struct httpd_request *req)
 {
 	const struct server *s = req->data;
@@ -175,18 +190,14 @@ void rest_revoke_nic(struct httpd_request *req)
 	reason = text_of(body, "reason");
 	if (!*reason)
 		reason = "revoked by the administrator";
-	if (r == 0) {
-		nic.revoked_at = clock_wall_s();
-		snprintf(nic.revoke_reason, sizeof(nic.revoke_reason), "%s", reason);
-		r = store_nic_put(s->store, &nic);
-	}
+	snprintf(nic.revoke_reason, sizeof(nic.revoke_reason), "%s", reason);
 	json_decref(body);
+	if (r == 0)
+		r = revoke_nic(req->data, &nic);
 	if (r < 0) {
 		reply_store_error(req, r);
 		return;
 	}
-	provisioner_revoke(s->provisioner, nic.id, nic.revoke_reason);
-	log_warn("NIC revoked", log_str("nic", nic.id), log_str("reason", nic.revoke_reason));
 	httpd_reply_json(req, 200, json_pack("{s:s, s:s}", "id", nic.id, "state", "revoked"));
 }
 

@@ -18,7 +18,6 @@
 enum {
 	DEAD_NIC_S = 600,		/* its VMs' WorkloadEntries go after it */
 	MAX_NAMES = 64,			/* in the listeners' certificates */
-	SERVER_TTL_S = 30 * 86400,
 	CHECK_CERTIFICATES_MS = 60000,
 	MESH_MAX_MESSAGE = 16 << 20,
 	MESH_MAX_QUEUED = 64 << 20,
@@ -116,29 +115,45 @@ static int make_tls(struct server *s, const char *const *alpn, struct tls_ctx **
 	if (r < 0)
 		return r;
 	collect_names(s->config, &names);
-	return authority_server_tls(s->authority, identity_format(&id, id_text), names.v, SERVER_TTL_S, TLS_VERIFY_REQUEST, alpn, ret_ctx, d);
+	return authority_server_tls(s->authority, identity_format(&id, id_text), names.v, s->config->ca.server_ttl_ms / 1000, TLS_VERIFY_REQUEST, alpn, ret_ctx, d);
 }
 
 static const char *const alpn_h2[] = { "h2", NULL };
+static const char *const alpn_http[] = { "http/1.1", NULL };
+
+/* All or none: they are of one age. */
+static int renew_certificates(struct server *s, struct diag *d)
+{
+	struct tls_ctx *grpc, *rest;
+	int r = make_tls(s, alpn_h2, &grpc, d);
+
+	if (r < 0)
+		return r;
+	r = make_tls(s, alpn_http, &rest, d);
+	if (r == 0) {
+		grpc_server_set_tls(s->provisioner_server, grpc);
+		grpc_server_set_tls(s->mesh_server, grpc);
+		httpd_set_tls(s->httpd, rest);
+		s->server_not_after = tls_ctx_not_after(grpc);
+		tls_ctx_unref(rest);
+	}
+	tls_ctx_unref(grpc);
+	return r;
+}
 
 static int on_check_certificates(struct timer *t)
 {
 	struct server *s = container_of(t, struct server, certificates);
-	struct tls_ctx *tls;
+	int64_t ttl_s = s->config->ca.server_ttl_ms / 1000;
 	struct diag diag = {};
 
-	if (s->server_not_after - clock_wall_s() < SERVER_TTL_S / 2) {
-		if (make_tls(s, alpn_h2, &tls, &diag) < 0) {
+	if (s->server_not_after - clock_wall_s() < ttl_s / 2) {
+		if (renew_certificates(s, &diag) < 0)
 			log_error("the listeners' certificates cannot be renewed", log_str("reason", diag.msg));
-		} else {
-			grpc_server_set_tls(s->provisioner_server, tls);
-			grpc_server_set_tls(s->mesh_server, tls);
-			s->server_not_after = tls_ctx_not_after(tls);
-			tls_ctx_unref(tls);
+		else
 			log_info("the listeners' certificates were renewed");
-		}
 	}
-	return timer_arm(s->loop, t, CHECK_CERTIFICATES_MS, on_check_certificates);
+	return timer_arm(s->loop, t, (uint64_t)MIN(MAX(ttl_s * 100, (int64_t)100), (int64_t)CHECK_CERTIFICATES_MS), on_check_certificates);
 }
 
 /* --- listeners --- */
@@ -182,7 +197,6 @@ static int start_grpc(struct server *s, struct tls_ctx *tls, struct diag *d)
 
 static int start_listeners(struct server *s, struct diag *d)
 {
-	static const char *const alpn_http[] = { "http/1.1", NULL };
 	struct tls_ctx *tls, *rest_tls;
 	char why[sizeof(d->msg)];
 	int r = make_tls(s, alpn_h2, &tls, d);
@@ -316,17 +330,22 @@ static int start_parts(struct server *s, struct diag *d)
 		r = issuer_new(s->loop, s->config, &s->issuer, d);
 	if (r == 0)
 		r = registry_new(s->loop, &s->resources, s->store, s->config, &s->registry);
+	if (r == 0)
+		r = revoker_new(s->loop, s->store, &s->resources, &s->revoker);
 	if (r < 0)
 		return r;
-	s->authn = (struct authn){ s->issuer, s->registry, s->config->trust_domain };
-	s->signing = (struct signing){ .authn = &s->authn, .authority = s->authority, .config = s->config };
+	s->authn = (struct authn){
+		.issuer = s->issuer, .registry = s->registry, .store = s->store, .revoker = s->revoker, .trust_domain = s->config->trust_domain,
+	};
+	signing_init(&s->signing, &s->authn, s->authority, s->config);
 	r = ads_new(s->loop, &s->resources, &s->authn, s->config->mesh.network, &ads_ops, s, &s->ads);
 	if (r == 0)
 		r = start_cluster(s, d);
 	if (r < 0)
 		return r;
 	const struct provisioner_options options = {
-		s->loop, s->config, s->authority, s->issuer, s->registry, s->store, s->tokens, s->cluster,
+		.loop = s->loop, .config = s->config, .authority = s->authority, .issuer = s->issuer, .registry = s->registry,
+		.store = s->store, .revoker = s->revoker, .tokens = s->tokens, .cluster = s->cluster,
 	};
 	return provisioner_new(&options, &s->provisioner);
 }
@@ -374,6 +393,7 @@ struct server *server_free(struct server *s)
 	grpc_server_free(s->mesh_server);
 	grpc_server_free(s->provisioner_server);
 	cluster_free(s->cluster);
+	revoker_free(s->revoker);
 	registry_free(s->registry);
 	resources_deinit(&s->resources);
 	issuer_free(s->issuer);

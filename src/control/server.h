@@ -40,6 +40,7 @@ struct server {
 	struct issuer *issuer;
 	struct resources resources;
 	struct registry *registry;
+	struct revoker *revoker;
 	struct authn authn;
 	struct signing signing;
 	struct ads *ads;
@@ -50,7 +51,7 @@ struct server {
 	struct grpc_server *mesh_server;
 	struct httpd *httpd;
 	struct timer certificates;
-	int64_t server_not_after;	/* of the listeners' certificates */
+	int64_t server_not_after;	/* of the listeners' certificates, that of REST too */
 	char *rest_token;		/* bearer token for TCP, or NULL */
 	int64_t started_at;		/* seconds since 1970 */
 };

@@ -67,6 +67,14 @@ MUST_CHECK int store_nic_put(struct store *s, const struct store_nic *n);
 MUST_CHECK int store_nic_get(struct store *s, const char *id, struct store_nic *ret_nic);		/* -ENOENT */
 MUST_CHECK int store_nic_each(struct store *s, void (*fn)(const struct store_nic *n, void *data), void *data);
 
+/* --- what was issued through a NIC and is revoked --- */
+
+enum { STORE_ORIGIN_LEN = 8 };
+
+MUST_CHECK int store_revoked_add(struct store *s, const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until);
+MUST_CHECK int store_revoked_each(struct store *s, void (*fn)(const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until, void *data),
+				  void *data);
+
 /* --- certificates that were issued --- */
 
 struct store_cert {
@@ -77,7 +85,7 @@ struct store_cert {
 };
 
 MUST_CHECK int store_cert_add(struct store *s, const struct store_cert *c);
-MUST_CHECK int store_cert_prune(struct store *s, int64_t now);	/* forgets those that have expired, and old tokens */
+MUST_CHECK int store_cert_prune(struct store *s, int64_t now);	/* forgets those that have expired, revocations too, and old tokens */
 MUST_CHECK int store_cert_each(struct store *s, size_t max, void (*fn)(const struct store_cert *c, void *data), void *data);	/* newest first */
 
 /* --- virtual addresses, by "namespace/hostname" --- */

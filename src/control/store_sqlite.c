@@ -17,6 +17,7 @@ enum { SCHEMA_VERSION = 1, BUSY_MS = 200 };
 enum statement {
 	ST_TOKEN_ADD, ST_TOKEN_GET, ST_TOKEN_USE, ST_TOKEN_REVOKE, ST_TOKEN_EACH, ST_TOKEN_PRUNE,
 	ST_NIC_PUT, ST_NIC_GET, ST_NIC_EACH,
+	ST_REVOKED_ADD, ST_REVOKED_EACH, ST_REVOKED_PRUNE,
 	ST_CERT_ADD, ST_CERT_PRUNE, ST_CERT_EACH,
 	ST_VIP_PUT, ST_VIP_EACH,
 	ST_GUEST_PUT, ST_GUEST_REMOVE, ST_GUEST_EACH,
@@ -35,6 +36,9 @@ static const char *const statements[] = {
 			"VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
 	[ST_NIC_GET] = "SELECT id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software FROM nics WHERE id = ?",
 	[ST_NIC_EACH] = "SELECT id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software FROM nics ORDER BY id",
+	[ST_REVOKED_ADD] = "INSERT OR REPLACE INTO revoked(origin, until) VALUES(?, ?)",
+	[ST_REVOKED_EACH] = "SELECT origin, until FROM revoked",
+	[ST_REVOKED_PRUNE] = "DELETE FROM revoked WHERE until < ?",
 	[ST_CERT_ADD] = "INSERT INTO certs(serial, subject, issued_at, not_after) VALUES(?, ?, ?, ?)",
 	[ST_CERT_PRUNE] = "DELETE FROM certs WHERE not_after < ?",
 	[ST_CERT_EACH] = "SELECT serial, subject, issued_at, not_after FROM certs ORDER BY rowid DESC LIMIT ?",
@@ -63,6 +67,10 @@ static const char schema[] =
 	"INSERT INTO meta VALUES('schema', 1);"
 	"COMMIT;";
 _Static_assert(SCHEMA_VERSION == 1, "the text of the schema says so too");
+
+/* What came later and an older program of the same version does without: it may go back and forth between both. */
+static const char additions[] =
+	"CREATE TABLE IF NOT EXISTS revoked(origin BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;";
 
 struct store {
 	sqlite3 *db;
@@ -208,6 +216,8 @@ static int prepare_schema(struct store *s, struct diag *d)
 	if (version > SCHEMA_VERSION)
 		return diag_at(d, s->path, 0, "has schema version %lld, this program knows %d: it was written by a newer one",
 			       (long long)version, SCHEMA_VERSION);
+	if (sqlite3_exec(s->db, additions, NULL, NULL, NULL) != SQLITE_OK)
+		return diag_at(d, s->path, 0, "cannot add tables: %s", sqlite3_errmsg(s->db));
 	return 0;
 }
 
@@ -454,6 +464,45 @@ int store_nic_each(struct store *s, void (*fn)(const struct store_nic *n, void *
 	return MIN(r, 0);
 }
 
+/* --- revocations --- */
+
+int store_revoked_add(struct store *s, const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until)
+{
+	int r;
+	sqlite3_stmt *q = start(s, ST_REVOKED_ADD, &r);
+
+	if (r < 0)
+		return r;
+	bind_blob(q, 1, origin, STORE_ORIGIN_LEN);
+	sqlite3_bind_int64(q, 2, until);
+	return finish(q);
+}
+
+struct revoked_walk {
+	void (*fn)(const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until, void *data);
+	void *data;
+};
+
+static void on_each_revoked(sqlite3_stmt *q, void *data)
+{
+	struct revoked_walk *w = data;
+	uint8_t origin[STORE_ORIGIN_LEN];
+
+	copy_blob(q, 0, origin, sizeof(origin));
+	w->fn(origin, sqlite3_column_int64(q, 1), w->data);
+}
+
+int store_revoked_each(struct store *s, void (*fn)(const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until, void *data), void *data)
+{
+	struct revoked_walk w = { fn, data };
+	int r;
+	sqlite3_stmt *q = start(s, ST_REVOKED_EACH, &r);
+
+	if (r == 0)
+		r = walk(q, on_each_revoked, &w);
+	return MIN(r, 0);
+}
+
 /* --- certificates --- */
 
 int store_cert_add(struct store *s, const struct store_cert *c)
@@ -476,6 +525,13 @@ int store_cert_prune(struct store *s, int64_t now)
 	int r;
 	sqlite3_stmt *q = start(s, ST_CERT_PRUNE, &r);
 
+	if (r < 0)
+		return r;
+	sqlite3_bind_int64(q, 1, now);
+	r = finish(q);
+	if (r < 0)
+		return r;
+	q = start(s, ST_REVOKED_PRUNE, &r);
 	if (r < 0)
 		return r;
 	sqlite3_bind_int64(q, 1, now);

@@ -219,7 +219,6 @@ static int make_tls(const struct envoy *e, const struct ca_credential *c, struct
 	static const char *const alpn[] = { "h2", NULL };
 	struct tls_config config = {
 		.role = TLS_CLIENT, .roots_pem = e->roots_pem, .cert_pem = c ? c->chain_pem : NULL, .key = c ? c->key : NULL, .alpn = alpn,
-		.allow_tls12 = true,
 	};
 
 	return tls_ctx_new(&config, ret_ctx, d);

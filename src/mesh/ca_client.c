@@ -89,10 +89,13 @@ struct ca_client *ca_client_free(struct ca_client *c)
 
 static int on_timer(struct timer *t);
 
-static void retry_later(struct ca_client *c)
+/* After a while of our own, or the one that the authority asks for: some later, so that not all come together. */
+static void retry_later(struct ca_client *c, uint32_t asked_ms)
 {
+	uint64_t wait = MAX((uint64_t)backoff_next(&c->backoff), asked_ms + backoff_jitter(asked_ms, JITTER_PERCENT) / 4);
+
 	c->due = true;
-	if (timer_arm(c->loop, &c->timer, backoff_next(&c->backoff), on_timer) < 0)
+	if (timer_arm(c->loop, &c->timer, wait, on_timer) < 0)
 		return;		/* no memory: the channel's next up() starts it */
 }
 
@@ -100,7 +103,7 @@ static void attempt_failed(struct ca_client *c, const struct grpc_status *status
 {
 	enter(c);
 	c->refused = status->code == GRPC_UNAUTHENTICATED || status->code == GRPC_PERMISSION_DENIED;
-	retry_later(c);
+	retry_later(c, status->retry_ms);
 	if (c->ops->failed)
 		c->ops->failed(c, c->data, status);
 	leave(c);

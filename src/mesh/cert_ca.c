@@ -7,7 +7,6 @@
 #include <openssl/bn.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
-#include <openssl/rand.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 #include <stdlib.h>
@@ -15,8 +14,9 @@
 
 #include "base/clock.h"
 #include "mesh/cert_x509.h"
+#include "mesh/revocation.h"
 
-enum { SERIAL_BYTES = 16, DAY_S = 86400 };
+enum { DAY_S = 86400 };
 
 struct cert_ca {
 	X509 *cert;
@@ -29,19 +29,18 @@ struct cert_ca {
 
 /* --- making certificates --- */
 
-/* RFC 5280, section 4.1.2.2: positive; CA/Browser Forum: at least 64 random bits */
-static int set_serial(X509 *x)
+/* RFC 5280, section 4.1.2.2: positive, at most 20 bytes; CA/Browser Forum: at least 64 random bits */
+static int set_serial(X509 *x, const struct revocation_origin *origin)
 {
-	uint8_t bytes[SERIAL_BYTES];
+	uint8_t bytes[REVOCATION_SERIAL_LEN];
+	int r = revocation_serial(origin, bytes);
 	BIGNUM *n;
-	int r = -EIO;
 
-	if (RAND_bytes(bytes, sizeof(bytes)) != 1)
-		return -EIO;
-	bytes[0] = (bytes[0] & 0x7f) | 0x40;
+	if (r < 0)
+		return r;
 	n = BN_bin2bn(bytes, sizeof(bytes), NULL);
-	if (n && BN_to_ASN1_INTEGER(n, X509_get_serialNumber(x)))
-		r = 0;
+	if (!n || !BN_to_ASN1_INTEGER(n, X509_get_serialNumber(x)))
+		r = -ENOMEM;
 	BN_free(n);
 	return r;
 }
@@ -121,7 +120,7 @@ static int set_ca_fields(struct cert_ca *ca, struct cert_ca *parent, const char 
 	int64_t until = now + (int64_t)days * DAY_S;
 	char uri[IDENTITY_TRUST_DOMAIN_MAX + 16] = "spiffe://";
 	X509_NAME *name = X509_get_subject_name(ca->cert);
-	int r = X509_set_version(ca->cert, X509_VERSION_3) && X509_set_pubkey(ca->cert, ca->key) ? set_serial(ca->cert) : -ENOMEM;
+	int r = X509_set_version(ca->cert, X509_VERSION_3) && X509_set_pubkey(ca->cert, ca->key) ? set_serial(ca->cert, NULL) : -ENOMEM;
 
 	memcpy(uri + strlen(uri), trust_domain, strlen(trust_domain) + 1);
 	if (r == 0)
@@ -311,7 +310,7 @@ static int set_leaf_fields(struct cert_ca *ca, X509 *x, const struct cert_leaf *
 	int64_t until = MIN(now + leaf->ttl_s, cert_ca_not_after(ca));
 	/* Of a very short life only a part: half the life after not_before must not be over already. */
 	int64_t from = MAX(now - MIN((int64_t)CERT_BACKDATE_S, leaf->ttl_s / 10), cert_time(X509_get0_notBefore(ca->cert)));
-	int r = X509_set_version(x, X509_VERSION_3) && X509_set_pubkey(x, leaf->key) ? set_serial(x) : -ENOMEM;
+	int r = X509_set_version(x, X509_VERSION_3) && X509_set_pubkey(x, leaf->key) ? set_serial(x, leaf->origin) : -ENOMEM;
 
 	if (until <= now)
 		return -EKEYEXPIRED;

@@ -1,5 +1,6 @@
 #pragma once
 #include "mesh/cert.h"
+#include "mesh/revocation.h"
 
 /*
  * A certificate authority: a self-signed root, or an intermediate under one,
@@ -46,11 +47,12 @@ struct cert_leaf {			/* what to sign */
 	const char *id;			/* SPIFFE ID, or NULL for a server that is known by @dns and @ips alone */
 	const char *const *names;	/* DNS names and IP addresses besides, NULL ends it; NULL: none */
 	int64_t ttl_s;			/* cut down to what is left of the CA's own life */
+	const struct revocation_origin *origin;	/* of the NIC that it is issued through, or NULL */
 };
 
 /*
  * Signs a leaf for servers and clients: digitalSignature, EKU server and
- * client, random serial of 16 bytes, subject empty (SAN critical) unless there
+ * client, serial by @origin (revocation.h), subject empty (SAN critical) unless there
  * are only names. @ret_chain gets leaf, intermediates, roots as elements, the
  * form of IstioCertificateResponse. -EINVAL, -EKEYEXPIRED (the CA's own life is
  * over), -ENOMEM, -EIO.

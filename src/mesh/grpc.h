@@ -51,6 +51,7 @@ enum { GRPC_MESSAGE_LEN = 512 };
 struct grpc_status {
 	enum grpc_code code;
 	char message[GRPC_MESSAGE_LEN];		/* for people; cut off where it is longer */
+	uint32_t retry_ms;			/* the server asks us to wait so long before the next try; 0: it says nothing */
 };
 
 /* Custom metadata. Names in lower case; not "grpc-...", not "...-bin". */
@@ -96,6 +97,11 @@ void grpc_call_half_close(struct grpc_call *call);
 
 /* Server: what is queued is sent, then the status. @fmt NULL: no message. */
 void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/*
+ * Server, before grpc_call_finish(): the client should wait so long before it
+ * tries again. Source: gRFC A6, "Pushback": trailer grpc-retry-pushback-ms.
+ */
+void grpc_call_retry_after(struct grpc_call *call, uint32_t ms);
 /* Server, unary: one message and GRPC_OK; GRPC_INTERNAL where it cannot be queued. */
 void grpc_call_reply_pb(struct grpc_call *call, const ProtobufCMessage *message);
 

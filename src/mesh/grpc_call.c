@@ -356,23 +356,24 @@ void grpc_call_half_close(struct grpc_call *call)
 /* Trailers-Only: a status without anything before it. */
 static void respond_status(struct grpc_call *call)
 {
-	char message[GRPC_MESSAGE_LEN * 3];
-	char code[12];
-	nghttp2_nv nv[] = {
+	struct grpc_trailers t;
+	nghttp2_nv nv[3 + GRPC_TRAILERS_MAX] = {
 		{ (uint8_t[]){ ":status" }, (uint8_t[]){ "200" }, 7, 3, NGHTTP2_NV_FLAG_NONE },
 		{ (uint8_t[]){ "content-type" }, (uint8_t[]){ "application/grpc" }, 12, 16, NGHTTP2_NV_FLAG_NONE },
 		{ (uint8_t[]){ "grpc-accept-encoding" }, (uint8_t[]){ "identity" }, 20, 8, NGHTTP2_NV_FLAG_NONE },
-		{ (uint8_t[]){ "grpc-status" }, (uint8_t *)code, 11, 0, NGHTTP2_NV_FLAG_NONE },
-		{ (uint8_t[]){ "grpc-message" }, (uint8_t *)message, 12, 0, NGHTTP2_NV_FLAG_NONE },
 	};
 
-	nv[3].valuelen = (size_t)snprintf(code, sizeof(code), "%d", (int)call->status.code);
-	grpc_message_encode(call->status.message, message, sizeof(message));
-	nv[4].valuelen = strlen(message);
+	grpc_trailers_make(&call->status, &t);
+	memcpy(nv + 3, t.nv, t.n * sizeof(*nv));
 	call->responding = true;
-	if (nghttp2_submit_response(call->conn->session, call->stream_id, nv, ELEMENTS(nv) - !nv[4].valuelen, NULL) < 0)
+	if (nghttp2_submit_response(call->conn->session, call->stream_id, nv, 3 + t.n, NULL) < 0)
 		nghttp2_submit_rst_stream(call->conn->session, NGHTTP2_FLAG_NONE, call->stream_id, NGHTTP2_INTERNAL_ERROR);
 	grpc_conn_kick(call->conn);
+}
+
+void grpc_call_retry_after(struct grpc_call *call, uint32_t ms)
+{
+	call->status.retry_ms = ms;
 }
 
 void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *fmt, ...)
@@ -384,7 +385,7 @@ void grpc_call_finish(struct grpc_call *call, enum grpc_code code, const char *f
 	call->send_closed = true;
 	call->paused = false;
 	timer_cancel(&call->deadline);
-	call->status = (struct grpc_status){ .code = code };
+	call->status = (struct grpc_status){ .code = code, .retry_ms = call->status.retry_ms };
 	if (fmt) {
 		va_start(ap, fmt);
 		vsnprintf(call->status.message, sizeof(call->status.message), fmt, ap);

@@ -128,6 +128,18 @@ MUST_CHECK int grpc_call_new(struct grpc_conn *c, struct grpc_call **ret_call);
 void grpc_call_free(struct grpc_call *call);
 void grpc_call_deliver(struct grpc_call *call);
 /* Ends it for its owner. The stream is reset where it still lives. */
+
+/* How a status is written. */
+enum { GRPC_TRAILERS_MAX = 3 };
+struct grpc_trailers {
+	nghttp2_nv nv[GRPC_TRAILERS_MAX];	/* point into the rest */
+	size_t n;
+	char message[GRPC_MESSAGE_LEN * 3];
+	char code[12];
+	char retry_ms[12];
+};
+void grpc_trailers_make(const struct grpc_status *status, struct grpc_trailers *t);
+
 void grpc_call_close(struct grpc_call *call, const struct grpc_status *status);
 void grpc_call_abort(struct grpc_call *call, enum grpc_code code, const char *text);
 MUST_CHECK int grpc_call_arm_deadline(struct grpc_call *call, uint32_t ms);

@@ -62,6 +62,17 @@ static void take_status(struct grpc_call *call, const uint8_t *value, size_t len
 	call->status.code = len && code < _GRPC_CODE_N ? (enum grpc_code)code : GRPC_UNKNOWN;
 }
 
+/* What is no number, "-1" (never) among it, is the longest that we wait. */
+static uint32_t take_pushback(const uint8_t *value, size_t len)
+{
+	enum { LONGEST_MS = 3600000 };
+	uint32_t ms = 0;
+
+	for (size_t i = 0; i < len; i++)
+		ms = value[i] >= '0' && value[i] <= '9' && ms < LONGEST_MS ? ms * 10 + (value[i] - '0') : LONGEST_MS;
+	return MIN(ms, (uint32_t)LONGEST_MS);
+}
+
 static void remember(struct grpc_call *call, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen)
 {
 	/* RFC 9113, section 6.5.2: a field counts 32 bytes more than it is long. */
@@ -84,6 +95,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 		take_status(call, value, valuelen);
 	else if (!c->conf.server && name_is(name, namelen, "grpc-message"))
 		grpc_message_decode((const char *)value, valuelen, call->status.message, sizeof(call->status.message));
+	else if (!c->conf.server && name_is(name, namelen, "grpc-retry-pushback-ms"))
+		call->status.retry_ms = take_pushback(value, valuelen);
 	else if (name_is(name, namelen, ":status"))
 		call->http_status = (unsigned)strtoul((const char *)value, NULL, 10);	/* nghttp2 has checked the digits and ends it with zero */
 	else if (name_is(name, namelen, "content-type"))
@@ -225,19 +238,32 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, c
 	return c->zombie ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
 
+static void add(struct grpc_trailers *t, const char *name, const char *value)
+{
+	t->nv[t->n++] = (nghttp2_nv){
+		(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value, strlen(name), strlen(value), NGHTTP2_NV_FLAG_NONE,
+	};
+}
+
+void grpc_trailers_make(const struct grpc_status *status, struct grpc_trailers *t)
+{
+	t->n = 0;
+	snprintf(t->code, sizeof(t->code), "%d", (int)status->code);
+	snprintf(t->retry_ms, sizeof(t->retry_ms), "%u", (unsigned)status->retry_ms);
+	grpc_message_encode(status->message, t->message, sizeof(t->message));
+	add(t, "grpc-status", t->code);
+	if (t->message[0])
+		add(t, "grpc-message", t->message);
+	if (status->retry_ms)
+		add(t, "grpc-retry-pushback-ms", t->retry_ms);
+}
+
 static void submit_trailers(nghttp2_session *session, struct grpc_call *call)
 {
-	char message[GRPC_MESSAGE_LEN * 3];
-	char code[12];
-	nghttp2_nv nv[2] = {
-		{ (uint8_t[]){ "grpc-status" }, (uint8_t *)code, 11, 0, NGHTTP2_NV_FLAG_NONE },
-		{ (uint8_t[]){ "grpc-message" }, (uint8_t *)message, 12, 0, NGHTTP2_NV_FLAG_NONE },
-	};
+	struct grpc_trailers t;
 
-	nv[0].valuelen = (size_t)snprintf(code, sizeof(code), "%d", (int)call->status.code);
-	grpc_message_encode(call->status.message, message, sizeof(message));
-	nv[1].valuelen = strlen(message);
-	if (nghttp2_submit_trailer(session, call->stream_id, nv, nv[1].valuelen ? 2 : 1) < 0)
+	grpc_trailers_make(&call->status, &t);
+	if (nghttp2_submit_trailer(session, call->stream_id, t.nv, t.n) < 0)
 		nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, call->stream_id, NGHTTP2_INTERNAL_ERROR);
 }
 

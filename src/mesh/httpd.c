@@ -196,6 +196,18 @@ int httpd_listen_tcp(struct httpd *h, const struct ip_port *addr, struct tls_ctx
 	return r;
 }
 
+void httpd_set_tls(struct httpd *h, struct tls_ctx *tls)
+{
+	for (size_t i = 0; i < h->n_listeners; i++) {
+		struct httpd_listener *l = &h->listeners[i];
+
+		if (!l->tls)
+			continue;
+		tls_ctx_unref(l->tls);
+		l->tls = tls_ctx_ref(tls);
+	}
+}
+
 struct ip_port httpd_address(const struct httpd *h, size_t i)
 {
 	for (size_t k = 0; k < h->n_listeners; k++)

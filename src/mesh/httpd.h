@@ -97,6 +97,8 @@ struct httpd *httpd_free(struct httpd *h);
  */
 MUST_CHECK int httpd_listen_unix(struct httpd *h, const char *path, mode_t mode, struct diag *reterr_diag);
 MUST_CHECK int httpd_listen_tcp(struct httpd *h, const struct ip_port *addr, struct tls_ctx *tls, struct diag *reterr_diag);
+/* Another certificate for the connections to come, on all listeners that have one. A reference is taken. */
+void httpd_set_tls(struct httpd *h, struct tls_ctx *tls);
 /* The address of the @i-th TCP listener (port 0 was replaced by the kernel's choice). */
 struct ip_port httpd_address(const struct httpd *h, size_t i);
 

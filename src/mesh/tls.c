@@ -647,6 +647,12 @@ const uint8_t *tls_peer_fingerprint(const struct tls_session *s)
 	return s->peer ? s->peer->fingerprint : NULL;
 }
 
+const uint8_t *tls_peer_serial(const struct tls_session *s, size_t *ret_len)
+{
+	*ret_len = s->peer ? s->peer->n_serial : 0;
+	return s->peer ? s->peer->serial : NULL;
+}
+
 int64_t tls_peer_not_after(const struct tls_session *s)
 {
 	return s->peer ? s->peer->not_after : 0;

@@ -142,8 +142,10 @@ void tls_rest(struct tls_session *s);
 bool tls_is_open(const struct tls_session *s);		/* the handshake is over, tls_seal() may be called */
 const char *tls_alpn(const struct tls_session *s);	/* the protocol agreed on, or NULL */
 const char *tls_peer_id(const struct tls_session *s);	/* SPIFFE ID, or NULL (no certificate, or one without) */
-/* SHA-256 of the peer's leaf certificate (DER), 32 bytes, or NULL: what a revocation list names. */
+/* SHA-256 of the peer's leaf certificate (DER), 32 bytes, or NULL. */
 const uint8_t *tls_peer_fingerprint(const struct tls_session *s);
+/* The serial number of the peer's leaf, for revocations_has(). *ret_len is 0 without a certificate. */
+const uint8_t *tls_peer_serial(const struct tls_session *s, size_t *ret_len);
 int64_t tls_peer_not_after(const struct tls_session *s);	/* seconds since 1970; 0 without a certificate */
 /* What went wrong, for people: "peer presented spiffe://a/b, expected one of spiffe://c/d". "" when nothing did. */
 const char *tls_error(const struct tls_session *s);

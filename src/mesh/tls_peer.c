@@ -87,6 +87,18 @@ static bool read_id(X509 *leaf, char **ret_id, char error[static TLS_PEER_ERROR_
 	return ok;
 }
 
+/* RFC 5280, section 4.1.2.2: 20 bytes at most. */
+static void read_serial(X509 *leaf, struct tls_peer *p)
+{
+	const ASN1_INTEGER *serial = X509_get0_serialNumber(leaf);
+	int n = ASN1_STRING_length(serial);
+
+	if (n < 0 || (size_t)n > sizeof(p->serial))
+		return;
+	memcpy(p->serial, ASN1_STRING_get0_data(serial), (size_t)n);
+	p->n_serial = (uint8_t)n;
+}
+
 int tls_peer_new(X509 *leaf, STACK_OF(X509) *chain, struct tls_peer **ret_peer, char error[static TLS_PEER_ERROR_LEN])
 {
 	CLEANUP_FREE char *id = NULL;
@@ -102,6 +114,7 @@ int tls_peer_new(X509 *leaf, STACK_OF(X509) *chain, struct tls_peer **ret_peer, 
 	p->n_refs = 1;
 	if (id)
 		p->id = memcpy(p + 1, id, n_id);
+	read_serial(leaf, p);
 	p->not_before = time_of(X509_get0_notBefore(leaf));
 	p->not_after = time_of(X509_get0_notAfter(leaf));
 	for (int i = 0; i < sk_X509_num(chain); i++) {

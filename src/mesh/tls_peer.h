@@ -14,6 +14,8 @@
 struct tls_peer {			/* immutable but for the references */
 	unsigned n_refs;		/* atomic */
 	uint8_t fingerprint[32];	/* SHA-256 of the leaf's DER */
+	uint8_t serial[20];		/* without leading zeros; a longer one counts as none */
+	uint8_t n_serial;
 	int64_t not_before;		/* of the whole chain, seconds since 1970 */
 	int64_t not_after;
 	const char *id;			/* SPIFFE ID, or NULL; points behind the struct */

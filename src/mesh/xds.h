@@ -52,6 +52,7 @@ struct xds_type {
 	void (*gone)(void *data, const char *name);
 	/* All of one answer has been handed over: publish it. May be NULL. */
 	void (*done)(void *data);
+	bool optional;			/* the server may not know the type: xds_client does not wait for an answer */
 };
 
 /* Sends one request. 0, or -ENOBUFS: xds_flush() will be called when there is room; other errors: the stream is lost. */

@@ -31,6 +31,7 @@ struct xds_client {
 	struct node node;
 	char *authorization;		/* "Bearer ..." or NULL */
 	char *cluster_id;
+	const struct xds_type *types;
 	size_t n_types;
 	struct grpc_call *call;
 	struct backoff backoff;
@@ -249,7 +250,7 @@ static void on_message(struct grpc_call *call, void *data, const uint8_t *bytes,
 	else
 		flush(c);
 	for (size_t i = 0; i < c->n_types; i++)
-		synced = synced && xds_synced(c->xds, i);
+		synced = synced && (c->types[i].optional || xds_synced(c->xds, i));
 	if (c->call && synced && !c->synced) {
 		c->synced = true;
 		if (c->ops->synced && !c->zombie)
@@ -348,6 +349,7 @@ int xds_client_new(struct loop *loop, const struct xds_client_options *o, const 
 	c->loop = loop;
 	c->ops = ops;
 	c->data = o->data;
+	c->types = o->types;
 	c->n_types = o->n_types;
 	c->backoff = (struct backoff){ .min_ms = BACKOFF_MIN_MS, .max_ms = BACKOFF_MAX_MS };
 	c->user.up = on_up;

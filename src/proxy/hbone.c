@@ -298,11 +298,36 @@ static const struct h2_ops ops = {
 
 /* --- in --- */
 
+static bool is_revoked(const struct hbone *t)
+{
+	size_t n;
+	const uint8_t *serial = tls_peer_serial(t->tls, &n);
+
+	return serial && revocations_has(t->v->w->revoked, serial, n);
+}
+
+static void refuse_revoked(struct hbone *t)
+{
+	worker_add(&t->v->count->tls_refused, 1);
+	hbone_break(t, "the peer's certificate was revoked");
+}
+
+void hbone_recheck(struct hbone *t)
+{
+	if (t->open && !t->broken && is_revoked(t))
+		refuse_revoked(t);
+}
+
 static void opened(struct hbone *t)
 {
 	const char *alpn = tls_alpn(t->tls);
 
 	timer_cancel(&t->open_timer);
+	if (is_revoked(t)) {
+		worker_add(&t->v->count->tunnels_failed[t->server ? FLOW_INBOUND : FLOW_OUTBOUND], 1);
+		refuse_revoked(t);
+		return;
+	}
 	if (alpn && strcmp(alpn, "h2") != 0) {
 		hbone_break(t, "the peer speaks no HTTP/2");
 		return;

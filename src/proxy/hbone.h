@@ -61,6 +61,8 @@ void hbone_drain(struct hbone *t);
 
 void hbone_flush(struct hbone *t);		/* from the turn hook */
 void hbone_tick(struct hbone *t, uint64_t now_ms);
+/* Certificates were revoked: a tunnel whose peer has shown one of them ends. */
+void hbone_recheck(struct hbone *t);
 void hbone_flow_gone(struct hbone *t);	/* a flow has left it */
 static inline bool hbone_is_stuffed(const struct hbone *t)
 {

@@ -66,6 +66,11 @@ void proxy_slot_release(struct proxy *p, uint32_t slot)
 	p->slots[slot] = (struct proxy_slot){};
 }
 
+bool proxy_is_istio(const Outrigger__Ipc__MeshController *mc)
+{
+	return !strcmp(mc->kind, "istio");
+}
+
 /* --- the snapshot --- */
 
 void proxy_publish(struct proxy *p)
@@ -78,6 +83,26 @@ void proxy_publish(struct proxy *p)
 		if (r < 0)
 			log_error("worker does not take a snapshot", log_int("worker", (int64_t)i), log_errno(r));
 	}
+}
+
+int proxy_revoke(struct proxy *p, const void *bytes, size_t len, struct diag *reterr_diag)
+{
+	struct revocations *old = p->revoked;
+	int r = revocations_merge(old, bytes, len, clock_wall_s(), &p->revoked, reterr_diag);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r == 0 && p->revoked != old && i < p->n_workers; i++)
+		r = worker_set_revoked(p->workers[i], p->revoked);
+	if (r < 0) {		/* said again with the next answer: the list is the old one still */
+		revocations_unref(p->revoked);
+		p->revoked = old;
+		return r;
+	}
+	if (p->revoked != old)
+		log_warn("certificates were revoked", log_int("origins", (int64_t)revocations_n(p->revoked)));
+	revocations_unref(old);
+	return 0;
 }
 
 static void on_knowledge(void *data)
@@ -453,7 +478,8 @@ static int setup_channel(struct proxy *p, const Outrigger__Ipc__MeshController *
 {
 	static const char *const alpn[] = { "h2", NULL };
 	const struct tls_config config = {
-		.role = TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .roots_pem = mc->roots_pem, .alpn = alpn, .allow_tls12 = true,
+		.role = TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .roots_pem = mc->roots_pem, .alpn = alpn,
+		.allow_tls12 = proxy_is_istio(mc),	/* not between parts of our own */
 	};
 	struct tls_ctx *tls;
 	const char *names[9] = {};
@@ -678,6 +704,7 @@ void proxy_deinit(struct proxy *p)
 	access_log_free(p->access_log);
 	metrics_free(p->metrics);
 	knowledge_free(p->knowledge);
+	p->revoked = revocations_unref(p->revoked);
 	state_file_close(&p->state);
 	tee_relay_deinit(&p->tee);
 	if (p->setup)

@@ -68,6 +68,7 @@ struct proxy {
 	Outrigger__Ipc__Setup *setup;	/* NULL: has not come yet */
 	struct channel *channel;	/* to the mesh controller; NULL without one */
 	struct channel_user channel_watch;	/* tells the VMs when it cannot be reached */
+	struct revocations *revoked;	/* certificates that peers must not show any more; NULL: none */
 	struct map sidecars;		/* by VM id */
 	struct list leaving;		/* sidecars that drain */
 	struct proxy_slot slots[PROXY_VMS_MAX];
@@ -99,6 +100,10 @@ MUST_CHECK int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, stru
 MUST_CHECK int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag);
 
 /* Gives the workers the newest snapshot. */
+/* The mesh controller is not ours. */
+bool proxy_is_istio(const Outrigger__Ipc__MeshController *mc);
+/* What @bytes (outrigger.v1.Revocations) says is revoked, from now on. -EBADMSG with the reason, -E2BIG, -ENOMEM. */
+MUST_CHECK int proxy_revoke(struct proxy *p, const void *bytes, size_t len, struct diag *reterr_diag);
 void proxy_publish(struct proxy *p);
 struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id);
 /* A place for a VM of @s: -ENOSPC. release() is for one that the workers never had. */

@@ -18,7 +18,8 @@ enum {
 	CERT_TTL_S = 24 * 3600,
 };
 
-enum { TYPE_ADDRESS, TYPE_POLICY, N_TYPES };	/* of the stream; as enum knowledge_kind */
+/* Of the stream; the first ones as enum knowledge_kind. Only a controller of ours knows the last one. */
+enum { TYPE_ADDRESS, TYPE_POLICY, TYPE_REVOCATIONS, N_TYPES };
 
 /* --- token --- */
 
@@ -176,6 +177,23 @@ static void gone_policy(void *data, const char *name)
 	knowledge_gone(s->proxy->knowledge, s->holder, KNOWLEDGE_POLICY, name);
 }
 
+static int put_revocations(void *data, const struct xds_resource *res, struct diag *d)
+{
+	const struct sidecar *s = data;
+	int r = proxy_revoke(s->proxy, res->value, res->len, d);
+
+	if (r < 0)
+		log_error("revocations are not understood", log_str("vm", s->put->vm_id), log_str("reason", d->msg), log_errno(r));
+	return r;
+}
+
+/* What is revoked stays so until it has expired. */
+static void gone_revocations(void *data, const char *name)
+{
+	(void)data;
+	(void)name;
+}
+
 static void done_address(void *data)
 {
 	struct sidecar *s = data;
@@ -184,8 +202,10 @@ static void done_address(void *data)
 }
 
 static const struct xds_type types[N_TYPES] = {
-	[TYPE_ADDRESS] = { MODEL_TYPE_ADDRESS, true, put_address, gone_address, done_address },
-	[TYPE_POLICY]  = { MODEL_TYPE_AUTHORIZATION, false, put_policy, gone_policy, NULL },
+	[TYPE_ADDRESS] = { .url = MODEL_TYPE_ADDRESS, .on_demand = true, .put = put_address, .gone = gone_address, .done = done_address },
+	[TYPE_POLICY] = { .url = MODEL_TYPE_AUTHORIZATION, .put = put_policy, .gone = gone_policy },
+	/* One of an older version never answers. */
+	[TYPE_REVOCATIONS] = { .url = REVOCATION_TYPE, .optional = true, .put = put_revocations, .gone = gone_revocations },
 };
 
 void sidecar_set_config(struct sidecar *s)
@@ -264,7 +284,7 @@ static int start_xds(struct sidecar *s)
 	const struct xds_client_options options = {
 		.channel = s->proxy->channel, .node_id = node, .metadata = fields, .n_metadata = node_metadata(s, fields),
 		.locality = *m->locality ? m->locality : NULL, .token = s->token, .cluster_id = *cluster ? cluster : NULL,
-		.types = types, .n_types = N_TYPES, .data = s,
+		.types = types, .n_types = proxy_is_istio(s->proxy->setup->mesh_controller) ? TYPE_REVOCATIONS : N_TYPES, .data = s,
 	};
 	int r = xds_client_new(s->proxy->loop, &options, &ops, &s->xds);
 

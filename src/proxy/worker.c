@@ -164,6 +164,7 @@ static int on_tick(struct timer *t)
 struct command {
 	struct mail mail;
 	struct snapshot *snapshot;
+	struct revocations *revoked;
 	struct vm_conf *conf;
 	struct vm *vm;
 	uint32_t drain_ms;
@@ -202,6 +203,29 @@ int worker_set_snapshot(struct worker *w, struct snapshot *s)
 	if (!c)
 		return -ENOMEM;
 	c->snapshot = snapshot_ref(s);
+	mailbox_post(&w->box, &c->mail);
+	return 0;
+}
+
+static void do_revoked(struct mail *m, void *receiver)
+{
+	struct command *c = container_of(m, struct command, mail);
+	struct worker *w = receiver;
+
+	revocations_unref(w->revoked);
+	w->revoked = c->revoked;
+	free(c);
+	map_for_each(l, &w->vms)
+		worker_vm_recheck_peers(container_of(l, struct worker_vm, link));
+}
+
+int worker_set_revoked(struct worker *w, struct revocations *list)
+{
+	struct command *c = command_new(do_revoked);
+
+	if (!c)
+		return -ENOMEM;
+	c->revoked = revocations_ref(list);
 	mailbox_post(&w->box, &c->mail);
 	return 0;
 }
@@ -318,6 +342,7 @@ static void worker_free(struct worker *w)
 	}
 	peers_clear(w);
 	snapshot_unref(w->snap);
+	revocations_unref(w->revoked);
 	balance_free(w->balance);
 	sockd_pool_free(w->sockd);
 	close_fd(w->conf.sockd_sock);

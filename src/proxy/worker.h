@@ -1,6 +1,7 @@
 #pragma once
 #include "base/defs.h"
 #include "mesh/balance.h"
+#include "mesh/revocation.h"
 #include "mesh/snapshot.h"
 #include "proxy/flow_report.h"
 #include "proxy/mailbox.h"
@@ -49,6 +50,8 @@ struct worker *worker_stop(struct worker *w);
 
 /* Each takes references of its own. -ENOMEM: nothing happened. */
 MUST_CHECK int worker_set_snapshot(struct worker *w, struct snapshot *s);
+/* Peers with these certificates are refused, tunnels with them end. NULL: none. */
+MUST_CHECK int worker_set_revoked(struct worker *w, struct revocations *list);
 MUST_CHECK int worker_put_vm(struct worker *w, struct vm_conf *c);	/* adds it, or replaces its configuration */
 /* Stops accepting, sends GOAWAY, and cuts what is still open after @drain_ms. */
 MUST_CHECK int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms);

@@ -48,6 +48,7 @@ struct worker {
 	/* changes */
 	struct mailbox box;
 	struct snapshot *snap;		/* may be NULL at the beginning */
+	struct revocations *revoked;	/* NULL: none */
 	struct map vms;			/* struct worker_vm by slot */
 	struct list dirty;		/* tunnels that have something to send */
 	struct list staging;		/* free ones */
@@ -115,6 +116,7 @@ void worker_vm_check(struct worker_vm *v);
 void worker_vm_free_all(struct worker *w);
 void worker_vm_tick(struct worker_vm *v, uint64_t now_ms);
 void worker_vm_recheck(struct worker_vm *v);		/* policies have changed */
+void worker_vm_recheck_peers(struct worker_vm *v);	/* certificates were revoked */
 
 /* --- peers.c --- */
 /* Who is behind an endpoint or a workload; a new reference, or NULL (out of memory, or nothing is known). */

@@ -327,6 +327,12 @@ void worker_vm_tick(struct worker_vm *v, uint64_t now_ms)
 		(void)!listen_all(v);	/* those that were given up for want of descriptors */
 }
 
+void worker_vm_recheck_peers(struct worker_vm *v)
+{
+	list_for_each_safe(l, &v->tunnels)
+		hbone_recheck(list_entry(l, struct hbone, of_vm));
+}
+
 void worker_vm_recheck(struct worker_vm *v)
 {
 	list_for_each_safe(l, &v->flows)

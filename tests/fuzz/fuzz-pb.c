@@ -12,6 +12,7 @@
 #include "istio/workload.pb-c.h"
 #include "outrigger/ipc.pb-c.h"
 #include "outrigger/provisioner.pb-c.h"
+#include "outrigger/revocation.pb-c.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -29,6 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		&outrigger__ipc__to_agent__descriptor,
 		&outrigger__v1__report__descriptor,
 		&outrigger__v1__directive__descriptor,
+		&outrigger__v1__revocations__descriptor,
 	};
 	ProtobufCMessage *m, *again;
 	uint8_t *bytes;

@@ -18,6 +18,7 @@ SOTW = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedR
 CREATE_CERTIFICATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
+REVOCATIONS = "type.googleapis.com/outrigger.v1.Revocations"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 TRUST_DOMAIN = "test.mesh"
 

@@ -19,7 +19,8 @@ import h2.connection
 import h2.events
 
 PROTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "proto")
-FILES = ["outrigger/provisioner.proto", "envoy/discovery.proto", "envoy/endpoint.proto", "istio/ca.proto", "istio/workload.proto", "istio/authorization.proto"]
+FILES = ["outrigger/provisioner.proto", "outrigger/revocation.proto", "envoy/discovery.proto", "envoy/endpoint.proto",
+         "istio/ca.proto", "istio/workload.proto", "istio/authorization.proto"]
 
 
 def _protoc(verb, message, data):
@@ -90,10 +91,11 @@ def decode(message, data):
 class Ended(Exception):
     """The call has ended with a status."""
 
-    def __init__(self, status, message):
+    def __init__(self, status, message, trailers=None):
         super().__init__("grpc-status %s: %s" % (status, message))
         self.status = status
         self.message = message
+        self.trailers = trailers or {}
 
 
 class Call:
@@ -138,7 +140,7 @@ class Call:
         end = time.monotonic() + timeout_s
         while not self.messages:
             if self.trailers is not None:
-                raise Ended(int(self.trailers.get("grpc-status", "-1")), self.trailers.get("grpc-message", ""))
+                raise Ended(int(self.trailers.get("grpc-status", "-1")), self.trailers.get("grpc-message", ""), self.trailers)
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError("no message")

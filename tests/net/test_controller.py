@@ -6,6 +6,8 @@ Everything is on loopback; nothing needs root but the disk that is full.
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,8 +18,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
 
 import grpcpeer  # noqa: E402
-from controller import (ADDRESS, AUTHORIZATION, ENDPOINTS, ENROLL, RENEW, SESSION, TRUST_DOMAIN, Controller, Discovery, Nic,  # noqa: E402
-                        wait_until)
+from controller import (ADDRESS, AUTHORIZATION, CREATE_CERTIFICATE, ENDPOINTS, ENROLL, RENEW, REVOCATIONS, SESSION, TRUST_DOMAIN,  # noqa: E402
+                        Controller, Discovery, Nic, wait_until)
 from grpcpeer import Ended, decode, encode  # noqa: E402
 
 BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(HERE, "..", "..", "build"))
@@ -237,7 +239,8 @@ def test_tokens_only_for_guests_that_the_nic_hosts_and_policy_admits(controller,
     cert = controller.save_chain("orders", chain)
     _, foreign = controller.key_and_csr("foreign", "spiffe://%s/ns/shop/sa/cart" % TRUST_DOMAIN)
     refused(lambda: controller.certify(foreign, token), PERMISSION_DENIED, "sa/cart", "sa/orders")
-    controller.certify(csr, cert=(cert, key))          # renewal by certificate
+    # a stolen key of a VM ends with its certificate: that does not renew itself
+    refused(lambda: controller.certify(csr, cert=(cert, key)), PERMISSION_DENIED, "renewed by a token")
     text = subprocess.run(["openssl", "x509", "-in", cert, "-noout", "-text"], stdout=subprocess.PIPE, check=True).stdout.decode()
     assert "URI:" + name in text
 
@@ -268,6 +271,123 @@ def test_a_revoked_nic_is_told_cut_off_and_refused(controller, nic):
     Nic(controller, "nic-a", controller.enroll("nic-a")).close()       # a new join token brings it back ...
     end = Nic(controller, "nic-a", mine, hello=False)                    # (the files were replaced by the new ones)
     end.close()
+
+
+def vms_certificate(controller, nic, gid, name="orders"):
+    """What an agent can have for a VM of its own: (token, (certificate, key))."""
+    nic.say(token_request={"guest_id": gid})
+    token = nic.hear_any("token")["token"][0]
+    key, csr = controller.key_and_csr(name, "spiffe://%s/ns/shop/sa/orders" % TRUST_DOMAIN)
+    return token, (controller.save_chain(name, controller.certify(csr, token)), key)
+
+
+def serial_of(cert):
+    out = subprocess.run(["openssl", "x509", "-in", cert, "-noout", "-serial"], stdout=subprocess.PIPE, check=True).stdout.decode()
+    return bytes.fromhex(out.strip().split("=")[1])
+
+
+def test_what_a_revoked_nic_was_issued_is_revoked_with_it(controller, nic):
+    gid = nic.vm()
+    nic.synced()
+    wait_until("in the mesh", lambda: in_mesh(controller))
+    token, mine = vms_certificate(controller, nic, gid)
+    other = Nic(controller, "nic-b", controller.enroll("nic-b"))
+    theirs = vms_certificate(controller, other, other.guest(mac="52:54:00:00:00:09", addresses=("10.0.0.9",)), "theirs")[1]
+    serial = serial_of(mine[0])
+    assert len(serial) == 20 and serial[:8] != serial_of(theirs[0])[:8]
+
+    peer = Discovery(controller, controller.workload_token("shop/cart"))
+    peer.ask(REVOCATIONS)
+    assert not peer.hear(REVOCATIONS)["resources"]
+    streams = [Discovery(controller, token), Discovery(controller, cert=mine), Discovery(controller, cert=theirs)]
+    for s in streams:
+        s.ask(AUTHORIZATION)
+        s.hear(AUTHORIZATION)
+
+    controller.post("/v1/nics/nic-a/revoke", {"reason": "stolen"})
+    (told,) = peer.hear(REVOCATIONS)["resources"]["revocations"]["revoked"]         # pushed, not asked for
+    origin = told["origin"][0]
+    assert (origin.encode() if isinstance(origin, str) else origin) == serial[:8] and told["until"][0] > time.time() + 24 * 3600
+    for s in streams[:2]:
+        assert s.call.status().status == PERMISSION_DENIED
+    streams[2].ask(ADDRESS)
+    streams[2].hear(ADDRESS)                           # another NIC's is as before
+
+    def discover(**how):
+        return Discovery(controller, **how).call.status()
+
+    for _ in range(2):
+        end = discover(cert=mine)
+        assert end.status == UNAUTHENTICATED and "was revoked" in end.message
+        assert discover(token=token).status == UNAUTHENTICATED
+        _, csr = controller.key_and_csr("again", "spiffe://%s/ns/shop/sa/orders" % TRUST_DOMAIN)
+        refused(lambda: controller.certify(csr, token), UNAUTHENTICATED)
+        refused(lambda: controller.certify(csr, cert=mine), UNAUTHENTICATED, "was revoked")
+        controller.stop()
+        controller.start()                             # and a restart forgets nothing
+
+    # The NIC comes back by a new join token: its old certificates and tokens do not.
+    again = Nic(controller, "nic-a", controller.enroll("nic-a"))
+    again.guest()
+    again.synced()
+    wait_until("the guest", lambda: controller.get("/v1/guests")["guests"])
+    end = discover(token=token)
+    assert end.status == UNAUTHENTICATED and "older than the enrolment" in end.message
+    assert "was revoked" in discover(cert=mine).message
+    fresh = vms_certificate(controller, again, gid, "fresh")[1]
+    assert serial_of(fresh[0])[:8] != serial[:8]
+    s = Discovery(controller, cert=fresh)
+    s.ask(REVOCATIONS)
+    assert len(s.hear(REVOCATIONS)["resources"]["revocations"]["revoked"]) == 1
+
+
+def test_certificate_requests_are_rate_limited(controller, nic):
+    gid = nic.guest()
+    nic.synced()
+    token, _ = vms_certificate(controller, nic, gid)
+    _, csr = controller.key_and_csr("more", "spiffe://%s/ns/shop/sa/orders" % TRUST_DOMAIN)
+    conn = controller.connect(controller.mesh)
+    request, metadata = encode("istio.v1.auth.IstioCertificateRequest", {"csr": csr}), {"authorization": "Bearer " + token}
+    end = None
+    for _ in range(40):
+        try:
+            conn.unary(CREATE_CERTIFICATE, request, metadata)
+        except Ended as e:
+            end = e
+            break
+    assert end and end.status == RESOURCE_EXHAUSTED and "wait" in end.message
+    assert 0 < int(end.trailers["grpc-retry-pushback-ms"]) <= 11000
+    conn.close()
+    _, csr = controller.key_and_csr("cart", "spiffe://%s/ns/shop/sa/cart" % TRUST_DOMAIN)
+    controller.certify(csr, controller.workload_token("shop/cart"))                # others are served
+    _, metrics = controller.call("GET", "/metrics")
+    assert re.search(r"^outrigger_certificates_limited_total [1-9]", metrics, re.M)
+
+
+def test_the_listeners_certificates_are_renewed_while_running(tmp_path):
+    c = Controller(BUILD, tmp_path)
+    (tmp_path / "rest-token").write_text("a token of the REST API\n")
+    c.write("", base=base_with(c, "rest: 127.0.0.1:%d" % c.rest, "rest: 0.0.0.0:%d\n  rest_token_file: %s" % (c.rest, tmp_path / "rest-token")) +
+            "ca: { server_ttl: 2s }\n" + CONFIG)
+    c.start()
+    try:
+        def shown(port):
+            context = ssl._create_unverified_context()
+            context.set_alpn_protocols(["http/1.1" if port == c.rest else "h2"])
+            with socket.create_connection(("127.0.0.1", port), 10) as raw, context.wrap_socket(raw) as s:
+                return s.getpeercert(True)
+
+        for port in (c.rest, c.mesh, c.provisioner):
+            first = shown(port)
+            wait_until("another certificate on port %d" % port, lambda: shown(port) != first, 60)
+    finally:
+        assert c.stop() == 0, c.log()
+
+
+def base_with(controller, old, new):
+    base = controller.base()
+    assert old in base
+    return base.replace(old, new)
 
 
 def test_an_old_certificate_is_refused_after_a_new_enrolment(controller):

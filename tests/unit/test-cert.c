@@ -231,7 +231,30 @@ static void the_extensions_of_a_leaf_are_those_of_the_profile(void **state)
 	assert_non_null(X509_get0_authority_key_id(x));
 	assert_int_equal(X509_EXTENSION_get_critical(X509_get_ext(x, X509_get_ext_by_NID(x, NID_subject_alt_name, -1))), 1);
 	BIGNUM *serial = ASN1_INTEGER_to_BN(X509_get0_serialNumber(x), NULL);
-	assert_int_equal(BN_num_bits(serial), 127);
+	assert_int_equal(BN_num_bits(serial), 8 * REVOCATION_SERIAL_LEN - 2);	/* 001...: of no NIC */
+	BN_free(serial);
+	X509_free(x);
+	BIO_free(b);
+	cert_list_deinit(&chain);
+	cert_ca_free(ca);
+}
+
+static void a_leaf_of_a_nic_says_so_in_its_serial(void **state)
+{
+	struct revocation_origin origin = revocation_origin_of_nic("nic-a", 1), got;
+	struct cert_ca *ca = new_root();
+	CLEANUP_KEY EVP_PKEY *key = new_key();
+	struct cert_list chain;
+	uint8_t bytes[REVOCATION_SERIAL_LEN];
+
+	(void)state;
+	assert_int_equal(cert_ca_sign(ca, &(struct cert_leaf){ .key = key, .id = ID, .ttl_s = 60, .origin = &origin }, &chain), 0);
+	BIO *b = BIO_new_mem_buf(chain.pem[0], -1);
+	X509 *x = PEM_read_bio_X509(b, NULL, NULL, NULL);
+	BIGNUM *serial = ASN1_INTEGER_to_BN(X509_get0_serialNumber(x), NULL);
+	assert_int_equal(BN_bn2bin(serial, bytes), sizeof(bytes));
+	assert_true(revocation_origin_of_serial(bytes, sizeof(bytes), &got));
+	assert_memory_equal(got.b, origin.b, sizeof(got.b));
 	BN_free(serial);
 	X509_free(x);
 	BIO_free(b);
@@ -521,6 +544,7 @@ int main(void)
 		cmocka_unit_test(weak_and_odd_keys_are_refused),
 		cmocka_unit_test(a_leaf_is_what_it_should_be),
 		cmocka_unit_test(the_extensions_of_a_leaf_are_those_of_the_profile),
+		cmocka_unit_test(a_leaf_of_a_nic_says_so_in_its_serial),
 		cmocka_unit_test(a_short_life_is_hardly_backdated),
 		cmocka_unit_test(a_leaf_never_outlives_its_authority),
 		cmocka_unit_test(an_intermediate_signs_a_chain_of_three),

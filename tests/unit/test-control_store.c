@@ -110,6 +110,46 @@ static void take_guest(const char *id, const char *nic, const void *bytes, size_
 	snprintf(data, 64, "%s %s %.*s", id, nic, (int)len, (const char *)bytes);
 }
 
+static void count_revoked(const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until, void *data)
+{
+	assert_int_equal(origin[0], 'o');
+	*(int64_t *)data += until;
+}
+
+static void a_revocation_is_kept_until_it_is_over(void **state)
+{
+	int64_t sum = 0;
+
+	(void)state;
+	assert_int_equal(store_revoked_add(store, (const uint8_t *)"origin 1", 200), 0);
+	assert_int_equal(store_revoked_add(store, (const uint8_t *)"origin 2", 300), 0);
+	assert_int_equal(store_revoked_add(store, (const uint8_t *)"origin 2", 400), 0);
+	reopen();
+	assert_int_equal(store_revoked_each(store, count_revoked, &sum), 0);
+	assert_int_equal(sum, 600);
+	assert_int_equal(store_cert_prune(store, 250), 0);
+	sum = 0;
+	assert_int_equal(store_revoked_each(store, count_revoked, &sum), 0);
+	assert_int_equal(sum, 400);
+}
+
+/* As a version that knew no revocations left it. */
+static void an_older_database_gets_what_it_lacks(void **state)
+{
+	struct diag d = {};
+	char path[128];
+	sqlite3 *db;
+
+	(void)state;
+	store = store_close(store);
+	snprintf(path, sizeof(path), "%s/controller.db", dir);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "DROP TABLE revoked", NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+	assert_int_equal(store_open(dir, &store, &d), 0);
+	assert_int_equal(store_revoked_add(store, (const uint8_t *)"origin 1", 200), 0);
+}
+
 static void guests_come_and_go(void **state)
 {
 	char got[64] = "";
@@ -305,6 +345,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_nic_is_kept_over_a_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_transaction_that_is_undone_leaves_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(expired_certificates_are_forgotten, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_revocation_is_kept_until_it_is_over, setup, teardown),
+		cmocka_unit_test_setup_teardown(an_older_database_gets_what_it_lacks, setup, teardown),
 		cmocka_unit_test_setup_teardown(guests_come_and_go, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_database_of_somebody_else_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_damaged_file_is_refused, setup, teardown),

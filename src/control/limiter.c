@@ -1,0 +1,27 @@
+/*
+ * Token buckets by name.
+ */
+#include "control/limiter.h"
+
+#include "base/defs.h"
+#include "base/map.h"
+
+enum { HOUR_MS = 3600000 };
+
+bool limiter_take(struct limiter *l, const void *name, size_t len, uint64_t now_ms, uint32_t *ret_wait_ms)
+{
+	uint64_t hash = map_hash(name, len);
+	struct limiter_slot *slot = &l->slots[hash % LIMITER_SLOTS];
+
+	if (slot->name != hash || !slot->last_ms)
+		*slot = (struct limiter_slot){ .name = hash, .last_ms = now_ms, .tokens = l->burst };
+	slot->tokens = MIN(slot->tokens + (double)(now_ms - slot->last_ms) * l->per_hour / HOUR_MS, (double)l->burst);
+	slot->last_ms = now_ms;
+	if (slot->tokens >= 1) {
+		slot->tokens -= 1;
+		return true;
+	}
+	l->n_refused++;
+	*ret_wait_ms = (uint32_t)((1 - slot->tokens) * HOUR_MS / l->per_hour) + 1;
+	return false;
+}

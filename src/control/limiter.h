@@ -1,0 +1,25 @@
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <stdbool.h>
+
+/*
+ * How often somebody may ask: a token bucket a name, in a table that does not
+ * grow. Two names may share a bucket: then the one that comes starts anew. Who
+ * is limited cannot choose its neighbour, since the hash is keyed.
+ */
+enum { LIMITER_SLOTS = 1024 };
+
+struct limiter {
+	uint32_t burst;			/* so many at once */
+	uint32_t per_hour;		/* and so many again in an hour */
+	uint64_t n_refused;
+	struct limiter_slot {
+		uint64_t name;		/* hash */
+		uint64_t last_ms;
+		double tokens;
+	} slots[LIMITER_SLOTS];
+};
+
+/* Takes one. False: none is left for @ret_wait_ms; at least 1. */
+bool limiter_take(struct limiter *l, const void *name, size_t len, uint64_t now_ms, uint32_t *ret_wait_ms);

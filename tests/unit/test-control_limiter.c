@@ -1,0 +1,68 @@
+#include "lib/unit.h"
+
+#include <string.h>
+
+#include "control/limiter.h"
+
+static struct limiter l;
+
+static int setup(void **state)
+{
+	(void)state;
+	l = (struct limiter){ .burst = 3, .per_hour = 3600 };
+	return 0;
+}
+
+static bool take(const char *name, uint64_t now_ms)
+{
+	uint32_t wait = 0;
+	bool ok = limiter_take(&l, name, strlen(name), now_ms, &wait);
+
+	assert_true(ok ? !wait : wait >= 1 && wait <= 1001);
+	return ok;
+}
+
+static void a_burst_and_then_one_at_a_time(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		assert_true(take("a", 1000));
+	assert_false(take("a", 1000));
+	assert_true(take("b", 1000));		/* another's is another's */
+	assert_false(take("a", 1900));
+	assert_true(take("a", 2001));
+	assert_false(take("a", 2001));
+	assert_int_equal(l.n_refused, 3);
+}
+
+static void who_waits_as_told_is_served(void **state)
+{
+	uint32_t wait;
+
+	(void)state;
+	while (limiter_take(&l, "a", 1, 5, &wait))
+		;
+	assert_true(limiter_take(&l, "a", 1, 5 + wait, &wait));
+}
+
+static void nobody_saves_more_than_the_burst(void **state)
+{
+	int n = 0;
+
+	(void)state;
+	assert_true(take("a", 1));
+	while (take("a", 1000000000))
+		n++;
+	assert_int_equal(n, 3);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(a_burst_and_then_one_at_a_time, setup),
+		cmocka_unit_test_setup(who_waits_as_told_is_served, setup),
+		cmocka_unit_test_setup(nobody_saves_more_than_the_burst, setup),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
