@@ -11,6 +11,16 @@ enum {
 	BLOCK_MAX = 64 * 1024,		/* bytes of an incoming header block */
 	OUT_BLOCK_MAX = H2_FRAME_SIZE_MIN,	/* of one that we send: a single frame */
 	CALM_MS = 10000,		/* nuisances are counted over so long */
+
+	/* WINDOW_UPDATEs that are fair: some for each stream and frame, and one of either kind for each KiB. */
+	UPDATES_PER_FRAME = 4,
+	BYTES_PER_UPDATE = 512,
+	UPDATE_CREDIT_MAX = 64 * 1024,
+
+	/* Frames that may be on their way when we reset a stream: a window full of not too small ones, and headers. */
+	LATE_FRAMES = 4,
+	LATE_BYTES = 1024,
+	LATE_CREDIT_MAX = 1024 * 1024,
 };
 
 const struct h2_settings h2_settings_default = {
@@ -138,6 +148,11 @@ void h2_nuisance(struct h2 *h, uint32_t *counter, uint32_t limit)
 		h2_fail(h, H2_ENHANCE_YOUR_CALM, "too many frames that do nothing");
 }
 
+static void allow_updates(struct h2 *h, size_t len)
+{
+	h->update_credit = (uint32_t)MIN(h->update_credit + UPDATES_PER_FRAME + len / BYTES_PER_UPDATE, (size_t)UPDATE_CREDIT_MAX);
+}
+
 /* --- the table of streams --- */
 
 static struct h2_stream **slot_of(const struct h2 *h, uint32_t id)
@@ -186,6 +201,7 @@ static int h2_attach(struct h2 *h, struct h2_stream *s, uint32_t id)
 	s->next = *slot_of(h, id);
 	*slot_of(h, id) = s;
 	h->n_streams++;
+	allow_updates(h, 0);
 	return 0;
 }
 
@@ -202,17 +218,17 @@ void h2_detach(struct h2 *h, struct h2_stream *s)
 	s->id = 0;
 }
 
-bool h2_was_reset(const struct h2 *h, uint32_t id)
+bool h2_is_idle(const struct h2 *h, uint32_t id)
 {
-	for (size_t i = 0; i < ELEMENTS(h->reset_ids); i++)
-		if (h->reset_ids[i] == id)
-			return true;
-	return false;
+	return !(id & 1) || (h->server ? id > h->last_id : id >= h->next_id);
 }
 
-static void h2_note_reset(struct h2 *h, uint32_t id)
+bool h2_is_late(struct h2 *h)
 {
-	h->reset_ids[h->n_reset_ids++ % ELEMENTS(h->reset_ids)] = id;
+	if (!h->late_credit)
+		return false;
+	h->late_credit--;
+	return true;
 }
 
 static void maybe_detach(struct h2 *h, struct h2_stream *s)
@@ -248,7 +264,22 @@ void h2_put_rst(struct h2 *h, uint32_t id, uint32_t code)
 
 	if (p)
 		h2_write_u32(p, code);
-	h2_note_reset(h, id);
+}
+
+void h2_refuse(struct h2 *h, uint32_t id, uint32_t code)
+{
+	h2_put_rst(h, id, code);
+	h->late_credit = MIN(h->late_credit + LATE_FRAMES + h->settings.stream_window / LATE_BYTES, (uint32_t)LATE_CREDIT_MAX);
+}
+
+void h2_lose(struct h2 *h, struct h2_stream *s, uint32_t id, uint32_t code)
+{
+	h2_refuse(h, id, code);
+	if (s) {
+		h2_detach(h, s);
+		h->ops->reset(h, s, code);
+	}
+	h2_nuisance(h, &h->n_rapid_resets, H2_MAX_RESETS);
 }
 
 static const uint8_t ping_payload[8] = "outrigge";
@@ -384,7 +415,7 @@ void h2_reset(struct h2 *h, struct h2_stream *s, uint32_t code)
 {
 	if (!s->id)
 		return;
-	h2_put_rst(h, s->id, code);
+	h2_refuse(h, s->id, code);
 	h2_detach(h, s);
 }
 
@@ -437,6 +468,7 @@ void h2_data_end(struct h2 *h, struct h2_stream *s, size_t len, bool end)
 	s->send_window -= (int32_t)len;
 	h->send_window -= (int64_t)len;
 	h->bytes_out += len;
+	allow_updates(h, len);
 	while (len) {
 		f.len = (uint32_t)MIN(len, (size_t)h->peer_frame_size);
 		len -= f.len;

@@ -22,8 +22,9 @@
  * have left our memory (h2_consume()).
  *
  * What a peer can do to keep us busy for nothing (PING, SETTINGS, empty
- * frames, streams opened and reset, endless CONTINUATION) is counted and
- * bounded; over the bound the connection ends with ENHANCE_YOUR_CALM.
+ * frames, streams opened and reset or made us reset, WINDOW_UPDATEs for data
+ * that we never sent, endless CONTINUATION) is counted and bounded; over the
+ * bound the connection ends with ENHANCE_YOUR_CALM.
  *
  * Streams are the owner's, embedded in its own objects. The connection keeps
  * those that are not closed in a table; a stream leaves it when both sides
@@ -146,8 +147,8 @@ struct h2 {
 	uint64_t calm_until_ms;		/* the window in which these are counted */
 	uint32_t n_nuisances;
 	uint32_t n_rapid_resets;
-	uint32_t reset_ids[16];		/* streams that we reset last: what still comes for them is normal */
-	uint8_t n_reset_ids;
+	uint32_t update_credit;		/* WINDOW_UPDATEs that what we sent may cause */
+	uint32_t late_credit;		/* frames that may still come for streams that we have reset */
 
 	bool settings_seen : 1;
 	bool goaway_sent : 1;		/* the final one */

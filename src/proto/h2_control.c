@@ -109,7 +109,7 @@ int h2_on_goaway(struct h2 *h, const uint8_t *p, size_t len)
 	(void)len;
 	if (h->frame.stream)
 		return h2_fail(h, H2_PROTOCOL_ERROR, "GOAWAY on a stream");
-	h2_nuisance(h, &h->n_nuisances, 2000);
+	h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 	h->goaway_seen = true;
 	if (!h->server)
 		for (uint32_t i = 0; i < h->n_slots; i++)
@@ -128,15 +128,6 @@ int h2_on_goaway(struct h2 *h, const uint8_t *p, size_t len)
 
 /* --- HEADERS, sections 6.2 and 6.10 --- */
 
-static void lose(struct h2 *h, struct h2_stream *s, uint32_t id, uint32_t code)
-{
-	h2_put_rst(h, id, code);
-	if (!s)
-		return;
-	h2_detach(h, s);
-	h->ops->reset(h, s, code);
-}
-
 static int on_request(struct h2 *h, uint32_t id, const struct h2_message *m, int outcome, bool end)
 {
 	if (!(id & 1))
@@ -145,24 +136,24 @@ static int on_request(struct h2 *h, uint32_t id, const struct h2_message *m, int
 	if (id > h->goaway_id)
 		return 0;		/* after our final GOAWAY: the client knows */
 	if (outcome) {
-		h2_nuisance(h, &h->n_nuisances, 2000);
-		h2_put_rst(h, id, outcome == H2_HEADERS_E_TOO_LARGE ? H2_ENHANCE_YOUR_CALM : H2_PROTOCOL_ERROR);
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
+		h2_refuse(h, id, outcome == H2_HEADERS_E_TOO_LARGE ? H2_ENHANCE_YOUR_CALM : H2_PROTOCOL_ERROR);
 		return 0;
 	}
 	if (end && m->content_length > 0) {
-		h2_put_rst(h, id, H2_PROTOCOL_ERROR);	/* section 8.1.1 */
+		h2_lose(h, NULL, id, H2_PROTOCOL_ERROR);	/* section 8.1.1 */
 		return 0;
 	}
 	if (h->n_streams >= h->settings.max_streams) {
-		h2_nuisance(h, &h->n_nuisances, 2000);
-		h2_put_rst(h, id, H2_REFUSED_STREAM);
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
+		h2_refuse(h, id, H2_REFUSED_STREAM);
 		return 0;
 	}
 	h->incoming_id = id;
 	h->incoming_end = end;
 	h->ops->request(h, m, end);
 	if (h->incoming_id)
-		h2_put_rst(h, id, H2_REFUSED_STREAM);
+		h2_refuse(h, id, H2_REFUSED_STREAM);
 	h->incoming_id = 0;
 	return 0;
 }
@@ -171,7 +162,7 @@ static void on_response(struct h2 *h, struct h2_stream *s, const struct h2_messa
 {
 	if (m->status < 200) {		/* an interim response, section 8.1 */
 		if (end)
-			lose(h, s, s->id, H2_PROTOCOL_ERROR);
+			h2_lose(h, s, s->id, H2_PROTOCOL_ERROR);
 		return;
 	}
 	s->headers_seen = true;
@@ -187,7 +178,7 @@ static void on_response(struct h2 *h, struct h2_stream *s, const struct h2_messa
 static void on_trailers(struct h2 *h, struct h2_stream *s, int outcome, bool end)
 {
 	if (outcome || !end) {
-		lose(h, s, s->id, H2_PROTOCOL_ERROR);
+		h2_lose(h, s, s->id, H2_PROTOCOL_ERROR);
 		return;
 	}
 	s->remote_end = true;
@@ -215,7 +206,7 @@ static int on_block(struct h2 *h, uint32_t id, uint8_t flags, const uint8_t *blo
 	if (r == H2_HEADERS_E_COMPRESSION)
 		return h2_fail(h, H2_COMPRESSION_ERROR, "a header block that does not decode");
 	if (s && s->remote_end) {
-		lose(h, s, id, H2_STREAM_CLOSED);
+		h2_lose(h, s, id, H2_STREAM_CLOSED);
 		return 0;
 	}
 	if (is_trailers(h, s)) {
@@ -224,18 +215,20 @@ static int on_block(struct h2 *h, uint32_t id, uint8_t flags, const uint8_t *blo
 	}
 	if (s) {
 		if (r)
-			lose(h, s, id, H2_PROTOCOL_ERROR);
+			h2_lose(h, s, id, H2_PROTOCOL_ERROR);
 		else
 			on_response(h, s, &m, end);
 		return 0;
 	}
-	if (h2_was_reset(h, id))
-		return 0;
 	if (h->server && id > h->last_id)
 		return on_request(h, id, &m, r, end);
-	if (!h->server && id < h->next_id && (id & 1)) {	/* one that ended; its response is late */
-		h2_nuisance(h, &h->n_nuisances, 2000);
-		return 0;
+	if (!h2_is_idle(h, id)) {
+		if (h2_is_late(h))
+			return 0;
+		if (!h->server) {	/* one that ended, and now gets a response or trailers */
+			h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
+			return 0;
+		}
 	}
 	return h2_fail(h, h->server && (id & 1) ? H2_STREAM_CLOSED : H2_PROTOCOL_ERROR, "HEADERS on a stream that cannot have any");
 }

@@ -19,8 +19,6 @@ enum {
 
 enum {
 	WHOLE_MAX = 64 * 1024,		/* bytes of a frame that has to be whole */
-	MAX_NUISANCES = 2000,		/* in ten seconds */
-	MAX_RAPID_RESETS = 1000,
 };
 
 /* --- DATA, section 6.1 --- */
@@ -32,7 +30,7 @@ static int begin_data(struct h2 *h)
 
 	if (!f->stream)
 		return h2_fail(h, H2_PROTOCOL_ERROR, "DATA on stream 0");
-	if (h->server ? f->stream > h->last_id || !(f->stream & 1) : f->stream >= h->next_id || !(f->stream & 1))
+	if (h2_is_idle(h, f->stream))
 		return h2_fail(h, H2_PROTOCOL_ERROR, "DATA on an idle stream");
 	h->recv_window -= f->len;
 	if (h->recv_window < 0)
@@ -41,22 +39,18 @@ static int begin_data(struct h2 *h)
 	h->padding = 0;
 	h->state = STATE_DATA;
 	if (!f->len && !(f->flags & H2_FLAG_END_STREAM))
-		h2_nuisance(h, &h->n_nuisances, MAX_NUISANCES);
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 	if (s && !s->remote_end) {
 		s->recv_window -= (int32_t)f->len;
 		if (s->recv_window >= 0)
 			return 0;
-		h2_put_rst(h, s->id, H2_FLOW_CONTROL_ERROR);
-		h2_detach(h, s);
-		h->ops->reset(h, s, H2_FLOW_CONTROL_ERROR);
+		h2_lose(h, s, s->id, H2_FLOW_CONTROL_ERROR);
 		return 0;
 	}
 	if (s) {
-		h2_put_rst(h, s->id, H2_STREAM_CLOSED);
-		h2_detach(h, s);
-		h->ops->reset(h, s, H2_STREAM_CLOSED);
-	} else if (!h2_was_reset(h, f->stream)) {
-		h2_nuisance(h, &h->n_nuisances, MAX_NUISANCES);
+		h2_lose(h, s, s->id, H2_STREAM_CLOSED);
+	} else if (!h2_is_late(h)) {
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 		h2_put_rst(h, f->stream, H2_STREAM_CLOSED);
 	}
 	return 0;
@@ -76,6 +70,8 @@ static int data_padding(struct h2 *h, uint8_t padding)
 	if (padding > h->left)
 		return h2_fail(h, H2_PROTOCOL_ERROR, "padding longer than its frame");
 	h->padding = padding;
+	if (padding == h->left && !(h->frame.flags & H2_FLAG_END_STREAM))
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);	/* nothing but padding */
 	drop(h, 1);
 	return 0;
 }
@@ -136,6 +132,10 @@ static int on_window_update(struct h2 *h, const uint8_t *p)
 	uint32_t n = h2_read_u32(p) & H2_WINDOW_MAX, id = h->frame.stream;
 	struct h2_stream *s;
 
+	if (h->update_credit)
+		h->update_credit--;
+	else
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 	if (!id) {
 		if (!n)
 			return h2_fail(h, H2_PROTOCOL_ERROR, "WINDOW_UPDATE of 0");
@@ -163,16 +163,12 @@ static int on_window_update(struct h2 *h, const uint8_t *p)
 	}
 	s = h2_find(h, id);
 	if (!s) {
-		if (h->server ? id > h->last_id : id >= h->next_id)
+		if (h2_is_idle(h, id))
 			return h2_fail(h, H2_PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream");
 		return 0;
 	}
 	if (!n || (int64_t)s->send_window + n > H2_WINDOW_MAX) {
-		uint32_t code = n ? H2_FLOW_CONTROL_ERROR : H2_PROTOCOL_ERROR;
-
-		h2_put_rst(h, id, code);
-		h2_detach(h, s);
-		h->ops->reset(h, s, code);
+		h2_lose(h, s, id, n ? H2_FLOW_CONTROL_ERROR : H2_PROTOCOL_ERROR);
 		return 0;
 	}
 	s->send_window += (int32_t)n;
@@ -189,12 +185,12 @@ static int on_rst_stream(struct h2 *h, const uint8_t *p)
 	struct h2_stream *s = h2_find(h, h->frame.stream);
 	uint32_t id = h->frame.stream;
 
-	if (!id || (h->server ? id > h->last_id : id >= h->next_id))
+	if (h2_is_idle(h, id))
 		return h2_fail(h, H2_PROTOCOL_ERROR, "RST_STREAM on an idle stream");
 	if (!s)
 		return 0;
 	if (h->server && !s->answered)		/* opened and dropped before there could be an answer */
-		h2_nuisance(h, &h->n_rapid_resets, MAX_RAPID_RESETS);
+		h2_nuisance(h, &h->n_rapid_resets, H2_MAX_RESETS);
 	h2_detach(h, s);
 	h->ops->reset(h, s, h2_read_u32(p));
 	return 0;
@@ -215,7 +211,7 @@ static int on_ping(struct h2 *h, const uint8_t *p)
 			h->ops->pong(h);
 		return 0;
 	}
-	h2_nuisance(h, &h->n_nuisances, MAX_NUISANCES);
+	h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 
 	uint8_t *out = h2_put_frame(h, H2_PING, H2_FLAG_ACK, 0, 8);
 	if (out)
@@ -231,14 +227,10 @@ static int on_priority(struct h2 *h, const uint8_t *p)
 
 	if (!id)
 		return h2_fail(h, H2_PROTOCOL_ERROR, "PRIORITY on stream 0");
-	h2_nuisance(h, &h->n_nuisances, MAX_NUISANCES);
+	h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 	if ((h2_read_u32(p) & H2_STREAM_ID_MAX) != id)
 		return 0;
-	h2_put_rst(h, id, H2_PROTOCOL_ERROR);
-	if (s) {
-		h2_detach(h, s);
-		h->ops->reset(h, s, H2_PROTOCOL_ERROR);
-	}
+	h2_lose(h, s, id, H2_PROTOCOL_ERROR);
 	return 0;
 }
 
@@ -277,7 +269,7 @@ static int begin_frame(struct h2 *h, const uint8_t *header)
 		return begin_data(h);
 	h->left = f->len;
 	if (f->type >= _H2_TYPE_N) {		/* section 4.1: unknown types are ignored */
-		h2_nuisance(h, &h->n_nuisances, MAX_NUISANCES);
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 		h->state = STATE_SKIP;
 		return 0;
 	}
@@ -295,7 +287,7 @@ static int on_whole(struct h2 *h, const uint8_t *p, size_t len)
 	case H2_CONTINUATION:
 		return h2_on_continuation(h, p, len);
 	case H2_SETTINGS:
-		h2_nuisance(h, &h->n_nuisances, MAX_NUISANCES);
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 		return h2_on_settings(h, p, len);
 	case H2_WINDOW_UPDATE:
 		return on_window_update(h, p);

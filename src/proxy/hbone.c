@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/log.h"
 #include "proxy/flow.h"
 #include "proxy/linger.h"
 #include "proxy/pool.h"
@@ -60,11 +61,13 @@ static void hbone_end(struct hbone *t)
 	worker_vm_check(v);
 }
 
-/* What is still to be said (an alert, a GOAWAY), then the end. */
+/* What is still to be said (a GOAWAY, an alert or close_notify), then the end. */
 static int on_end(struct defer *d)
 {
 	struct hbone *t = container_of(d, struct hbone, end_defer);
 
+	hbone_flush(t);
+	(void)!tls_shutdown(t->tls);
 	hbone_flush(t);
 	hbone_end(t);
 	return 0;
@@ -343,6 +346,16 @@ static void opened(struct hbone *t)
 		pool_tunnel_open(t->pool);
 }
 
+/* Who it was: the counters do not tell. */
+static void log_fault(const struct hbone *t, const char *what)
+{
+	const char *id = tls_peer_id(t->tls);
+	char peer[IP_PORT_TEXT_LEN];
+
+	LOG_LIMITED(LOG_L_WARN, "tunnel ended by a fault of the peer", log_str("vm", t->v->vm->id), log_str("peer", ip_port_format(&t->remote, peer)),
+		    log_str("identity", id ? id : ""), log_str("reason", what));
+}
+
 static void tls_failed(struct hbone *t, int r)
 {
 	if (r == TLS_E_CLOSED) {
@@ -354,6 +367,8 @@ static void tls_failed(struct hbone *t, int r)
 		worker_add(&t->v->count->tls_refused, 1);
 	if (!t->open)
 		worker_add(&t->v->count->tunnels_failed[t->server ? FLOW_INBOUND : FLOW_OUTBOUND], 1);
+	if (t->faulty)
+		log_fault(t, tls_error(t->tls));
 	hbone_break(t, r < 0 ? strerror(-r) : tls_error(t->tls));
 }
 
@@ -371,8 +386,10 @@ static void take_plaintext(struct hbone *t, const uint8_t *data, size_t len)
 		return;
 	}
 	t->faulty = r > 0;
-	if (r > 0)
+	if (r > 0) {
 		worker_add(&t->v->count->h2_errors, 1);
+		log_fault(t, t->h2.error);
+	}
 	hbone_break(t, t->h2.error);
 }
 
@@ -553,7 +570,6 @@ void hbone_tick(struct hbone *t, uint64_t now_ms)
 		hbone_break(t, "the peer does not answer any more");
 	} else if (t->pool && t->idle_ms && now_ms - t->idle_ms > HBONE_IDLE_MS) {
 		h2_goaway(&t->h2, H2_NO_ERROR);
-		(void)!tls_shutdown(t->tls);
 		hbone_break(t, "idle");
 	} else if (now_ms - t->rx_ms > HBONE_PING_MS && !t->ping_ms) {
 		t->ping_ms = now_ms;

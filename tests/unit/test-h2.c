@@ -554,6 +554,9 @@ static void floods_are_cut(void **state)
 		{ H2_PRIORITY, 0, 1, "\0\0\0\3\1", 5 },
 		{ 77, 0, 1, "", 0 },
 		{ H2_GOAWAY, 0, 0, "\0\0\0\0\0\0\0\0", 8 },
+		{ H2_DATA, H2_FLAG_PADDED, 1, "\3\0\0\0", 4 },
+		{ H2_WINDOW_UPDATE, 0, 0, "\0\0\0\1", 4 },
+		{ H2_WINDOW_UPDATE, 0, 1, "\0\0\0\1", 4 },
 	};
 
 	(void)state;
@@ -609,6 +612,89 @@ static void rapid_resets_are_cut(void **state)
 		at += n;
 	}
 	assert_int_equal(a->h.error_code, H2_ENHANCE_YOUR_CALM);
+}
+
+/* CVE-2025-8671: it is we who reset, but the peer's doing. */
+static void making_us_reset_is_cut_too(void **state)
+{
+	static const struct {
+		uint8_t type;
+		const char *payload;
+		size_t len;
+	} table[] = {
+		{ H2_WINDOW_UPDATE, "\0\0\0\0", 4 },
+		{ H2_WINDOW_UPDATE, "\x7f\xff\xff\xff", 4 },
+		{ H2_HEADERS, "", 0 },			/* trailers that do not end the stream */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(table); i++) {
+		uint32_t id = 1;
+		int n = 0;
+
+		start_server();
+		for (; n < 1100; n++, id += 2) {
+			headers(0, id, CONNECT);
+			frame(table[i].type, H2_FLAG_END_HEADERS, id, table[i].payload, table[i].len);
+			a->n_streams = 0;
+			a->log[0] = 0;
+			a->h.out.len = 0;
+			if (play(0) != 0)
+				break;
+		}
+		assert_int_equal(n, 1000);
+		assert_int_equal(a->h.error_code, H2_ENHANCE_YOUR_CALM);
+	}
+}
+
+/* Each DATA frame of ours may be answered by several. */
+static void window_updates_for_what_was_sent_are_no_flood(void **state)
+{
+	struct iovec iov[H2_PARTS];
+	size_t n_iov;
+
+	(void)state;
+	start_server();
+	headers(0, 1, CONNECT);
+	assert_int_equal(play(0), 0);
+	for (int n = 0; n < 5000; n++) {
+		assert_int_equal(h2_data_begin(&a->h, &a->streams[0], 100, iov, &n_iov), 100);
+		memset(iov[0].iov_base, 'x', 100);
+		h2_data_end(&a->h, &a->streams[0], 100, false);
+		a->h.out.len = 0;
+		FRAME(H2_WINDOW_UPDATE, 0, 0, "\0\0\0\144");
+		FRAME(H2_WINDOW_UPDATE, 0, 1, "\0\0\0\144");
+		assert_int_equal(play(0), 0);
+	}
+}
+
+/* Many downloads are given up at once: what was on its way harms nobody else in the tunnel. */
+static void what_is_late_after_many_resets_is_no_flood(void **state)
+{
+	enum { N = 60, FRAMES = 64 };
+	static uint8_t chunk[1024];
+	struct h2_header list[] = { h2_header(":method", "CONNECT"), h2_header(":authority", "10.0.0.1:80") };
+
+	(void)state;
+	start_server();
+	a = free_end(a);
+	a = new_end(false, NULL);
+	n_script = 0;
+	FRAME(H2_SETTINGS, 0, 0, "");
+	assert_int_equal(play(0), 0);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(h2_open(&a->h, &a->streams[i], list, 2, false), 0);
+	for (int i = 0; i < N; i++)
+		h2_reset(&a->h, &a->streams[i], H2_CANCEL);
+	a->h.out.len = 0;
+	for (uint32_t i = 0; i < N; i++) {
+		headers(0, 2 * i + 1, ":status\0200\0");
+		for (int n = 0; n < FRAMES; n++)
+			frame(H2_DATA, n == FRAMES - 1 ? H2_FLAG_END_STREAM : 0, 2 * i + 1, chunk, sizeof(chunk));
+	}
+	assert_int_equal(play(0), 0);
+	assert_null(sent(H2_RST_STREAM, 1, &(struct h2_frame){}));	/* nor are they answered */
+	assert_int_equal(h2_open(&a->h, &a->streams[0], list, 2, false), 0);
 }
 
 static void a_header_list_that_is_too_large_is_refused_alone(void **state)
@@ -924,6 +1010,9 @@ int main(void)
 		T(floods_are_cut),
 		T(a_block_without_end_is_cut),
 		T(rapid_resets_are_cut),
+		T(making_us_reset_is_cut_too),
+		T(window_updates_for_what_was_sent_are_no_flood),
+		T(what_is_late_after_many_resets_is_no_flood),
 		T(a_header_list_that_is_too_large_is_refused_alone),
 		T(bytes_flow_both_ways_in_any_pieces),
 		T(the_window_stops_a_sender_until_bytes_are_consumed),
