@@ -281,6 +281,8 @@ static void end_tls(struct tls_conn *c, int r)
 {
 	char text[TLS_ERROR_LEN];
 
+	if (r == TLS_E_CLOSED)
+		(void)!tls_shutdown(c->session);	/* an end for an end, section 6.1 */
 	if (flush(c) < 0)	/* the alert; what cannot be sent now never will be */
 		shutdown(c->fd, SHUT_WR);
 	snprintf(text, sizeof(text), "%s", tls_error(c->session));

@@ -229,7 +229,6 @@ void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
 	struct flow *f = flow_new(v, FLOW_INBOUND);
 	const char *why;
 
-	(void)end;
 	if (!f)
 		return;			/* not accepted: REFUSED_STREAM */
 	if (h2_accept(&t->h2, &f->stream) < 0) {
@@ -255,4 +254,6 @@ void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
 		refuse(f, 400, FLOW_R_BAD_REQUEST, why);
 	else
 		flow_in_decide(f);
+	if (end)
+		flow_from_stream(f, NULL, 0, true);	/* the client has nothing to say, but listens */
 }

@@ -113,7 +113,7 @@ class Proxy:
         """{(name, frozenset of labels): value}"""
         got = {}
         for line in unix_get(self.admin, "/metrics")[1].decode().splitlines():
-            m = re.match(r'^([a-z_]+)(?:\{(.*)\})? (\d+)$', line)
+            m = re.match(r'^([a-z0-9_]+)(?:\{(.*)\})? (\d+)$', line)
             if m:
                 labels = dict(re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', m[2] or ""))
                 got[(m[1], frozenset(labels.items()))] = int(m[3])

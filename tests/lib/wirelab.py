@@ -115,7 +115,7 @@ class Echo:
     """An application: echoes, and ends its side when the other has."""
 
     def __init__(self, addr, port=0):
-        self.listener = socket.create_server((addr, port))
+        self.listener = socket.create_server((addr, port), backlog=2000)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
