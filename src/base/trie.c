@@ -39,14 +39,22 @@ static uint32_t bit_of(uint64_t key, unsigned depth)
 	return (uint32_t)1 << (key >> (depth * TRIE_BITS) & (TRIE_WAYS - 1));
 }
 
+/* Hacker's Delight, 5-1. The compiler's own is a call where the processor need not have the instruction. */
+static uint32_t bits_of(uint32_t v)
+{
+	v -= v >> 1 & 0x55555555;
+	v = (v & 0x33333333) + (v >> 2 & 0x33333333);
+	return ((v + (v >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
+}
+
 static uint32_t used(const struct trie_node *n)
 {
-	return (uint32_t)__builtin_popcount(n->leaves | n->nodes);
+	return bits_of(n->leaves | n->nodes);
 }
 
 static uint32_t index_of(const struct trie_node *n, uint32_t bit)
 {
-	return (uint32_t)__builtin_popcount((n->leaves | n->nodes) & (bit - 1));
+	return bits_of((n->leaves | n->nodes) & (bit - 1));
 }
 
 /* --- nodes of a transaction --- */
