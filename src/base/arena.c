@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { ARENA_FIRST = 256, ARENA_CHUNK_MAX = 64 * 1024 };
+enum { ARENA_FIRST = 512, ARENA_CHUNK_MAX = 64 * 1024 };
 
 struct chunk {
 	struct chunk *next;
@@ -22,6 +22,7 @@ struct arena {
 	size_t left;
 	size_t next_size;
 	size_t budget;			/* bytes that may still be allocated */
+	alignas(max_align_t) unsigned char first[ARENA_FIRST];	/* all that most need */
 };
 
 int arena_new(size_t max, struct arena **ret_arena)
@@ -30,7 +31,9 @@ int arena_new(size_t max, struct arena **ret_arena)
 
 	if (!a)
 		return -ENOMEM;
-	a->next_size = ARENA_FIRST;
+	a->pos = a->first;
+	a->left = sizeof(a->first);
+	a->next_size = 2 * ARENA_FIRST;
 	a->budget = max;
 	*ret_arena = a;
 	return 0;
@@ -73,8 +76,6 @@ void *arena_alloc(struct arena *a, size_t n, size_t size)
 		return NULL;
 	bytes = (bytes + alignof(max_align_t) - 1) & ~(alignof(max_align_t) - 1);
 	if (bytes > a->left && !grow(a, bytes))
-		return NULL;
-	if (!a->pos && !grow(a, 0))
 		return NULL;
 
 	void *p = a->pos;

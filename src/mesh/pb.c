@@ -9,67 +9,20 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "base/wire.h"
-
-enum { PB_VARINT = 0, PB_FIXED64 = 1, PB_BYTES = 2, PB_FIXED32 = 5, PB_NUMBER_MAX = (1 << 29) - 1 };
-
-/* Protocol buffers encoding: base 128, least significant group first, at most 10 bytes. */
-static uint64_t take_varint(struct wire *w)
-{
-	uint64_t v = 0;
-
-	for (unsigned shift = 0; shift < 70; shift += 7) {
-		uint8_t b = wire_u8(w);
-
-		v |= shift < 64 ? (uint64_t)(b & 0x7f) << shift : 0;
-		if (!(b & 0x80))
-			return v;
-	}
-	w->bad = true;
-	return 0;
-}
-
-static int check(const ProtobufCMessageDescriptor *type, struct wire *w, unsigned depth);
-
-static int check_bytes(const ProtobufCMessageDescriptor *type, uint64_t number, struct wire *w, unsigned depth)
-{
-	uint64_t len = take_varint(w);
-
-	if (w->bad || len > wire_left(w))
-		return -EBADMSG;
-	struct wire body = wire_sub(w, (size_t)len);
-	const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(type, (unsigned)number);
-	if (!field || field->type != PROTOBUF_C_TYPE_MESSAGE)
-		return 0;
-	return check(field->descriptor, &body, depth + 1);
-}
+#include "mesh/pb_wire.h"
 
 static int check(const ProtobufCMessageDescriptor *type, struct wire *w, unsigned depth)
 {
+	struct pb_field f;
+
 	if (depth > PB_DEPTH_MAX)
 		return -E2BIG;
-	while (wire_more(w)) {
-		uint64_t key = take_varint(w);
+	while (pb_next(w, &f)) {
+		const ProtobufCFieldDescriptor *field = f.type == PB_BYTES ? protobuf_c_message_descriptor_get_field(type, f.number) : NULL;
 		int r = 0;
 
-		if (!(key >> 3) || key >> 3 > PB_NUMBER_MAX)
-			return -EBADMSG;
-		switch (key & 7) {
-		case PB_VARINT:
-			take_varint(w);
-			break;
-		case PB_FIXED64:
-			wire_take(w, 8);
-			break;
-		case PB_FIXED32:
-			wire_take(w, 4);
-			break;
-		case PB_BYTES:
-			r = check_bytes(type, key >> 3, w, depth);
-			break;
-		default:	/* groups are of the past */
-			return -EBADMSG;
-		}
+		if (field && field->type == PROTOBUF_C_TYPE_MESSAGE)
+			r = check(field->descriptor, &f.bytes, depth + 1);
 		if (r < 0)
 			return r;
 	}
@@ -135,5 +88,16 @@ int pb_pack(const ProtobufCMessage *message, uint8_t **ret_data, size_t *ret_len
 		return -ENOMEM;
 	*ret_len = protobuf_c_message_pack(message, data);
 	*ret_data = data;
+	return 0;
+}
+
+int pb_append(const ProtobufCMessage *message, struct bytes *out)
+{
+	size_t len = protobuf_c_message_get_packed_size(message);
+	uint8_t *to = bytes_reserve(out, len);
+
+	if (!to)
+		return len > out->max - out->len ? -ENOBUFS : -ENOMEM;
+	bytes_commit(out, protobuf_c_message_pack(message, to));
 	return 0;
 }

@@ -1,6 +1,7 @@
 #pragma once
 #include <protobuf-c/protobuf-c.h>
 #include <stddef.h>
+#include "base/bytes.h"
 #include "base/defs.h"
 
 /*
@@ -22,4 +23,5 @@ MUST_CHECK int pb_unpack(const ProtobufCMessageDescriptor *type, const void *dat
 void pb_free(void *message);		/* NULL is allowed */
 
 /* Encodes into fresh memory. -ENOMEM. */
+MUST_CHECK int pb_append(const ProtobufCMessage *message, struct bytes *out);	/* and -ENOBUFS */
 MUST_CHECK int pb_pack(const ProtobufCMessage *message, uint8_t **ret_data, size_t *ret_len);

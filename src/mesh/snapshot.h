@@ -2,6 +2,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "base/arena.h"
 #include "base/defs.h"
 #include "base/ip.h"
 #include "base/trie.h"
@@ -170,6 +171,10 @@ uint32_t snapshot_n_services(const struct snapshot *s);
 /* For listing; NULL behind the end. Here are also services that are not defined; the lookups above do not find them. */
 const struct snap_workload *snapshot_workload_at(const struct snapshot *s, uint32_t i);
 const struct snap_service *snapshot_service_at(const struct snapshot *s, uint32_t i);
+
+/* @w as it could have been sent, as far as a snapshot keeps it. Its arrays are in @arena, its texts in @s. -ENOMEM. */
+MUST_CHECK int snapshot_workload_model(const struct snapshot *s, const struct snap_workload *w, struct arena *arena,
+				       struct workload *ret_workload);
 
 /* One way to reach an endpoint. Pointers are the snapshot's. */
 struct snap_endpoint {
