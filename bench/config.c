@@ -79,7 +79,7 @@ static void put(struct knowledge *k, unsigned n, const struct bytes *wire)
 	struct diag d = {};
 
 	snprintf(name, sizeof(name), "bench//vm/%u", n);
-	must(knowledge_put(k, 1, KNOWLEDGE_ADDRESS, name, "1", wire->data, wire->len, &d), d.msg);
+	must(knowledge_put(k, 1, KNOWLEDGE_ADDRESS, name, wire->data, wire->len, &d), d.msg);
 }
 
 static void put_service(struct knowledge *k, unsigned n)
@@ -98,7 +98,7 @@ static void put_service(struct knowledge *k, unsigned n)
 	snprintf(key, sizeof(key), "bench/%s", host);
 	bytes_init(&wire, 4096);
 	must(service_encode(&s, &wire), "encode");
-	must(knowledge_put(k, 1, KNOWLEDGE_ADDRESS, key, "1", wire.data, wire.len, &d), d.msg);
+	must(knowledge_put(k, 1, KNOWLEDGE_ADDRESS, key, wire.data, wire.len, &d), d.msg);
 	bytes_deinit(&wire);
 }
 

@@ -12,8 +12,6 @@
 #include "base/bytes.h"
 #include "mesh/snap_state.h"
 
-enum { KEY_MAX = 4 * 1024 * 1024 };
-
 struct box {
 	struct map_link link;
 	uint32_t refs;
@@ -109,26 +107,48 @@ static int kind_key_members(struct snap_store *st, const struct workload *w, str
 	return r;
 }
 
+/* "spiffe://td/ns/<namespace>/sa/<service account>", put together by hand: printf() would cost more than all the rest. */
+static int key_identity(struct bytes *key, const struct workload *w)
+{
+	const char *parts[] = { "spiffe://", w->trust_domain, "/ns/", w->namespace, "/sa/", w->service_account };
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < ELEMENTS(parts); i++)
+		r = bytes_append(key, parts[i], strlen(parts[i]));
+	return r < 0 ? r : bytes_append(key, "", 1);
+}
+
+/* The names of a kind that a workload may leave out. */
+struct kind_names {
+	const char *workload, *canonical, *revision;
+};
+
+static struct kind_names kind_names(const struct workload *w)
+{
+	const char *name = w->workload_name && *w->workload_name ? w->workload_name : w->name;
+
+	return (struct kind_names){
+		.workload = name,
+		.canonical = w->canonical_name && *w->canonical_name ? w->canonical_name : name,
+		.revision = w->canonical_revision && *w->canonical_revision ? w->canonical_revision : "latest",
+	};
+}
+
 static int kind_key(struct snap_store *st, const struct workload *w, struct bytes *key, size_t *ret_n_ports)
 {
-	char identity[2048];
-	size_t len = workload_identity(w, identity, sizeof(identity));
-	const char *name = w->workload_name && *w->workload_name ? w->workload_name : w->name;
-	const char *canonical = w->canonical_name && *w->canonical_name ? w->canonical_name : name;
-	const char *revision = w->canonical_revision && *w->canonical_revision ? w->canonical_revision : "latest";
+	const struct kind_names names = kind_names(w);
 	const uint32_t counts[2] = { (uint32_t)w->n_services, (uint32_t)w->n_policies };
-
-	if (len >= sizeof(identity))
-		return -EINVAL;
-
-	const char *texts[KIND_TEXTS] = {
-		identity, w->trust_domain, w->namespace, w->service_account, name, canonical, revision,
+	const char *texts[KIND_TEXTS - 1] = {
+		w->trust_domain, w->namespace, w->service_account, names.workload, names.canonical, names.revision,
 	};
 	int r = bytes_append(key, counts, sizeof(counts));
+
 	if (r == 0)
 		r = kind_key_members(st, w, key, ret_n_ports);
 	if (r == 0)
-		r = key_texts(key, texts, KIND_TEXTS);
+		r = key_identity(key, w);
+	if (r == 0)
+		r = key_texts(key, texts, ELEMENTS(texts));
 	if (r == 0)
 		r = key_texts(key, w->policies, w->n_policies);
 	return r;
@@ -187,29 +207,71 @@ static int kind_make(struct snap_store *st, const struct workload *w, const stru
 	return 0;
 }
 
-int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind **ret_kind)
+static struct box *box_of_kind(const struct snap_kind *kind)
 {
-	struct bytes key;
+	return container_of((struct snap_kind *)(uintptr_t)kind, struct box, kind);
+}
+
+static bool is_member(struct snap_store *st, const struct snap_member *m, const struct workload_service *s)
+{
+	const struct snap_service *service = trie_get(&st->now.services, m->service_id);
+
+	if (!service || strcmp(service->def->key, s->key) || m->n_ports != s->n_ports)
+		return false;
+	for (uint32_t i = 0; i < m->n_ports; i++) {
+		const struct port_map *p = &s->ports[i];
+
+		if (m->ports[i].port != p->service_port || m->ports[i].app_protocol != p->app_protocol ||
+		    m->ports[i].target_port != (p->target_port ? p->target_port : p->service_port))
+			return false;
+	}
+	return true;
+}
+
+/* What a change of a workload leaves as it was, nearly always. */
+static bool is_kind(struct snap_store *st, const struct snap_kind *k, const struct workload *w)
+{
+	const struct kind_names names = kind_names(w);
+
+	if (k->n_members != w->n_services || k->n_policies != w->n_policies ||
+	    strcmp(k->trust_domain, w->trust_domain) || strcmp(k->namespace, w->namespace) ||
+	    strcmp(k->service_account, w->service_account) || strcmp(k->workload_name, names.workload) ||
+	    strcmp(k->canonical_name, names.canonical) || strcmp(k->canonical_revision, names.revision))
+		return false;
+	for (uint32_t i = 0; i < k->n_members; i++)
+		if (!is_member(st, &k->members[i], &w->services[i]))
+			return false;
+	for (uint32_t i = 0; i < k->n_policies; i++)
+		if (strcmp(k->policies[i], w->policies[i]))
+			return false;
+	return true;
+}
+
+int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind *likely, const struct snap_kind **ret_kind)
+{
 	size_t n_ports = 0;
 	struct box *b = NULL;
 
-	bytes_init(&key, KEY_MAX);
-	int r = kind_key(st, w, &key, &n_ports);
-	if (r == 0) {
-		b = box_find(&st->kinds, &key);
-		if (!b)
-			r = kind_make(st, w, &key, n_ports, &b);
+	if (likely && is_kind(st, likely, w)) {
+		box_of_kind(likely)->refs++;
+		*ret_kind = likely;
+		return 0;
 	}
-	bytes_deinit(&key);
-	if (r < 0)
-		return r;
-	*ret_kind = &b->kind;
-	return 0;
+	st->key.len = 0;
+	int r = kind_key(st, w, &st->key, &n_ports);
+	if (r == 0) {
+		b = box_find(&st->kinds, &st->key);
+		if (!b)
+			r = kind_make(st, w, &st->key, n_ports, &b);
+	}
+	if (r == 0)
+		*ret_kind = &b->kind;
+	return r;
 }
 
 void snap_kind_put(struct snap_store *st, const struct snap_kind *kind)
 {
-	box_put(&st->kinds, container_of((struct snap_kind *)(uintptr_t)kind, struct box, kind));
+	box_put(&st->kinds, box_of_kind(kind));
 }
 
 /* --- places --- */
@@ -235,29 +297,47 @@ static int place_make(struct snap_store *st, const struct bytes *key, struct box
 	return 0;
 }
 
-int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place **ret_place)
+static struct box *box_of_place(const struct snap_place *place)
+{
+	return container_of((struct snap_place *)(uintptr_t)place, struct box, place);
+}
+
+static bool is_text(const char *a, const char *b)
+{
+	return !strcmp(a, b ? b : "");
+}
+
+static bool is_place(const struct snap_place *p, const char *const texts[PLACE_TEXTS])
+{
+	return is_text(p->network, texts[0]) && is_text(p->cluster, texts[1]) && is_text(p->region, texts[2]) &&
+	       is_text(p->zone, texts[3]) && is_text(p->subzone, texts[4]) && is_text(p->node, texts[5]);
+}
+
+int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place *likely, const struct snap_place **ret_place)
 {
 	const char *texts[PLACE_TEXTS] = {
 		w->network, w->cluster_id, w->locality.region, w->locality.zone, w->locality.subzone, w->node,
 	};
-	struct bytes key;
 	struct box *b = NULL;
 
-	bytes_init(&key, KEY_MAX);
-	int r = key_texts(&key, texts, PLACE_TEXTS);
-	if (r == 0) {
-		b = box_find(&st->places, &key);
-		if (!b)
-			r = place_make(st, &key, &b);
+	if (likely && is_place(likely, texts)) {
+		box_of_place(likely)->refs++;
+		*ret_place = likely;
+		return 0;
 	}
-	bytes_deinit(&key);
-	if (r < 0)
-		return r;
-	*ret_place = &b->place;
-	return 0;
+	st->key.len = 0;
+	int r = key_texts(&st->key, texts, PLACE_TEXTS);
+	if (r == 0) {
+		b = box_find(&st->places, &st->key);
+		if (!b)
+			r = place_make(st, &st->key, &b);
+	}
+	if (r == 0)
+		*ret_place = &b->place;
+	return r;
 }
 
 void snap_place_put(struct snap_store *st, const struct snap_place *place)
 {
-	box_put(&st->places, container_of((struct snap_place *)(uintptr_t)place, struct box, place));
+	box_put(&st->places, box_of_place(place));
 }

@@ -1,5 +1,6 @@
 #pragma once
 #include <stdatomic.h>
+#include "base/bytes.h"
 #include "base/list.h"
 #include "base/map.h"
 #include "base/trie.h"
@@ -77,6 +78,7 @@ struct snap_store {
 	struct snap_objects dropped;
 	struct map kinds;
 	struct map places;
+	struct bytes key;		/* of a kind or place, while it is put together */
 	uint32_t next_workload_id;
 	uint32_t next_service_id;
 };
@@ -99,8 +101,8 @@ MUST_CHECK int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, 
 
 /* --- snap_kind.c --- */
 
-/* Finds or makes what equal workloads share, with a reference. */
-MUST_CHECK int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind **ret_kind);
+/* Finds or makes what equal workloads share, with a reference. @likely: what it probably is, or NULL. */
+MUST_CHECK int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind *likely, const struct snap_kind **ret_kind);
 void snap_kind_put(struct snap_store *st, const struct snap_kind *kind);
-MUST_CHECK int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place **ret_place);
+MUST_CHECK int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place *likely, const struct snap_place **ret_place);
 void snap_place_put(struct snap_store *st, const struct snap_place *place);

@@ -7,6 +7,8 @@
 
 #include "mesh/snap_state.h"
 
+enum { KEY_MAX = 4 * 1024 * 1024 };
+
 uint64_t snap_hash_text(const char *text)
 {
 	return map_hash(text, strlen(text));
@@ -94,6 +96,7 @@ int snap_store_new(const char *network, struct snap_store **ret_store)
 	if (!st)
 		return -ENOMEM;
 	list_init(&st->chain);
+	bytes_init(&st->key, KEY_MAX);
 	st->next_workload_id = 1;
 	st->next_service_id = 1;
 	st->now.policy_serial = 1;
@@ -160,6 +163,7 @@ struct snap_store *snap_store_free(struct snap_store *st)
 	trie_nodes_free(&nodes);
 	map_deinit(&st->kinds);
 	map_deinit(&st->places);
+	bytes_deinit(&st->key);
 	free(st->network);
 	free(st);
 	return NULL;
@@ -255,7 +259,8 @@ static void fill_tail(struct snap_workload *out, const struct workload *w, size_
 	memcpy(out->tail + out->name_at, w->name, n_name);
 }
 
-static int workload_make(struct snap_store *st, const struct workload *w, uint32_t id, struct snap_workload **ret_workload)
+static int workload_make(struct snap_store *st, const struct workload *w, const struct snap_workload *old,
+			 struct snap_workload **ret_workload)
 {
 	size_t n_more = w->n_addresses > 1 ? MIN(w->n_addresses - 1, (size_t)UINT8_MAX) : 0;
 	size_t n_uid = strlen(w->uid) + 1;
@@ -265,18 +270,18 @@ static int workload_make(struct snap_store *st, const struct workload *w, uint32
 
 	if (!out)
 		return -ENOMEM;
-	r = snap_kind_get(st, w, &out->kind);
+	r = snap_kind_get(st, w, old ? old->kind : NULL, &out->kind);
 	if (r < 0) {
 		free(out);
 		return r;
 	}
-	r = snap_place_get(st, w, &out->place);
+	r = snap_place_get(st, w, old ? old->place : NULL, &out->place);
 	if (r < 0) {
 		snap_kind_put(st, out->kind);
 		free(out);
 		return r;
 	}
-	out->id = id;
+	out->id = old ? old->id : st->next_workload_id;
 	out->weight = (uint16_t)MIN(w->capacity, (uint32_t)UINT16_MAX);
 	out->tunnel = (uint8_t)w->tunnel;
 	out->healthy = !w->unhealthy;
@@ -396,7 +401,7 @@ int snap_store_put_workload(struct snap_store *st, const struct workload *w)
 
 	if (old && strcmp(snap_workload_uid(old), w->uid))
 		return -EEXIST;
-	r = workload_make(st, w, old ? old->id : st->next_workload_id, &new);
+	r = workload_make(st, w, old, &new);
 	if (r < 0)
 		return r;
 	if (old && workload_size(old) == workload_size(new) && !memcmp(old, new, workload_size(new))) {

@@ -35,7 +35,7 @@ struct knowledge *knowledge_free(struct knowledge *k);	/* all snapshots must hav
 struct snapshot *knowledge_snapshot(const struct knowledge *k);
 
 /* @holder: a number of a VM. -EINVAL with a reason: not to be taken. -ENOMEM. */
-MUST_CHECK int knowledge_put(struct knowledge *k, uint32_t holder, enum knowledge_kind kind, const char *name, const char *version,
+MUST_CHECK int knowledge_put(struct knowledge *k, uint32_t holder, enum knowledge_kind kind, const char *name,
 			     const uint8_t *value, size_t len, struct diag *reterr_diag);
 void knowledge_gone(struct knowledge *k, uint32_t holder, enum knowledge_kind kind, const char *name);
 void knowledge_drop(struct knowledge *k, uint32_t holder);	/* all that it holds */

@@ -144,7 +144,7 @@ static int start_ca(struct sidecar *s)
 
 static int put(struct sidecar *s, enum knowledge_kind kind, const struct xds_resource *res, struct diag *d)
 {
-	int r = knowledge_put(s->proxy->knowledge, s->holder, kind, res->name, res->version, res->value, res->len, d);
+	int r = knowledge_put(s->proxy->knowledge, s->holder, kind, res->name, res->value, res->len, d);
 
 	if (r == -EINVAL)
 		LOG_LIMITED(LOG_L_WARN, "resource refused", log_str("vm", s->put->vm_id), log_str("type", knowledge_type_url(kind)),

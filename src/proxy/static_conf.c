@@ -161,7 +161,7 @@ static int hand_over(struct reading *rd, struct proxy *p, const struct conf_node
 		     const struct bytes *wire)
 {
 	struct diag d = {};
-	int r = knowledge_put(p->knowledge, HOLDER, kind, name, "", wire->data, wire->len, &d);
+	int r = knowledge_put(p->knowledge, HOLDER, kind, name, wire->data, wire->len, &d);
 
 	return r == -EINVAL ? wrong(rd, n, d.msg) : r;
 }

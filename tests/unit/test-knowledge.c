@@ -62,7 +62,7 @@ static struct bytes workload(const char *uid, const char *ip, bool unhealthy)
 static int put(struct rig *r, uint32_t holder, const char *uid, const char *ip, bool unhealthy, struct diag *d)
 {
 	struct bytes wire = workload(uid, ip, unhealthy);
-	int result = knowledge_put(r->k, holder, KNOWLEDGE_ADDRESS, uid, "v1", wire.data, wire.len, d);
+	int result = knowledge_put(r->k, holder, KNOWLEDGE_ADDRESS, uid, wire.data, wire.len, d);
 
 	bytes_deinit(&wire);
 	return result;
@@ -123,10 +123,10 @@ static void a_bad_resource_is_refused_and_the_last_good_one_stays(void **state)
 	struct diag d = {};
 
 	assert_int_equal(put(r, 1, "a", "10.0.0.1", false, &d), 0);
-	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", "v2", (const uint8_t *)"\xff", 1, &d), -EINVAL);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", (const uint8_t *)"\xff", 1, &d), -EINVAL);
 	assert_int_not_equal(*d.msg, 0);
 	assert_true(there(r, "a"));
-	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_POLICY, "n/p", "v2", (const uint8_t *)"\xff", 1, &d), -EINVAL);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_POLICY, "n/p", (const uint8_t *)"\xff", 1, &d), -EINVAL);
 	assert_int_equal(knowledge_n(r->k), 1);
 }
 
@@ -137,7 +137,7 @@ static void a_name_may_come_to_mean_another_thing(void **state)
 	struct diag d;
 
 	assert_int_equal(put(r, 1, "a", "10.0.0.1", false, &d), 0);
-	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", "v2", wire.data, wire.len, &d), 0);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", wire.data, wire.len, &d), 0);
 	assert_false(there(r, "a"));
 	assert_true(there(r, "b"));
 	bytes_deinit(&wire);
@@ -152,7 +152,7 @@ static void without_memory_it_is_tried_again(void **state)
 		struct bytes wire = workload("a", "10.0.0.1", n % 2);
 
 		alloc_fail_once_at(n);
-		int result = knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", "v", wire.data, wire.len, &d);
+		int result = knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", wire.data, wire.len, &d);
 		size_t used = alloc_fail_stop();
 		bytes_deinit(&wire);
 		assert_true(result == 0 || result == -ENOMEM);
@@ -195,6 +195,123 @@ static void what_is_saved_is_loaded_again(void **state)
 	}
 	teardown((void **)&other);
 	bytes_deinit(&file);
+}
+
+static void many_hold_one_resource(void **state)
+{
+	enum { N = 9 };
+	struct rig *r = *state;
+	struct diag d;
+
+	for (uint32_t again = 0; again < 2; again++)
+		for (uint32_t holder = 1; holder <= N; holder++)
+			assert_int_equal(put(r, holder, "a", "10.0.0.1", false, &d), 0);
+	for (uint32_t holder = N; holder >= 1; holder--) {
+		assert_true(there(r, "a"));
+		knowledge_gone(r->k, holder, KNOWLEDGE_ADDRESS, "a");
+		if (holder == 5)
+			assert_int_equal(put(r, N + 1, "a", "10.0.0.1", false, &d), 0);
+		if (holder == 3)
+			knowledge_drop(r->k, N + 1);
+	}
+	assert_false(there(r, "a"));
+}
+
+/* Services and policies by their bytes, workloads from the snapshot: what a snapshot shows is the same afterwards. */
+static struct bytes full_workload(const char *uid, uint16_t target_port)
+{
+	static struct port_map ports[] = { { 80, 0, APP_HTTP11 }, { 443, 8443, APP_TLS } };
+	static const struct workload_service services[] = { { "shop/web.mesh", ports, 2 }, { "shop/bare.mesh", NULL, 0 } };
+	static const char *const policies[] = { "shop/p", "shop/q" };
+	struct ip ips[2];
+	struct workload w = {
+		.uid = uid, .name = "a", .namespace = "shop", .network = "net", .trust_domain = "td", .service_account = "web", .node = "n",
+		.canonical_name = "c", .canonical_revision = "v2", .workload_name = "dep", .cluster_id = "k", .locality = { "r", "z", "s" },
+		.addresses = ips, .n_addresses = 2, .tunnel = TUNNEL_HBONE, .unhealthy = true, .capacity = 7, .services = services,
+		.n_services = 2, .policies = policies, .n_policies = 2,
+	};
+	struct bytes out;
+
+	ports[0].target_port = target_port;
+	assert_int_equal(ip_parse("10.0.0.1", &ips[0]), 0);
+	assert_int_equal(ip_parse("2001:db8::1", &ips[1]), 0);
+	bytes_init(&out, 65536);
+	assert_int_equal(workload_encode(&w, &out), 0);
+	return out;
+}
+
+static struct bytes full_service(void)
+{
+	static const char *const sans[] = { "spiffe://td/ns/x/sa/y" };
+	static const struct port_map ports[] = { { 80, 8080, APP_HTTP11 } };
+	struct service s = { .name = "web", .namespace = "shop", .hostname = "web.mesh", .ports = ports, .n_ports = 1, .sans = sans, .n_sans = 1 };
+	struct bytes out;
+
+	bytes_init(&out, 65536);
+	assert_int_equal(service_encode(&s, &out), 0);
+	return out;
+}
+
+static void same_in_both(const struct rig *a, const struct rig *b, const char *uid)
+{
+	const struct snap_workload *w = snapshot_workload(knowledge_snapshot(a->k), uid);
+	const struct snap_workload *v = snapshot_workload(knowledge_snapshot(b->k), uid);
+
+	assert_non_null(w);
+	assert_non_null(v);
+	assert_true(ip_equal(&w->ip, &v->ip));
+	assert_int_equal(w->n_more, v->n_more);
+	assert_memory_equal(snap_workload_more(w), snap_workload_more(v), w->n_more * sizeof(struct ip));
+	assert_string_equal(snap_workload_name(w), snap_workload_name(v));
+	assert_true(w->weight == v->weight && w->tunnel == v->tunnel && w->healthy == v->healthy && w->reachable == v->reachable);
+	assert_string_equal(w->kind->identity, v->kind->identity);
+	assert_string_equal(w->kind->workload_name, v->kind->workload_name);
+	assert_string_equal(w->kind->canonical_name, v->kind->canonical_name);
+	assert_string_equal(w->kind->canonical_revision, v->kind->canonical_revision);
+	assert_int_equal(w->kind->n_policies, v->kind->n_policies);
+	assert_string_equal(w->kind->policies[1], v->kind->policies[1]);
+	assert_int_equal(w->kind->n_members, v->kind->n_members);
+	assert_int_equal(w->kind->members[0].n_ports, v->kind->members[0].n_ports);
+	assert_memory_equal(w->kind->members[0].ports, v->kind->members[0].ports, 2 * sizeof(struct snap_port));
+	const char *const *p = (const char *const *)w->place, *const *q = (const char *const *)v->place;
+	for (size_t i = 0; i < sizeof(*w->place) / sizeof(char *); i++)
+		assert_string_equal(p[i], q[i]);
+}
+
+static void a_saved_workload_is_all_that_a_snapshot_shows(void **state)
+{
+	struct bytes wire = full_workload("uid-a", 0), changed = full_workload("uid-b", 8081), service = full_service();
+	struct rig *r = *state;
+	struct rig *other;
+	struct bytes file;
+	struct diag d = {};
+
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "uid-a", wire.data, wire.len, &d), 0);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "under another name", changed.data, changed.len, &d), 0);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "shop/web.mesh", service.data, service.len, &d), 0);
+	for (size_t n = 1; ; n++) {
+		bytes_init(&file, 1 << 20);
+		alloc_fail_at(n);
+		int result = knowledge_save(r->k, &file);
+		if (alloc_fail_stop() < n) {
+			assert_int_equal(result, 0);
+			break;
+		}
+		assert_int_equal(result, -ENOMEM);
+		bytes_deinit(&file);
+	}
+	assert_int_equal(setup((void **)&other), 0);
+	assert_int_equal(knowledge_load(other->k, file.data, file.len, &d), 0);
+	assert_int_equal(knowledge_n(other->k), 3);
+	same_in_both(r, other, "uid-a");
+	same_in_both(r, other, "uid-b");
+	assert_non_null(snapshot_service(knowledge_snapshot(other->k), "shop/web.mesh"));
+	assert_int_equal(snapshot_service(knowledge_snapshot(other->k), "shop/web.mesh")->def->n_sans, 1);
+	teardown((void **)&other);
+	bytes_deinit(&file);
+	bytes_deinit(&service);
+	bytes_deinit(&changed);
+	bytes_deinit(&wire);
 }
 
 static void a_state_file_of_another_version_is_refused_by_name(void **state)
@@ -253,6 +370,8 @@ int main(void)
 		RIGGED(a_name_may_come_to_mean_another_thing),
 		RIGGED(without_memory_it_is_tried_again),
 		RIGGED(what_is_saved_is_loaded_again),
+		RIGGED(many_hold_one_resource),
+		RIGGED(a_saved_workload_is_all_that_a_snapshot_shows),
 		RIGGED(a_state_file_of_another_version_is_refused_by_name),
 		RIGGED(the_file_is_replaced_whole_and_only_when_something_changed),
 	};
