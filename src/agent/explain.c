@@ -63,12 +63,15 @@ static void add_sources(struct chain *c, const struct claim *claim)
 static void add_claim(struct chain *c, const struct claim *claim)
 {
 	struct ip_port at = { .ip = claim->address, .port = claim->port };
-	enum observation_health health = claim_health(claim);
 	char where[IP_PORT_TEXT_LEN];
 
-	add(c, claim->claimed_ns, "claim", "\"%s\" is offered at %s (%s)%s%s%s", claim->service, ip_port_format(&at, where),
-	    claim->udp ? "udp" : "tcp", health ? ", health " : "", health ? observation_health_name(health) : "",
-	    claim->silent ? ": it does not answer any more" : "");
+	add(c, claim->claimed_ns, "claim", "\"%s\" is offered at %s (%s)", claim->service, ip_port_format(&at, where), claim->udp ? "udp" : "tcp");
+}
+
+static void add_health(struct chain *c, const struct standing *s)
+{
+	if (s->state != STANDING_UNKNOWN)
+		add(c, mono_of(s->since_ms), "health", "%s%s%s", standing_name(s->state), s->reason[0] ? ": " : "", s->reason);
 }
 
 static void add_hint(struct chain *c, const struct worker *w, const struct claim *claim)
@@ -153,6 +156,7 @@ static json_t *explain_claim(const struct worker *w, const struct member *m, con
 	add_verdict(&c, &j->verdict, claim->decided_ns);
 	add_policy(&c, m, member_refusal(m, claim, why));
 	add_proxy(&c, w, m, j->ready_ns, j->mesh_ns);
+	add_health(&c, &j->standing);
 	return instance(w, m, j->instance, &j->verdict, c.links);
 }
 

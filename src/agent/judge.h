@@ -5,6 +5,7 @@
 #include "agent/config.h"
 #include "agent/probe.h"
 #include "agent/registry.h"
+#include "agent/standing.h"
 #include "agent/verdict.h"
 #include "base/defs.h"
 #include "base/loop.h"
@@ -50,6 +51,7 @@ struct judge {
 	bool has_accepted;		/* a connection, once */
 	bool other_source;		/* the next one comes from the NIC's own address */
 	bool close;			/* it is in the mesh: probe often */
+	struct standing standing;	/* how healthy it is, as last reviewed */
 
 	char *instance;			/* as reported: the first source's; "" for none */
 	uint64_t ready_ns;		/* its proxy serves it, the controller knows: 0 not yet */

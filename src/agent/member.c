@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/standing.h"
 #include "agent/reports.h"
 #include "agent/worker.h"
 #include "base/clock.h"
@@ -208,6 +209,7 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->limits.connections = conf->connections;
 	w->limits.buffered_bytes = conf->buffered_bytes;
 	w->put.limits = &w->limits;
+	w->put.health = p->health;
 	wish_addresses(w, m->guest);
 	if (wish_uid(w, m) < 0)
 		return -EINVAL;
@@ -366,6 +368,7 @@ static void review_claims(struct member *m)
 			continue;
 		judge_review(j);
 		judge_watch(j, m->joined && serves(m, c));
+		standing_review(m, c);
 		if (c->decided_ns && !m->decided_ns)
 			m->decided_ns = c->decided_ns;
 	}

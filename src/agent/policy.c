@@ -12,6 +12,8 @@
 
 #include "base/glob.h"
 #include "base/map.h"
+#include "mesh/health_check.h"
+#include "mesh/pb.h"
 
 static const char *const mode_names[] = {
 	[POLICY_OFF] = "off",
@@ -58,6 +60,7 @@ static void policy_clear(struct policy *p)
 		free(p->services[i]);
 	free(p->services);
 	free(p->outbound_exclude);
+	pb_free(p->health);
 }
 
 struct policy_set *policy_set_free(struct policy_set *s)
@@ -174,6 +177,18 @@ static int take_services(struct policy *p, const Outrigger__V1__Policy *pb, stru
 	return 0;
 }
 
+static int take_health(struct policy *p, const Outrigger__V1__Policy *pb, struct diag *d)
+{
+	struct diag why = {};
+
+	if (!pb->health)
+		return 0;
+	if (health_check_valid(pb->health, &why) < 0)
+		return diag_set(d, "policy \"%s\": health: %s", p->name, why.msg);
+	p->health = pb_copy(&pb->health->base);
+	return p->health ? 0 : -ENOMEM;
+}
+
 static int take_match(struct policy *p, const Outrigger__V1__Policy *pb, struct diag *d)
 {
 	if (take_text(pb->nic, &p->nic) < 0 || take_text(pb->port, &p->port) < 0 ||
@@ -233,6 +248,9 @@ static int policy_decode(struct policy *p, const Outrigger__V1__Policy *pb, size
 	if (r < 0)
 		return r;
 	r = take_outcome(p, pb, d);
+	if (r < 0)
+		return r;
+	r = take_health(p, pb, d);
 	if (r < 0)
 		return r;
 	r = take_labels(p, pb, d);

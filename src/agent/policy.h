@@ -58,6 +58,7 @@ struct policy {
 	size_t n_services;
 	struct ip_prefix *outbound_exclude;
 	size_t n_outbound_exclude;
+	Outrigger__Health__Check *health;	/* how its health is looked at; NULL: not at all */
 	bool client;			/* a guest that offers nothing joins as a client */
 	bool fail_closed;		/* no proxy: refuse, instead of letting pass */
 };

@@ -8,18 +8,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-/*
- * RFC 7335: 192.0.0.8 is the dummy address of IPv4, nobody's. RFC 6666: 100::/64
- * is the discard prefix. Their answers are caught at the VM's port.
- */
-static struct ip spare_address(const struct ip *target)
-{
-	static const uint8_t v4[4] = { 192, 0, 0, 8 };
-	static const uint8_t v6[16] = { [0] = 1, [15] = 8 };
-
-	return ip_is_v4(target) ? ip_from_v4(v4) : ip_from_v6(v6);
-}
-
 static void stop(struct probe *p)
 {
 	watch_remove(&p->watch);
@@ -91,7 +79,7 @@ int probe_start(struct probe *p, struct loop *l, struct monitor_client *monitor,
 	if (p->running)
 		return -EBUSY;
 	if (!own_address)
-		request.source = spare_address(&target->ip);
+		request.source = ip_spare(&target->ip);	/* the answer is caught at the VM's port */
 	r = monitor_probe_open(monitor, &request, &p->fd, &p->local);
 	if (r < 0)
 		return r;

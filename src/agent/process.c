@@ -144,6 +144,11 @@ static void on_message(struct proxy_link *l, const Outrigger__Ipc__ToAgent *m, v
 		if (vm)
 			proxy_vm_status(vm, m->vm_status);
 		break;
+	case OUTRIGGER__IPC__TO_AGENT__MSG_VM_HEALTH:
+		vm = vm_of(p, m->vm_health->vm_id);
+		if (vm)
+			proxy_vm_health(vm, m->vm_health);
+		break;
 	case OUTRIGGER__IPC__TO_AGENT__MSG_TOKEN_WANTED:
 		vm = vm_of(p, m->token_wanted->vm_id);
 		if (vm)

@@ -336,6 +336,20 @@ void proxy_vm_status(struct proxy_vm *vm, const Outrigger__Ipc__VmStatus *m)
 	proxy_vm_event(vm, events[m->state]);
 }
 
+void proxy_vm_health(struct proxy_vm *vm, const Outrigger__Ipc__VmHealth *m)
+{
+	struct supervisor *s = vm->process->supervisor;
+	Outrigger__Ipc__VmHealth *copy = pb_copy(&m->base);
+
+	if (!copy) {
+		complain(vm, "what the proxy says of the VM's health is lost", -ENOMEM);
+		return;
+	}
+	pb_free(vm->health);
+	vm->health = copy;
+	s->ops.health(vm, s->ops.data);
+}
+
 /* --- life --- */
 
 void proxy_vm_enter(struct proxy_vm *vm, struct process *p)
@@ -360,6 +374,7 @@ void proxy_vm_free(struct proxy_vm *vm)
 	diverts_deinit(&vm->diverts);
 	diverts_deinit(&vm->set);
 	pb_free(vm->put);
+	pb_free(vm->health);
 	if (vm->token)
 		explicit_bzero(vm->token, strlen(vm->token));
 	free(vm->token);

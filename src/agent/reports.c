@@ -93,7 +93,9 @@ void report_claim(struct member *m, struct claim *c)
 	p.source = text(s->protocol);
 	if (!ip_is_none(&s->registry.ip))
 		p.registry = text(ip_port_format(&s->registry, registry));
-	p.health = text(observation_health_name(claim_health(c)));
+	p.health = text(standing_name(j->standing.state));
+	p.health_reason = j->standing.reason;
+	p.health_since_ms = j->standing.since_ms;
 	p.ttl_s = s->ttl_s;
 	for (size_t i = 0; i < c->n_metadata; i++) {
 		outrigger__v1__claim__metadata_entry__init(&entries[i]);

@@ -29,6 +29,13 @@ static json_t *address_port(const struct ip_port *at)
 	return ip_is_none(&at->ip) ? json_null() : json_string(ip_port_format(at, t));
 }
 
+static json_t *since_s(int64_t wall_ms)
+{
+	int64_t ago_ms = clock_wall_ms() - wall_ms;
+
+	return wall_ms ? json_integer((json_int_t)(MAX(ago_ms, 0) / 1000)) : json_null();
+}
+
 /* Milliseconds with a decimal or two: what is fast is in there. */
 static json_t *between_ms(uint64_t from_ns, uint64_t to_ns)
 {
@@ -182,7 +189,7 @@ static json_t *show_claim(const struct worker *w, const struct member *m, const 
 		"guest", m->guest->id,
 		"source", s->protocol,
 		"registry", address_port(&s->registry),
-		"health", text(observation_health_name(claim_health(c))),
+		"health", text(standing_name(j->standing.state)),
 		"verdict", verdict_name(j->verdict.verdict),
 		"admitted", !refusal,
 		"refusal", text(refusal),
@@ -191,6 +198,8 @@ static json_t *show_claim(const struct worker *w, const struct member *m, const 
 
 	if (!json)
 		return NULL;
+	json_object_set_new(json, "health_reason", text(j->standing.reason));
+	json_object_set_new(json, "health_since_s", since_s(j->standing.since_ms));
 	json_object_set_new(json, "found_ms", between_ms(c->packet_ns, c->claimed_ns));
 	json_object_set_new(json, "decided_ms", between_ms(c->packet_ns, c->decided_ns));
 	json_object_set_new(json, "ready_ms", between_ms(c->packet_ns, j->ready_ns));

@@ -106,11 +106,13 @@ struct proxy_vm {
 	uint64_t ready_ns;
 	uint64_t said_ns;
 	struct vm_load load;
+	Outrigger__Ipc__VmHealth *health;	/* NULL: it has not said yet */
 };
 
 struct supervisor_ops {
 	void (*changed)(struct proxy_vm *vm, void *data);	/* what the proxy said, or whether there is one */
 	void (*gone)(struct proxy_vm *vm, void *data);		/* freed afterwards */
+	void (*health)(struct proxy_vm *vm, void *data);	/* proxy_vm.health is another */
 	void (*token_wanted)(struct proxy_vm *vm, const char *reason, void *data);
 	void (*tee)(struct proxy_vm *vm, const Outrigger__Ipc__Tee *tee, void *data);
 	void (*failed)(const char *what, const char *subject, int r, void *data);	/* for the log */

@@ -41,5 +41,6 @@ bool process_had(struct process *p, const char *id);
 void proxy_vm_event(struct proxy_vm *vm, enum vm_event ev);
 void proxy_vm_free(struct proxy_vm *vm);
 void proxy_vm_status(struct proxy_vm *vm, const Outrigger__Ipc__VmStatus *m);
+void proxy_vm_health(struct proxy_vm *vm, const Outrigger__Ipc__VmHealth *m);
 void proxy_vm_enter(struct proxy_vm *vm, struct process *p);	/* is hosted by @p from now on */
 void proxy_vm_send_token(struct proxy_vm *vm, const char *refused);

@@ -193,6 +193,15 @@ static void on_vm_gone(struct proxy_vm *vm, void *data)
 		member_touch(member_of(g));
 }
 
+static void on_vm_health(struct proxy_vm *vm, void *data)
+{
+	struct worker *w = data;
+	struct guest *g = guest_by_id(&w->guests, vm->id);
+
+	if (g && member_of(g))
+		member_touch(member_of(g));
+}
+
 static void on_token_wanted(struct proxy_vm *vm, const char *reason, void *data)
 {
 	struct worker *w = data;
@@ -462,7 +471,7 @@ static int start_supervisor(struct worker *w, const char *run_dir)
 		.divert_remove = sys_divert_remove, .data = w,
 	};
 	struct supervisor_ops ops = {
-		.changed = on_vm_changed, .gone = on_vm_gone, .token_wanted = on_token_wanted, .tee = feed_tee,
+		.changed = on_vm_changed, .gone = on_vm_gone, .health = on_vm_health, .token_wanted = on_token_wanted, .tee = feed_tee,
 		.failed = on_supervisor_failed, .data = w,
 	};
 

@@ -63,6 +63,14 @@ bool ip_equal(const struct ip *a, const struct ip *b)
 	return !memcmp(a->b, b->b, sizeof(a->b));
 }
 
+struct ip ip_spare(const struct ip *target)
+{
+	static const uint8_t v4[4] = { 192, 0, 0, 8 };
+	static const uint8_t v6[16] = { [0] = 1, [15] = 8 };
+
+	return ip_is_v4(target) ? ip_from_v4(v4) : ip_from_v6(v6);
+}
+
 bool ip_in_prefix(const struct ip *a, const struct ip_prefix *p)
 {
 	size_t whole = p->len / 8;

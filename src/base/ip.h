@@ -36,6 +36,12 @@ bool ip_is_multicast(const struct ip *a);
 bool ip_is_loopback(const struct ip *a);
 bool ip_is_link_local(const struct ip *a);
 bool ip_equal(const struct ip *a, const struct ip *b);
+/*
+ * Nobody's address of the family of @target, to speak from where only the answer
+ * counts. RFC 7335: 192.0.0.8 is the dummy address of IPv4. RFC 6666: 100::/64
+ * is the discard prefix.
+ */
+struct ip ip_spare(const struct ip *target);
 bool ip_in_prefix(const struct ip *a, const struct ip_prefix *p);
 
 /* Text, without brackets; -EINVAL and nothing written when it is none. */

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "base/map.h"
+#include "control/onboard.h"
+#include "mesh/health_check.h"
 #include "mesh/identity.h"
 #include "mesh/names.h"
 
@@ -175,6 +177,28 @@ static const struct conf_item match_items[] = {
 static const struct conf_table match_table = CONF_TABLE_INIT("match", struct config_match, match_items,
 	.doc = "Every item that is given must match; an empty one matches every guest.");
 
+static const char *const health_kinds[] = { "none", "tcp", "http", "grpc", NULL };
+
+#define OFF(m) offsetof(struct config_health, m)
+static const struct conf_item health_items[] = {
+	{ "kind", CONF_ENUM, OFF(kind), .names = health_kinds, .dflt = "none",
+	  .doc = "`tcp`: a connection is accepted. `http`: GET is answered by 200 to 399. `grpc`: `grpc.health.v1.Health` says SERVING." },
+	{ "port", CONF_UINT, OFF(port), .min = 1, .max = 65535, .doc = "The port that speaks for all services of the VM; not given: each service by its own port." },
+	{ "path", CONF_STRING, OFF(path), .dflt = "/", .check = check_not_empty, .doc = "What is asked for, with `http`." },
+	{ "host", CONF_STRING, OFF(host), .check = check_not_empty, .doc = "The host that is asked for; the address when not given." },
+	{ "headers", CONF_LABELS, OFF(headers), .doc = "More headers, with `http`." },
+	{ "service", CONF_STRING, OFF(service), .check = check_not_empty, .doc = "The service that is asked for, with `grpc`; not given: the server as a whole." },
+	{ "initial_delay", CONF_DURATION, OFF(initial_delay_ms), .max = 3600000, .dflt = "0s", .doc = "Before the first check." },
+	{ "interval", CONF_DURATION, OFF(interval_ms), .min = 100, .max = 3600000, .dflt = "10s",
+	  .doc = "Between checks; what has never been healthy is checked twice a second." },
+	{ "timeout", CONF_DURATION, OFF(timeout_ms), .min = 10, .max = 600000, .dflt = "1s", .doc = "For connection and answer together." },
+	{ "successes", CONF_UINT, OFF(successes), .min = 1, .max = 100, .dflt = "1", .doc = "In a row, until it is healthy." },
+	{ "failures", CONF_UINT, OFF(failures), .min = 1, .max = 100, .dflt = "3", .doc = "In a row, until it is unhealthy." },
+};
+#undef OFF
+static const struct conf_table health_table = CONF_TABLE_INIT("health", struct config_health, health_items,
+	.doc = "How the NIC looks at the health of the VM's services, from outside and by the way that traffic takes. What is unhealthy gets no new connections of the mesh.");
+
 #define OFF(m) offsetof(struct config_onboarding, m)
 static const struct conf_item onboarding_items[] = {
 	{ .type = CONF_LINE, .offset = OFF(line) },
@@ -193,8 +217,22 @@ static const struct conf_item onboarding_items[] = {
 	{ "outbound_exclude", CONF_PREFIXES, OFF(outbound_exclude), .doc = "Destinations that are never diverted." },
 	{ "on_failure", CONF_ENUM, OFF(on_failure), .names = failures, .dflt = "default",
 	  .doc = "What happens to new connections while the proxy is down: `open` lets them pass, `closed` refuses them; by default `closed` with `strict`, else `open`." },
+	{ "health", CONF_SUB, OFF(health), .sub = &health_table, .doc = "Checks of health; none by default." },
 };
 #undef OFF
+
+/* What the NICs would refuse, and all policies with it. */
+static int check_health(const struct config_onboarding *p, const char *file, unsigned line, struct diag *d)
+{
+	Outrigger__Health__Check *check = NULL;
+	struct diag why = {};
+	int r = onboard_health_new(&p->health, &check);
+
+	if (check && health_check_valid(check, &why) < 0)
+		r = diag_at(d, file, line, "onboarding '%s': health: %s", p->name, why.msg);
+	onboard_health_free(check);
+	return r;
+}
 
 static int check_onboarding(const void *obj, const char *file, unsigned line, struct diag *d)
 {
@@ -202,7 +240,7 @@ static int check_onboarding(const void *obj, const char *file, unsigned line, st
 
 	if (p->mode >= MODE_PERMISSIVE && !p->namespace)
 		return diag_at(d, file, line, "onboarding '%s': mode %s needs a namespace", p->name, mode_names[p->mode]);
-	return 0;
+	return check_health(p, file, line, d);
 }
 
 static const struct conf_table onboarding_table = CONF_TABLE_INIT("onboarding", struct config_onboarding, onboarding_items, .check = check_onboarding,

@@ -29,6 +29,8 @@ struct config_advertise {		/* what agents are told of the mesh controller */
 	struct conf_strings server_names;
 };
 
+enum config_health_kind { HEALTH_CHECK_NONE, HEALTH_CHECK_TCP, HEALTH_CHECK_HTTP, HEALTH_CHECK_GRPC };
+
 struct config_mesh {
 	int kind;
 	char *roots_file;
@@ -76,6 +78,17 @@ struct config_match {
 	struct conf_prefixes addresses;
 };
 
+struct config_health {			/* Check of health.proto */
+	int kind;			/* enum config_health_kind */
+	uint32_t port;
+	char *path;
+	char *host;
+	struct conf_labels headers;
+	char *service;
+	uint32_t initial_delay_ms, interval_ms, timeout_ms;
+	uint32_t successes, failures;
+};
+
 struct config_onboarding {		/* Policy of provisioner.proto */
 	unsigned line;
 	char *name;
@@ -90,6 +103,7 @@ struct config_onboarding {		/* Policy of provisioner.proto */
 	bool client;
 	struct conf_prefixes outbound_exclude;
 	int on_failure;
+	struct config_health health;
 };
 
 struct config_port {

@@ -129,6 +129,64 @@ static int put_labels(const struct conf_labels *labels, Outrigger__V1__Policy *p
 	return 0;
 }
 
+static int put_headers(const struct conf_labels *headers, Outrigger__Health__Check *pb)
+{
+	if (!headers->n)
+		return 0;
+	pb->headers = calloc(headers->n, sizeof(*pb->headers));
+	if (!pb->headers)
+		return -ENOMEM;
+	for (size_t i = 0; i < headers->n; i++) {
+		Outrigger__Health__Header *h = malloc(sizeof(*h));
+
+		if (!h)
+			return -ENOMEM;
+		outrigger__health__header__init(h);
+		h->name = headers->v[i].key;
+		h->value = headers->v[i].value;
+		pb->headers[pb->n_headers++] = h;
+	}
+	return 0;
+}
+
+int onboard_health_new(const struct config_health *h, Outrigger__Health__Check **ret_check)
+{
+	static const char *const kinds[] = { "", "tcp", "http", "grpc" };
+	Outrigger__Health__Check *pb;
+
+	if (h->kind == HEALTH_CHECK_NONE)
+		return 0;
+	pb = malloc(sizeof(*pb));
+	if (!pb)
+		return -ENOMEM;
+	outrigger__health__check__init(pb);
+	pb->kind = word(kinds[h->kind]);
+	pb->port = h->port;
+	pb->path = or_empty(h->path);
+	pb->host = or_empty(h->host);
+	pb->service = or_empty(h->service);
+	pb->initial_delay_ms = h->initial_delay_ms;
+	pb->interval_ms = h->interval_ms;
+	pb->timeout_ms = h->timeout_ms;
+	pb->successes = h->successes;
+	pb->failures = h->failures;
+	if (put_headers(&h->headers, pb) < 0) {
+		onboard_health_free(pb);
+		return -ENOMEM;
+	}
+	*ret_check = pb;
+	return 0;
+}
+
+void onboard_health_free(Outrigger__Health__Check *check)
+{
+	for (size_t i = 0; check && i < check->n_headers; i++)
+		free(check->headers[i]);
+	if (check)
+		free(check->headers);
+	free(check);
+}
+
 static int put_policy(const struct config_onboarding *p, Outrigger__V1__Policy *pb)
 {
 	static const char *const modes[] = { "off", "shadow", "permissive", "strict" };
@@ -154,6 +212,8 @@ static int put_policy(const struct config_onboarding *p, Outrigger__V1__Policy *
 	r = format_prefixes(&p->match.addresses, &pb->addresses, &pb->n_addresses);
 	if (r == 0)
 		r = format_prefixes(&p->outbound_exclude, &pb->outbound_exclude, &pb->n_outbound_exclude);
+	if (r == 0)
+		r = onboard_health_new(&p->health, &pb->health);
 	return r < 0 ? r : put_labels(&p->labels, pb);
 }
 
@@ -203,6 +263,7 @@ void onboard_set_free(Outrigger__V1__PolicySet *set)
 		for (size_t k = 0; k < pb->n_labels; k++)
 			free(pb->labels[k]);
 		free(pb->labels);
+		onboard_health_free(pb->health);
 		free(pb);
 	}
 	if (set)

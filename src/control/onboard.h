@@ -13,6 +13,10 @@ const struct config_onboarding *onboard_match(const struct config *c, const char
 bool onboard_joins(const struct config_onboarding *p);		/* NULL: no */
 bool onboard_allows_service(const struct config_onboarding *p, const char *service);
 
+/* The check of a policy as the NICs get it; it borrows the configuration's texts. NULL, and 0, where there is none. -ENOMEM. */
+MUST_CHECK int onboard_health_new(const struct config_health *h, Outrigger__Health__Check **ret_check);
+void onboard_health_free(Outrigger__Health__Check *check);
+
 /*
  * All policies as the message for the NICs. Everything in it but its arrays
  * belongs to @c; free it with onboard_set_free(). -ENOMEM.

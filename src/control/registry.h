@@ -72,6 +72,7 @@ struct reg_member {
 	struct reg_workload *workload;
 	struct port_map *ports;
 	size_t n_ports;
+	bool unhealthy;			/* at one of its ports */
 };
 
 struct reg_workload {
@@ -107,6 +108,7 @@ struct reg_claim {
 	uint64_t joined_ms;		/* monotonic, when it got into the mesh; 0: is not */
 	int64_t in_mesh_ms;		/* from its first packet until all subscribers knew; -1: not yet */
 	const char *why_not;		/* it is not in the mesh, or NULL */
+	bool unhealthy;			/* as it was last settled */
 };
 
 struct reg_verdict {
@@ -244,7 +246,9 @@ void reg_workload_mark(struct registry *reg, struct reg_workload *w);
 void reg_workload_remove(struct registry *reg, struct reg_workload *w);
 void reg_workload_leave_all(struct registry *reg, struct reg_workload *w);
 /* Adds a port to its membership of @s. -ENOMEM. */
-MUST_CHECK int reg_workload_join(struct registry *reg, struct reg_workload *w, struct reg_service *s, struct port_map port);
+MUST_CHECK int reg_workload_join(struct registry *reg, struct reg_workload *w, struct reg_service *s, struct port_map port, bool unhealthy);
+/* It offers something, and nothing of it is healthy. */
+bool reg_workload_unhealthy(const struct reg_workload *w);
 /* How a port of a workload fits to a service's ports; false: not at all. */
 bool reg_service_map_port(const struct reg_service *s, uint16_t target, enum app_protocol protocol, struct port_map *ret_port);
 MUST_CHECK int reg_workloads_apply(struct registry *reg, const struct config *config);	/* -ENOMEM */

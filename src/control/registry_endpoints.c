@@ -98,9 +98,9 @@ static Envoy__Config__Core__V3__Address *address_of(struct pool *p, const struct
 	return &a->address;
 }
 
-static Envoy__Config__Endpoint__V3__LbEndpoint *endpoint_of(struct pool *p, const struct registry *reg, const struct reg_workload *w,
-							     uint16_t port)
+static Envoy__Config__Endpoint__V3__LbEndpoint *endpoint_of(struct pool *p, const struct registry *reg, const struct reg_member *m, uint16_t port)
 {
+	const struct reg_workload *w = m->workload;
 	struct {
 		Envoy__Config__Endpoint__V3__LbEndpoint lb;
 		Envoy__Config__Endpoint__V3__Endpoint endpoint;
@@ -115,6 +115,7 @@ static Envoy__Config__Endpoint__V3__LbEndpoint *endpoint_of(struct pool *p, cons
 	google__protobuf__uint32_value__init(&e->weight);
 	e->weight.value = w->weight;
 	e->lb.load_balancing_weight = &e->weight;
+	e->lb.health_status = m->unhealthy ? ENVOY__CONFIG__CORE__V3__HEALTH_STATUS__UNHEALTHY : ENVOY__CONFIG__CORE__V3__HEALTH_STATUS__UNKNOWN;
 	e->lb.host_identifier_case = ENVOY__CONFIG__ENDPOINT__V3__LB_ENDPOINT__HOST_IDENTIFIER_ENDPOINT;
 	e->lb.endpoint = &e->endpoint;
 	e->lb.metadata = metadata_of(p, reg, w, target);
@@ -145,7 +146,7 @@ static size_t add_endpoints(struct pool *p, const struct registry *reg, const st
 
 		for (size_t i = 0; i < m->n_ports && !p->failed; i++)
 			if (m->ports[i].service_port == port && m->workload->n_addresses)
-				out[n++] = endpoint_of(p, reg, m->workload, m->ports[i].target_port ? m->ports[i].target_port : port);
+				out[n++] = endpoint_of(p, reg, m, m->ports[i].target_port ? m->ports[i].target_port : port);
 	}
 	return n;
 }

@@ -35,7 +35,7 @@ static const char *guest_obstacle(const struct reg_guest *g)
 
 static bool health_is_bad(const char *health)
 {
-	static const char *const bad[] = { "critical", "failing", "down", "out_of_service", "maintenance", "unhealthy" };
+	static const char *const bad[] = { "critical", "waiting", "failing", "down", "out_of_service", "maintenance", "unhealthy" };
 
 	for (size_t i = 0; i < ELEMENTS(bad); i++)
 		if (!strcasecmp(health, bad[i]))
@@ -60,8 +60,6 @@ static const char *claim_obstacle(const struct reg_guest *g, const struct reg_cl
 		return "there is no verdict yet";
 	if (strcmp(v->pb->verdict, "vm") != 0)
 		return "it was judged a container";
-	if (health_is_bad(c->pb->health))
-		return "it is registered as unhealthy";
 	return NULL;
 }
 
@@ -159,7 +157,7 @@ static void join_service(struct registry *reg, struct reg_guest *g, struct reg_c
 		c->why_not = "no host name can be made of its name";
 	else if (s->declared && !reg_service_map_port(s, (uint16_t)c->pb->port, protocol, &port))
 		c->why_not = "its port is none of the service's in the configuration";
-	else if (reg_workload_join(reg, g->workload, s, port) < 0)
+	else if (reg_workload_join(reg, g->workload, s, port, c->unhealthy) < 0)
 		c->why_not = "the service has too many ports, or memory is short";
 	else
 		return;
@@ -222,6 +220,17 @@ static size_t judge_claims(struct reg_guest *g)
 	return n;
 }
 
+/* It stays a member, so that its service and its own connections do: clients are told to leave it out. */
+static void settle_health(const struct reg_guest *g, struct reg_claim *c)
+{
+	bool unhealthy = health_is_bad(c->pb->health);
+
+	if (unhealthy != c->unhealthy)
+		log_info("service's health", log_str("guest", g->pb->guest_id), log_str("service", c->pb->service), log_int("port", c->pb->port),
+			 log_str("health", c->pb->health), log_str("reason", c->pb->health_reason));
+	c->unhealthy = unhealthy;
+}
+
 static bool is_client(const struct reg_guest *g)
 {
 	const struct reg_verdict *v = reg_guest_verdict(g, "", "");
@@ -264,6 +273,7 @@ void reg_guest_settle(struct registry *reg, struct reg_guest *g)
 		}
 		if (!c->joined_ms)
 			c->joined_ms = clock_mono_ms();
+		settle_health(g, c);
 		join_service(reg, g, c);
 	}
 	reg_workload_mark(reg, g->workload);

@@ -80,6 +80,7 @@ static void add_services(struct pool *p, const struct reg_workload *w, struct wo
 	size_t n = list_length(&w->members);
 	struct workload_service *services = pool_alloc(p, n, sizeof(*services));
 	const char **parents = pool_alloc(p, n + 1, sizeof(*parents));
+	bool all = reg_workload_unhealthy(w);	/* then the workload's status says it; else what is unhealthy is left out */
 	size_t i = 0;
 
 	if (p->failed)
@@ -87,13 +88,16 @@ static void add_services(struct pool *p, const struct reg_workload *w, struct wo
 	list_for_each(l, &w->members) {
 		const struct reg_member *m = list_entry(l, struct reg_member, in_workload);
 
+		if (m->unhealthy && !all)
+			continue;
 		services[i] = (struct workload_service){ m->service->key, m->ports, m->n_ports };
 		parents[i++] = m->service->key;
 	}
+	out->services = services;
+	out->n_services = i;
+	out->unhealthy = all;
 	if (*w->node)
 		parents[i++] = pool_printf(p, "node:%s", w->node);
-	out->services = services;
-	out->n_services = n;
 	content->parents = parents;
 	content->n_parents = i;
 }

@@ -84,6 +84,7 @@ static int check_claim(const Outrigger__V1__Claim *pb, struct diag *d)
 		{ pb->service, "the service" }, { pb->instance, "the instance" }, { pb->address, "the address" },
 		{ pb->transport, "the transport" }, { pb->app_protocol, "the protocol" }, { pb->source, "the source" },
 		{ pb->registry, "the registry" }, { pb->health, "the health" }, { pb->refusal, "the refusal" },
+		{ pb->health_reason, "the health's reason" },
 	};
 	int r = check_metadata(pb, d);
 

@@ -382,7 +382,7 @@ static struct reg_member *member_new(struct reg_workload *w, struct reg_service 
 	return m;
 }
 
-int reg_workload_join(struct registry *reg, struct reg_workload *w, struct reg_service *s, struct port_map port)
+int reg_workload_join(struct registry *reg, struct reg_workload *w, struct reg_service *s, struct port_map port, bool unhealthy)
 {
 	struct reg_member *m = find_member(w, s);
 	struct port_map *ports;
@@ -391,6 +391,7 @@ int reg_workload_join(struct registry *reg, struct reg_workload *w, struct reg_s
 		m = member_new(w, s);
 	if (!m)
 		return -ENOMEM;
+	m->unhealthy |= unhealthy;
 	reg_service_mark(reg, s);
 	for (size_t i = 0; i < m->n_ports; i++)
 		if (m->ports[i].service_port == port.service_port && m->ports[i].target_port == port.target_port)
@@ -403,6 +404,14 @@ int reg_workload_join(struct registry *reg, struct reg_workload *w, struct reg_s
 	m->ports = ports;
 	m->ports[m->n_ports++] = port;
 	return 0;
+}
+
+bool reg_workload_unhealthy(const struct reg_workload *w)
+{
+	list_for_each(l, &w->members)
+		if (!list_entry(l, struct reg_member, in_workload)->unhealthy)
+			return false;
+	return !list_empty(&w->members);
 }
 
 /* --- workloads of the configuration --- */
@@ -424,7 +433,7 @@ static int join_declared(struct registry *reg, struct reg_workload *w, const str
 
 		struct reg_service *s = container_of(l, struct reg_service, name_link);
 		for (size_t k = 0; k < s->n_ports; k++) {
-			int r = reg_workload_join(reg, w, s, s->ports[k]);
+			int r = reg_workload_join(reg, w, s, s->ports[k], false);
 
 			if (r < 0)
 				return r;

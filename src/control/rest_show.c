@@ -197,6 +197,13 @@ static bool claim_has_proxy(const struct reg_guest *g, const struct reg_verdict 
 	return g->proxy && v && !strcmp(v->pb->verdict, "vm");
 }
 
+static json_t *health_since(const struct reg_claim *c)
+{
+	int64_t ago_ms = clock_wall_ms() - c->pb->health_since_ms;	/* the NIC's clock and ours */
+
+	return c->pb->health_since_ms ? json_integer((json_int_t)(MAX(ago_ms, 0) / 1000)) : json_null();
+}
+
 static json_t *claim_json(const struct server *s, const struct reg_guest *g, const struct reg_claim *c)
 {
 	const struct reg_verdict *v = reg_guest_verdict(g, c->pb->service, c->pb->instance);
@@ -205,6 +212,8 @@ static json_t *claim_json(const struct server *s, const struct reg_guest *g, con
 				g->policy && g->policy->namespace ? g->policy->namespace : "", "instance", c->pb->instance, "address", c->pb->address,
 				"port", (int)c->pb->port, "transport", c->pb->transport, "protocol", c->pb->app_protocol, "source", c->pb->source,
 				"registry", c->pb->registry, "health", c->pb->health);
+
+	merge(row, json_pack("{s:o, s:o}", "health_reason", text_or_null(c->pb->health_reason), "health_since_s", health_since(c)));
 
 	merge(row, json_pack("{s:s, s:s, s:s, s:o, s:b, s:s, s:s, s:b, s:o}", "guest", g->pb->guest_id, "nic", g->nic->id,
 			     "verdict", v ? v->pb->verdict : "unknown", "evidence", evidence_json(v),
@@ -274,9 +283,10 @@ static json_t *workload_json(const struct reg_workload *w)
 		json_array_append_new(services, json_string(list_entry(l, struct reg_member, in_workload)->service->key));
 	for (size_t i = 0; i < w->n_addresses; i++)
 		json_array_append_new(addresses, json_string(ip_format(&w->addresses[i].ip, text)));
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:o}", "uid", w->uid, "name", w->name, "namespace", w->namespace,
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:b, s:o}", "uid", w->uid, "name", w->name, "namespace", w->namespace,
 			 "service_account", w->service_account, "node", w->node, "addresses", addresses, "tunnel",
-			 w->tunnel == TUNNEL_HBONE ? "hbone" : "none", "source", w->guest ? "agent" : "config", "services", services);
+			 w->tunnel == TUNNEL_HBONE ? "hbone" : "none", "source", w->guest ? "agent" : "config",
+			 "healthy", !reg_workload_unhealthy(w), "services", services);
 }
 
 void rest_get_workloads(struct httpd_request *req)
@@ -441,6 +451,10 @@ static json_t *explain_chain(const struct reg_guest *g, const struct reg_claim *
 	if (claim_has_proxy(g, v))
 		add_step(chain, g->proxy->ready_ms ? (int64_t)g->proxy->ready_ms : -1, "proxy",
 			 json_sprintf("%s in process %s%s%s", g->proxy->state, g->proxy->process, g->proxy->detail[0] ? ": " : "", g->proxy->detail));
+	if (c->pb->health[0])
+		add_step(chain, since_first(c, (uint64_t)MAX(c->pb->health_since_ms, 0)), "health",
+			 json_sprintf("%s%s%s%s", c->pb->health, c->pb->health_reason[0] ? ": " : "", c->pb->health_reason,
+				      c->unhealthy && c->joined_ms ? "; clients leave it out" : ""));
 	if (c->joined_ms)
 		add_step(chain, c->in_mesh_ms, "mesh", json_string(c->in_mesh_ms >= 0 ? "every subscriber knows it" : "in the mesh, not acknowledged by all yet"));
 	else

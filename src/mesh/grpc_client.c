@@ -42,6 +42,7 @@ struct grpc_client {
 	size_t n_addrs;
 	size_t at_addr;
 	uint64_t give_up_ms;		/* monotonic */
+	int socket;			/* to be used instead of dialling; -1: none, or used */
 	struct defer start;
 
 	const struct grpc_client_ops *ops;
@@ -55,6 +56,8 @@ static int dial(struct grpc_client *client)
 	uint64_t now = clock_mono_ms();
 	uint32_t left = now < client->give_up_ms ? (uint32_t)(client->give_up_ms - now) : 1;
 
+	if (client->socket >= 0)
+		return grpc_link_connecting(client->loop, steal_fd(&client->socket), left, &grpc_conn_link_ops, &client->conn, &client->conn.link);
 	return grpc_link_dial(client->loop, &client->addrs[client->at_addr], client->tls, &client->expect, left, &grpc_conn_link_ops,
 			      &client->conn, &client->conn.link);
 }
@@ -162,6 +165,7 @@ static void destroy(struct grpc_conn *c, void *owner)
 	free(client->user_agent);
 	free(client->authority);
 	free(client->host);
+	close_fd(client->socket);
 	free(client->target);
 	free(client);
 }
@@ -251,8 +255,11 @@ int grpc_client_new(struct loop *loop, const struct grpc_client_options *o, cons
 	};
 	struct grpc_client *client = calloc(1, sizeof(*client));
 
-	if (!client)
+	if (!client) {
+		close_fd(o->socket ? *o->socket : -1);
 		return -ENOMEM;
+	}
+	client->socket = o->socket ? *o->socket : -1;
 	client->loop = loop;
 	client->ops = ops;
 	client->data = data;

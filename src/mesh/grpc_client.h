@@ -28,6 +28,8 @@ struct grpc_client_ops {
 };
 
 struct grpc_client_options {		/* borrowed for the call; zeros are the defaults */
+	const int *socket;		/* plaintext on a socket whose connect() to @target is under way, which becomes the client's, also
+					 * when grpc_client_new() fails; NULL: it connects itself */
 	const char *target;		/* "10.0.0.1:15012", "[::1]:15012", "controller.example:15012" (resolved on a thread of its own) */
 	struct tls_ctx *tls;		/* a reference is taken; NULL: plaintext */
 	const struct tls_expect *expect;	/* copied. Without a server_name the host of @target is expected and named. */

@@ -104,6 +104,27 @@ int grpc_link_dial(struct loop *loop, const struct ip_port *addr, struct tls_ctx
 	return 0;
 }
 
+int grpc_link_connecting(struct loop *loop, int fd, uint32_t open_timeout_ms, const struct grpc_link_ops *ops, void *data,
+			 struct grpc_link **ret_link)
+{
+	struct grpc_link *l = calloc(1, sizeof(*l));
+	int r;
+
+	if (!l) {
+		close_fd(fd);
+		return -ENOMEM;
+	}
+	l->ops = ops;
+	l->data = data;
+	r = plain_conn_new(loop, fd, true, open_timeout_ms, &plain_ops, l, &l->plain);
+	if (r < 0) {
+		free(l);
+		return r;
+	}
+	*ret_link = l;
+	return 0;
+}
+
 int grpc_link_accept(struct loop *loop, int fd, struct tls_ctx *tls, const struct tls_expect *expect, uint32_t open_timeout_ms,
 		     const struct grpc_link_ops *ops, void *data, struct grpc_link **ret_link)
 {

@@ -18,6 +18,9 @@ struct grpc_link_ops {
 /* @tls NULL: plaintext. The callbacks never come during these calls. */
 MUST_CHECK int grpc_link_dial(struct loop *loop, const struct ip_port *addr, struct tls_ctx *tls, const struct tls_expect *expect,
 			      uint32_t open_timeout_ms, const struct grpc_link_ops *ops, void *data, struct grpc_link **ret_link);
+/* Plaintext on a socket whose connect() is under way; it becomes the link's, also when this fails. */
+MUST_CHECK int grpc_link_connecting(struct loop *loop, int fd, uint32_t open_timeout_ms, const struct grpc_link_ops *ops, void *data,
+				    struct grpc_link **ret_link);
 /* @fd becomes the link's, also when this fails. */
 MUST_CHECK int grpc_link_accept(struct loop *loop, int fd, struct tls_ctx *tls, const struct tls_expect *expect, uint32_t open_timeout_ms,
 				const struct grpc_link_ops *ops, void *data, struct grpc_link **ret_link);

@@ -73,6 +73,17 @@ int pb_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t l
 	return 0;
 }
 
+void *pb_copy(const ProtobufCMessage *message)
+{
+	CLEANUP_FREE uint8_t *data = NULL;
+	ProtobufCMessage *copy;
+	size_t len;
+
+	if (pb_pack(message, &data, &len) < 0)
+		return NULL;
+	return pb_unpack(message->descriptor, data, len, 0, &copy) < 0 ? NULL : copy;
+}
+
 void pb_free(void *message)
 {
 	if (message)

@@ -39,6 +39,9 @@ struct xds_client {
 	struct defer flush;
 	bool synced;
 	bool token_refused;
+	bool health_known;
+	bool health_due;		/* not said on this stream yet */
+	char *unhealthy;		/* why; NULL: healthy */
 	unsigned entered;
 	bool zombie;
 	const struct xds_client_ops *ops;
@@ -168,6 +171,7 @@ static void leave(struct xds_client *c)
 		explicit_bzero(c->authorization, strlen(c->authorization));
 	free(c->authorization);
 	free(c->cluster_id);
+	free(c->unhealthy);
 	free(c);
 }
 
@@ -223,9 +227,33 @@ static void stream_abort(struct xds_client *c, int r)
 	stream_lost(c, &status);
 }
 
+/* pilot/pkg/xds of Istio: unhealthy is INTERNAL with the reason, as of a NACK. */
+static int say_health(struct xds_client *c)
+{
+	Envoy__Service__Discovery__V3__DeltaDiscoveryRequest request = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_REQUEST__INIT;
+	Google__Rpc__Status detail = GOOGLE__RPC__STATUS__INIT;
+	int r;
+
+	if (!c->health_known || !c->health_due)
+		return 0;
+	request.type_url = (char *)(uintptr_t)"type.googleapis.com/istio.v1.HealthInformation";
+	if (c->unhealthy) {
+		detail.code = GRPC_INTERNAL;
+		detail.message = c->unhealthy;
+		request.error_detail = &detail;
+	}
+	r = grpc_call_send_pb(c->call, &request.base);
+	if (r == 0)
+		c->health_due = false;
+	return r == -ENOBUFS ? 0 : r;		/* with on_writable() */
+}
+
 static void flush(struct xds_client *c)
 {
 	int r = c->call ? xds_flush(c->xds) : 0;
+
+	if (r == 0 && c->call)
+		r = say_health(c);
 
 	if (r < 0)
 		stream_abort(c, r);
@@ -294,6 +322,9 @@ static void open_stream(struct xds_client *c, struct grpc_client *client)
 	r = grpc_client_stream(client, &options, &call_ops, c, &c->call);
 	if (r == 0)
 		r = xds_begin(c->xds, &c->node.message, send_request, c);
+	c->health_due = true;
+	if (r == 0)
+		r = say_health(c);
 	if (r < 0)
 		stream_abort(c, r);
 }
@@ -383,6 +414,24 @@ int xds_client_set_token(struct xds_client *c, const char *token)
 		backoff_reset(&c->backoff);
 		return timer_arm(c->loop, &c->retry, 0, on_retry);
 	}
+	return 0;
+}
+
+int xds_client_set_health(struct xds_client *c, const char *unhealthy)
+{
+	char *copy = unhealthy ? strdup(unhealthy) : NULL;
+
+	if (unhealthy && !copy)
+		return -ENOMEM;
+	if (c->health_known && !c->unhealthy == !copy) {	/* another reason for the same is no news */
+		free(copy);
+		return 0;
+	}
+	free(c->unhealthy);
+	c->unhealthy = copy;
+	c->health_known = true;
+	c->health_due = true;
+	loop_defer(c->loop, &c->flush, on_flush);
 	return 0;
 }
 

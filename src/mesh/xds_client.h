@@ -44,6 +44,13 @@ struct xds_client *xds_client_free(struct xds_client *client);	/* allowed in eve
 /* For the next stream; one that was refused for its token is tried at once. */
 MUST_CHECK int xds_client_set_token(struct xds_client *client, const char *token);
 
+/*
+ * The health of whoever the stream speaks for, in the words of Istio's agents
+ * (type istio.v1.HealthInformation, without resources): said now and again on
+ * every new stream. @unhealthy: why it is not healthy; NULL: it is. -ENOMEM.
+ */
+MUST_CHECK int xds_client_set_health(struct xds_client *client, const char *unhealthy);
+
 /* On-demand names: as xds_subscribe(), sent with the rest of this turn. */
 MUST_CHECK int xds_client_subscribe(struct xds_client *client, size_t type, const char *name);
 void xds_client_unsubscribe(struct xds_client *client, size_t type, const char *name);

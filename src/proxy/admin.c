@@ -60,6 +60,34 @@ static int write_vm_row(const struct proxy *p, size_t row, struct bytes *out)
 	return r;
 }
 
+/* One family after the other, as the format wants it. */
+static int write_health(const struct proxy *p, struct bytes *out)
+{
+	static const char *const types[] = { "outrigger_vm_healthy gauge", "outrigger_vm_checks_total counter" };
+	int r = 0;
+
+	for (size_t family = 0; family < ELEMENTS(types) && r == 0; family++) {
+		r = bytes_appendf(out, "# TYPE %s\n", types[family]);
+		map_for_each(l, &p->sidecars) {
+			const struct sidecar *s = container_of(l, struct sidecar, link);
+
+			for (size_t i = 0; s->health && i < vm_health_n_ports(s->health) && r == 0; i++) {
+				const struct vm_health_port h = vm_health_port(s->health, i);
+
+				if (!family)
+					r = bytes_appendf(out, "outrigger_vm_healthy{vm=\"%s\",port=\"%u\"} %d\n", s->put->vm_id, h.port,
+							  h.health->state == HEALTH_UP);
+				else
+					r = bytes_appendf(out, "outrigger_vm_checks_total{vm=\"%s\",port=\"%u\",result=\"ok\"} %llu\n"
+							  "outrigger_vm_checks_total{vm=\"%s\",port=\"%u\",result=\"failed\"} %llu\n",
+							  s->put->vm_id, h.port, (unsigned long long)h.n_ok, s->put->vm_id, h.port,
+							  (unsigned long long)h.n_failed);
+			}
+		}
+	}
+	return r;
+}
+
 static int write_gauges(const struct proxy *p, struct bytes *out)
 {
 	struct snapshot *s = knowledge_snapshot(p->knowledge);
@@ -117,6 +145,8 @@ static void get_metrics(struct httpd_request *req)
 		r = write_gauges(p, &out);
 	if (r == 0)
 		r = write_xds(p, &out);
+	if (r == 0)
+		r = write_health(p, &out);
 	for (size_t i = 0; i < ELEMENTS(vm_rows) && r == 0; i++)
 		r = write_vm_row(p, i, &out);
 	if (r < 0)

@@ -77,13 +77,13 @@ static bool is_socket(int fd)
 }
 
 /* What takes privileges, then nothing does any more. */
-static int start_privileged(const struct proxy_options *o, int socks[PROXY_WORKERS_MAX], struct diag *d)
+static int start_privileged(const struct proxy_options *o, int socks[PROXY_WORKERS_MAX + 1], struct diag *d)
 {
 	struct sandbox_user user = { .uid = (uid_t)-1 };
 	int r = 0;
 
 	if (!o->static_file)
-		r = sockd_start(o->mark_base, proxy_n_workers(o), socks);
+		r = sockd_start(o->mark_base, proxy_n_workers(o) + 1, socks);
 	if (r < 0) {
 		diag_set(d, "the socket helper cannot be started: %s", strerror(-r));
 		return r;
@@ -122,7 +122,7 @@ static int attach(struct proxy *p, struct diag *d)
 static int run(const struct proxy_options *o, struct diag *d)
 {
 	static struct proxy p;		/* large: the slots */
-	int socks[PROXY_WORKERS_MAX];
+	int socks[PROXY_WORKERS_MAX + 1];
 	int r = start_privileged(o, socks, d);
 
 	if (r < 0)

@@ -26,17 +26,6 @@ enum {
 	CHANNEL_GRACE_MS = 10000,
 };
 
-void *proxy_copy_pb(const ProtobufCMessage *m)
-{
-	CLEANUP_FREE uint8_t *data = NULL;
-	ProtobufCMessage *copy;
-	size_t len;
-
-	if (pb_pack(m, &data, &len) < 0)
-		return NULL;
-	return pb_unpack(m->descriptor, data, len, 0, &copy) < 0 ? NULL : copy;
-}
-
 struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id)
 {
 	struct map_link *l = map_find_str(&p->sidecars, vm_id);
@@ -555,7 +544,7 @@ int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *re
 
 	if (r < 0)
 		return r;
-	copy = proxy_copy_pb(&m->base);
+	copy = pb_copy(&m->base);
 	if (!copy)
 		return -ENOMEM;
 	if (*m->log_level && log_level_parse(m->log_level, &level) == 0)
@@ -670,6 +659,8 @@ int proxy_init(struct proxy *p, const struct proxy_options *options, const int *
 		r = agent_link_new(p->loop, p->options.group, &link_ops, p, &p->link);
 	if (r == 0)
 		r = start_workers(p, sockd_socks);
+	if (r == 0 && sockd_socks)
+		r = sockd_pool_new(p->loop, sockd_socks[p->n_workers], &p->sockd);
 	if (r == 0)
 		r = timer_arm(p->loop, &p->tick, TICK_MS, on_tick);
 	if (r == 0)
@@ -703,6 +694,7 @@ void proxy_deinit(struct proxy *p)
 		(void)!loop_turn(p->loop, 0);	/* what they have put off to the end of the turn */
 	access_log_free(p->access_log);
 	metrics_free(p->metrics);
+	sockd_pool_free(p->sockd);
 	knowledge_free(p->knowledge);
 	p->revoked = revocations_unref(p->revoked);
 	state_file_close(&p->state);

@@ -14,6 +14,7 @@
 #include "proxy/knowledge.h"
 #include "proxy/mailbox.h"
 #include "proxy/metrics.h"
+#include "proxy/sockd.h"
 #include "proxy/state_file.h"
 #include "proxy/tee_relay.h"
 #include "proxy/worker.h"
@@ -61,6 +62,7 @@ struct proxy {
 	struct agent_link *link;	/* also without an agent */
 	struct knowledge *knowledge;
 	struct metrics *metrics;
+	struct sockd_pool *sockd;	/* of this thread, for checks of health; NULL: ordinary sockets */
 	struct access_log *access_log;
 	uint64_t start_ms;
 
@@ -90,7 +92,7 @@ struct proxy {
 
 /* --- proxy.c --- */
 
-/* Everything but the start-up that needs privileges; @sockd_socks has one for each worker, or is NULL. */
+/* Everything but the start-up that needs privileges; @sockd_socks has one for each worker, then one for the main thread, or is NULL. */
 MUST_CHECK int proxy_init(struct proxy *p, const struct proxy_options *options, const int *sockd_socks);
 void proxy_deinit(struct proxy *p);
 unsigned proxy_n_workers(const struct proxy_options *options);
@@ -111,8 +113,6 @@ MUST_CHECK int proxy_slot_take(struct proxy *p, struct sidecar *s);
 void proxy_slot_release(struct proxy *p, uint32_t slot);
 /* A sidecar has ended. */
 void proxy_forget(struct proxy *p, struct sidecar *s);
-/* A deep copy of a protobuf message; NULL: no memory. */
-void *proxy_copy_pb(const ProtobufCMessage *m);
 
 /* --- admin.c --- */
 MUST_CHECK int admin_listen(struct proxy *p, const char *path, struct diag *reterr_diag);

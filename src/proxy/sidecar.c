@@ -2,6 +2,7 @@
  * A VM's service proxy: its states, what the workers get of it, how it is made
  * and changed. What it hears from the mesh is in sidecar_mesh.c.
  */
+#include "mesh/pb.h"
 #include "proxy/sidecar.h"
 
 #include <errno.h>
@@ -99,6 +100,7 @@ void sidecar_report(struct sidecar *s)
 
 void sidecar_greet(struct sidecar *s)
 {
+	sidecar_report_health(s);	/* before the state: who hears that it serves knows how it is */
 	sidecar_report(s);
 	if (s->token_wanted)
 		sidecar_ask_token(s);
@@ -221,6 +223,7 @@ void sidecar_remove(struct sidecar *s, uint32_t drain_ms)
 {
 	s->ca = ca_client_free(s->ca);
 	s->xds = xds_client_free(s->xds);
+	s->health = vm_health_free(s->health);
 	s->token_wanted = false;
 	if (s->serving)
 		withdraw(s, s->vm, drain_ms);
@@ -383,13 +386,17 @@ int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_
 	s->state_ns = clock_mono_ns();
 	list_init(&s->leaving);
 	demand_init(&s->demand, "", &sidecar_demand_ops, s);
-	s->put = proxy_copy_pb(&m->base);
+	s->put = pb_copy(&m->base);
 	s->uid = strdup(m->uid);
 	s->vm_id = strdup(m->vm_id);
 	if (*m->token)
 		s->token = strdup(m->token);
 	s->has_config = p->restored;
 	r = s->put && s->uid && s->vm_id && (s->token || !*m->token) ? take_listeners(s, fds, n_fds, reterr_diag) : -ENOMEM;
+	if (r == 0)
+		r = vm_health_new(p->loop, p->sockd, sidecar_health_changed, s, &s->health);
+	if (r == 0)
+		sidecar_set_health(s);
 	if (r < 0) {
 		sidecar_free(s);
 		return r;
@@ -408,7 +415,7 @@ int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, 
 
 	if (r < 0)
 		return r;
-	copy = proxy_copy_pb(&m->base);
+	copy = pb_copy(&m->base);
 	if (!copy)
 		return -ENOMEM;
 	moved = strcmp(m->namespace_, s->put->namespace_) || strcmp(m->service_account, s->put->service_account);
@@ -429,6 +436,7 @@ int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, 
 		sidecar_token(s, m->token, "");
 	if (r == 0 && s->serving && !wants_to_serve(s))
 		r = renew_vm(s);
+	sidecar_set_health(s);
 	sidecar_review(s);
 	if (r == 0 && (s->state == SIDECAR_READY || s->state == SIDECAR_DEGRADED))
 		r = serve(s);
@@ -444,6 +452,7 @@ struct sidecar *sidecar_free(struct sidecar *s)
 	ca_client_free(s->ca);
 	xds_client_free(s->xds);
 	demand_deinit(&s->demand);
+	s->health = vm_health_free(s->health);
 	drop_vm(s, 0);
 	for (size_t i = 0; i < PROXY_VMS_MAX; i++)
 		if (s->proxy->slots[i].sidecar == s)

@@ -11,6 +11,7 @@
 #include "proxy/demand.h"
 #include "proxy/proxy.h"
 #include "proxy/vm.h"
+#include "proxy/vm_health.h"
 
 /*
  * The service proxy of one VM, on the main thread: identity, key and
@@ -78,6 +79,8 @@ struct sidecar {
 	struct ca_client *ca;
 	struct xds_client *xds;
 	struct demand demand;
+	struct vm_health *health;
+	enum health_state told_health;	/* of the VM as a whole, in the log */
 	char *token;
 	bool token_wanted;
 	unsigned token_refusals;	/* in a row, of tokens that the mesh controller did not take */

@@ -288,7 +288,10 @@ static int start_xds(struct sidecar *s)
 	};
 	int r = xds_client_new(s->proxy->loop, &options, &ops, &s->xds);
 
-	return r < 0 ? r : sidecar_subscribe_own(s);
+	if (r < 0)
+		return r;
+	sidecar_say_health(s);
+	return sidecar_subscribe_own(s);
 }
 
 int sidecar_start_clients(struct sidecar *s)

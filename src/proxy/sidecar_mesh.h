@@ -2,9 +2,15 @@
 #include "proxy/sidecar.h"
 
 /*
- * Between the two files of a sidecar: sidecar.c and sidecar_mesh.c.
+ * Between the files of a sidecar: sidecar.c, sidecar_mesh.c, sidecar_health.c.
  */
 void sidecar_event(struct sidecar *s, enum sidecar_event ev, const char *detail);	/* @detail NULL: as it was */
+
+/* sidecar_health.c */
+void sidecar_set_health(struct sidecar *s);		/* by the newest VmPut */
+void sidecar_health_changed(void *sidecar);
+void sidecar_report_health(struct sidecar *s);		/* to the agent */
+void sidecar_say_health(struct sidecar *s);		/* to istiod */
 
 void sidecar_ask_token(struct sidecar *s);
 void sidecar_ask_again(struct sidecar *s, uint64_t now_ms);	/* when it is time to */

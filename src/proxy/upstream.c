@@ -7,13 +7,13 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
-static int new_socket(struct worker *w, enum upstream_kind kind, int family)
+static int new_socket(struct sockd_pool *pool, enum upstream_kind kind, int family)
 {
 	int one = 1;
 	int fd;
 
-	if (kind != UPSTREAM_OWN && w->sockd) {
-		fd = sockd_take(w->sockd, kind == UPSTREAM_TO_VM ? SOCKD_TO_VM : SOCKD_FROM_VM, family);
+	if (kind != UPSTREAM_OWN && pool) {
+		fd = sockd_take(pool, kind == UPSTREAM_TO_VM ? SOCKD_TO_VM : SOCKD_FROM_VM, family);
 		if (fd < 0)
 			return fd;
 	} else {
@@ -46,17 +46,17 @@ static int bind_to(int fd, enum upstream_kind kind, const struct ip_port *src, i
 	return bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
 }
 
-int upstream_connect(struct worker *w, enum upstream_kind kind, const struct ip_port *src, const struct ip_port *dst)
+int upstream_open(struct sockd_pool *pool, enum upstream_kind kind, const struct ip_port *src, const struct ip_port *dst)
 {
 	int family = ip_is_v4(&dst->ip) ? AF_INET : AF_INET6;
 	struct sockaddr_storage sa;
 	socklen_t len = ip_port_to_sockaddr(dst, family, &sa);
-	CLEANUP_FD int fd = new_socket(w, kind, family);
+	CLEANUP_FD int fd = new_socket(pool, kind, family);
 	int r;
 
 	if (fd < 0)
 		return steal_fd(&fd);
-	if (kind != UPSTREAM_OWN && w->sockd && !ip_is_none(&src->ip) && ip_is_v4(&src->ip) == ip_is_v4(&dst->ip)) {
+	if (kind != UPSTREAM_OWN && pool && !ip_is_none(&src->ip) && ip_is_v4(&src->ip) == ip_is_v4(&dst->ip)) {
 		r = bind_to(fd, kind, src, family);
 		if (r < 0)
 			return r;
@@ -64,4 +64,9 @@ int upstream_connect(struct worker *w, enum upstream_kind kind, const struct ip_
 	if (connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EINPROGRESS)
 		return -errno;
 	return steal_fd(&fd);
+}
+
+int upstream_connect(struct worker *w, enum upstream_kind kind, const struct ip_port *src, const struct ip_port *dst)
+{
+	return upstream_open(w->sockd, kind, src, dst);
 }

@@ -12,8 +12,11 @@ enum upstream_kind {
 
 /*
  * A socket whose connect() to @dst is under way. @src: the address to speak
- * from, where the kind asks for one. -EAGAIN: no transparent socket just now;
- * the flow is to wait in w->no_socket. Other errors are of socket(), bind(),
+ * from, where the kind asks for one. @pool NULL: ordinary sockets, from the NIC's
+ * own address. -EAGAIN: no transparent socket just now; a flow is to wait in
+ * w->no_socket. Other errors are of socket(), bind(),
  * connect().
  */
+MUST_CHECK int upstream_open(struct sockd_pool *pool, enum upstream_kind kind, const struct ip_port *src, const struct ip_port *dst);
+/* The same with the worker's pool. */
 MUST_CHECK int upstream_connect(struct worker *w, enum upstream_kind kind, const struct ip_port *src, const struct ip_port *dst);

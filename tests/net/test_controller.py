@@ -430,12 +430,23 @@ def test_a_vm_is_in_the_mesh_only_while_everything_holds(controller, nic):
     nic.claim(gid, admitted=False, refusal="no"); out("the NIC has refused the claim")
     nic.claim(gid); back()
     nic.claim(gid, address="10.0.1.1"); out("the claimed address is not the guest's own")
-    nic.claim(gid, health="critical"); out("it is registered as unhealthy")
     nic.claim(gid); back()
+
+    def healthy(yes):
+        (w,) = [w for w in controller.get("/v1/workloads")["workloads"] if w["source"] == "agent"]
+        return w["healthy"] == yes
+
+    # What is unhealthy stays a member: clients are told to leave it out.
+    for state in ("critical", "waiting"):
+        nic.claim(gid, health=state, health_reason="http check of port 8080: HTTP status 500", health_since_ms=1)
+        wait_until("unhealthy", lambda: healthy(False))
+        entry = row(controller)
+        assert in_mesh(controller) and entry["health"] == state and "status 500" in entry["health_reason"] and entry["health_since_s"] > 0
+        nic.claim(gid); wait_until("healthy", lambda: healthy(True))
     nic.claim(gid, service="cart", instance="x"); nic.verdict(gid, "cart", "x")
     assert wait_until("refused name", lambda: row(controller, "cart"))["why_not"] == "the policy does not let the guest claim this name"
     explain = controller.get("/v1/explain/orders")["instances"][0]
-    assert [s["step"] for s in explain["chain"]] == ["found", "port", "verdict", "policy", "proxy", "mesh"]
+    assert [s["step"] for s in explain["chain"]] == ["found", "port", "verdict", "policy", "proxy", "health", "mesh"]
     nic.say(claim_gone={"guest_id": gid, "service": "orders", "instance": "orders-1", "port": 8080, "reason": "deregistered"})
     wait_until("gone", lambda: row(controller) is None)
     assert not [w for w in controller.get("/v1/workloads")["workloads"] if w["source"] == "agent"]

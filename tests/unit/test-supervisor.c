@@ -23,7 +23,7 @@ struct world {
 	int proxy;			/* the last process's end, -1: none */
 	unsigned n_spawned, n_killed, n_listeners, n_diverts;	/* n_diverts: set now */
 	int spawn_error;
-	unsigned n_gone, n_token_wanted, n_failed, n_tee;
+	unsigned n_gone, n_token_wanted, n_failed, n_tee, n_health;
 	enum vm_state last;
 };
 
@@ -82,6 +82,12 @@ static void on_gone(struct proxy_vm *vm, void *data)
 	((struct world *)data)->n_gone++;
 }
 
+static void on_health(struct proxy_vm *vm, void *data)
+{
+	(void)vm;
+	((struct world *)data)->n_health++;
+}
+
 static void on_token_wanted(struct proxy_vm *vm, const char *reason, void *data)
 {
 	(void)vm;
@@ -116,7 +122,7 @@ static void world_init(struct world *w)
 {
 	struct supervisor_conf conf = { .run_dir = "/run/x", .state_dir = "", .log_level = "info", .drain_ms = 50, .linger_ms = 30 };
 	struct supervisor_system system = { spawn, kill_proxy, listeners_make, divert_add, divert_remove, w };
-	struct supervisor_ops ops = { on_changed, on_gone, on_token_wanted, on_tee, on_failed, w };
+	struct supervisor_ops ops = { on_changed, on_gone, on_health, on_token_wanted, on_tee, on_failed, w };
 
 	*w = (struct world){ .proxy = -1 };
 	assert_int_equal(loop_new(&w->loop), 0);
@@ -524,6 +530,37 @@ static void a_successor_adopts_what_serves(void **state)
 	world_deinit(&w);
 }
 
+static void what_the_proxy_finds_of_the_vms_health_is_kept(void **state)
+{
+	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__VmHealth health = OUTRIGGER__IPC__VM_HEALTH__INIT;
+	Outrigger__Ipc__PortHealth port = OUTRIGGER__IPC__PORT_HEALTH__INIT, *ports[] = { &port };
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	health.vm_id = TEXT("a");
+	health.ports = ports;
+	health.n_ports = 1;
+	port.port = 8080;
+	port.state = TEXT("unhealthy");
+	port.reason = TEXT("HTTP status 500");
+	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_VM_HEALTH;
+	m.vm_health = &health;
+	say(&w, &m);
+	assert_int_equal(w.n_health, 1);
+	assert_string_equal(supervisor_find(&w.s, "a")->health->ports[0]->reason, "HTTP status 500");
+	health.n_ports = 0;
+	say(&w, &m);
+	assert_int_equal(w.n_health, 2);
+	assert_int_equal(supervisor_find(&w.s, "a")->health->n_ports, 0);
+	health.vm_id = TEXT("nobody");
+	say(&w, &m);
+	assert_int_equal(w.n_health, 2);
+	world_deinit(&w);
+}
+
 static void garbage_from_a_proxy_ends_it(void **state)
 {
 	struct world w;
@@ -555,6 +592,7 @@ int main(void)
 		cmocka_unit_test(tokens_go_with_the_put_or_after_it),
 		cmocka_unit_test(an_unknown_version_is_refused),
 		cmocka_unit_test(a_successor_adopts_what_serves),
+		cmocka_unit_test(what_the_proxy_finds_of_the_vms_health_is_kept),
 		cmocka_unit_test(garbage_from_a_proxy_ends_it),
 	};
 

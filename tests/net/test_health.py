@@ -1,0 +1,157 @@
+"""Checks of health from outside: a VM whose service hangs, refuses or answers 500 gets no requests, until it is well again."""
+
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
+
+from agentlab import ONBOARDING, SERVER, AgentLab  # noqa: E402
+from netlab import wait_until  # noqa: E402
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
+
+CHECK = "    health: { kind: %s, interval: 200ms, timeout: 300ms, failures: 2, successes: 2 }\n"
+
+# /healthz answers as the file says: a status, or "hang". Everything else is always answered.
+WEB = SERVER + """
+import time
+class H(Handler):
+    def do_GET(self):
+        said = open(sys.argv[3]).read().strip()
+        if self.path == "/healthz":
+            print("agent=%s x=%s" % (self.headers["User-Agent"], self.headers.get("X-Probe")), flush=True)
+            if said == "hang":
+                time.sleep(60)
+            data = said.encode()
+            self.send_response(int(said))
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+            return
+        self.answer(("this is " + sys.argv[1]).encode(), "text/plain")
+Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
+"""
+
+
+def onboarding(check):
+    first, rest = ONBOARDING.split("  - name: shoppers", 1)
+    return first + check + "  - name: shoppers" + rest
+
+
+@pytest.fixture
+def mesh(request):
+    lab = AgentLab("ogh", vms=3, onboarding=onboarding(request.param))
+    try:
+        yield lab.start()
+    finally:
+        print(lab.log("nic.agent")[-9000:])  # pytest shows it when the test fails
+        print(lab.log("edge.controller")[-3000:])
+        lab.close()
+
+
+def say(mesh, vm, what):
+    with open("%s/health.%s" % (mesh.dir, vm.name), "w") as f:
+        f.write(what)
+
+
+def serve(mesh, vm):
+    p = vm.popen(["python3", "-c", WEB, vm.address, "8080", "%s/health.%s" % (mesh.dir, vm.name)], "web")
+    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
+    return p
+
+
+def healthy(mesh, vm):
+    found = mesh.workload(vm)
+    return bool(found) and found[0]["healthy"]
+
+
+def vip(mesh):
+    (s,) = [s for s in mesh.ask(mesh.edge, "controller.sock", "/v1/workloads")["services"] if s["name"] == "orders"]
+    return s["addresses"][0].split("/")[0]
+
+
+def start(mesh):
+    """Two instances of one service, and a client, which has talked to both."""
+    a, client, b = mesh.vms
+    for n, vm in enumerate((a, b)):
+        say(mesh, vm, "200")
+        vm.server = serve(mesh, vm)
+        mesh.register(vm, instance="orders-%d" % n)
+    for vm in (a, b):
+        wait_until("healthy: " + vm.name, lambda: healthy(mesh, vm), 30)
+    mesh.discover(client)
+    wait_until("the client's proxy", lambda: mesh.proxy(client), 30)
+    address = vip(mesh)
+    wait_until("both answer", lambda: {mesh.fetch(client, address) for _ in range(8)} == {"this is " + a.address, "this is " + b.address}, 30)
+    return a, client, b, address
+
+
+def leaves_and_comes_back(mesh, client, address, a, b, reason):
+    wait_until("unhealthy", lambda: not healthy(mesh, a), 30)
+    (s,) = mesh.service("orders", address=a.address)
+    assert s["health"] == "critical" and reason in s["health_reason"] and s["health_since_s"] is not None
+    others = "this is " + b.address
+    # The client's proxy hears of it a moment later; then not one request goes there, and none fails.
+    wait_until("the client leaves it out", lambda: {mesh.fetch(client, address) for _ in range(6)} == {others}, 30)
+    assert {mesh.fetch(client, address) for _ in range(20)} == {others}
+
+
+def comes_back(mesh, client, address, a):
+    wait_until("healthy again", lambda: healthy(mesh, a), 30)
+    wait_until("the client uses it again", lambda: mesh.fetch(client, address) == "this is " + a.address, 30)
+
+
+@pytest.mark.parametrize("mesh", [CHECK.replace("kind: %s", "kind: http, path: /healthz, headers: { X-Probe: us }")], indirect=True)
+def test_a_service_that_is_not_well_gets_no_requests_until_it_is_well(mesh):
+    a, client, b, address = start(mesh)
+    (s,) = mesh.service("orders", address=a.address)
+    assert s["health"] == "passing" and s["health_reason"] is None
+    assert "agent=outrigger/" in mesh.log("%s.web" % a.name) and "x=us" in mesh.log("%s.web" % a.name)
+
+    say(mesh, a, "500")
+    leaves_and_comes_back(mesh, client, address, a, b, "http check of port 8080: HTTP status 500")
+    (i,) = [i for i in mesh.get("/v1/explain/orders")["instances"] if i["guest"].endswith(a.mac)]
+    assert [c["text"] for c in i["chain"] if c["step"] == "health"] == ["critical: http check of port 8080: HTTP status 500"]
+    say(mesh, a, "204")
+    comes_back(mesh, client, address, a)
+
+    say(mesh, a, "hang")
+    leaves_and_comes_back(mesh, client, address, a, b, "no answer within 300 ms")
+    say(mesh, a, "200")
+    comes_back(mesh, client, address, a)
+
+    a.server.kill()
+    a.server.wait(10)
+    leaves_and_comes_back(mesh, client, address, a, b, "refused")
+    a.server = serve(mesh, a)
+    comes_back(mesh, client, address, a)
+
+    log = mesh.log("nic.agent")
+    assert log.count('state=unhealthy') >= 3
+    metrics = mesh.nic.run("curl", "-sS", "-m", "10", "http://127.0.0.1:15020/metrics")
+    assert 'outrigger_vm_healthy{' in metrics and 'outrigger_vm_checks_total{' in metrics
+
+    # All of them: a clear no, instead of a request to one that is not well.
+    say(mesh, a, "500")
+    say(mesh, b, "500")
+    wait_until("nobody is left", lambda: not healthy(mesh, a) and not healthy(mesh, b), 30)
+    wait_until("the client is refused", lambda: mesh.fetch(client, address) == "", 30)
+    say(mesh, b, "200")
+    wait_until("one is back", lambda: mesh.fetch(client, address) == "this is " + b.address, 30)
+
+
+@pytest.mark.parametrize("mesh", [CHECK % "tcp"], indirect=True)
+def test_what_does_not_listen_yet_joins_when_it_does_and_a_new_proxy_asks_anew(mesh):
+    a, _, _ = mesh.vms
+    mesh.register(a)
+    wait_until("it waits", lambda: mesh.service("orders", health="waiting"), 30)
+    assert "refused" in wait_until("why", lambda: mesh.service("orders")[0]["health_reason"])
+    wait_until("a member, not a healthy one", lambda: mesh.workload(a) and not healthy(mesh, a), 30)
+    mesh.serve(a)
+    wait_until("healthy", lambda: healthy(mesh, a), 30)
+    pid = mesh.proxy(a)[0]["pid"]
+    os.kill(pid, 9)
+    wait_until("another process", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["pid"] != pid, 30)
+    wait_until("healthy again", lambda: healthy(mesh, a), 30)
