@@ -42,6 +42,8 @@ class Contender:
         self.ns = ns
         self.pairs = pairs
         self.ports = [(first_port + 2 * i, first_port + 2 * i + 1) for i in range(pairs)]
+        self.spaces = {"a": ns, "b": ns}
+        self.hosts = {"a": ("127.0.0.1", "127.0.0.1"), "b": ("127.0.0.1", "127.0.0.1")}     # where each listens, and where it connects to
         self.processes = {"a": [], "b": []}
 
     @classmethod
@@ -57,11 +59,11 @@ class Contender:
     def start(self):
         for i, (pa, pb) in enumerate(self.ports):
             for role, listen, to in (("b", pb, BACKEND), ("a", pa, pb)):
-                p = self.ns.popen(self.command(role, listen, to, i), PROXY_CPU, "%s-%s%d" % (self.name, role, i))
-                self.processes[role].append(p)
+                argv = self.command(role, "%s:%d" % (self.hosts[role][0], listen), "%s:%d" % (self.hosts[role][1], to), i)
+                self.processes[role].append(self.spaces[role].popen(argv, PROXY_CPU, "%s-%s%d" % (self.name, role, i)))
         for pa, pb in self.ports:
-            self.ns.wait_listening(pb, self.processes["b"][-1])
-            self.ns.wait_listening(pa, self.processes["a"][-1])
+            self.spaces["b"].wait_listening(pb, self.processes["b"][-1])
+            self.spaces["a"].wait_listening(pa, self.processes["a"][-1])
         return self
 
     @property
@@ -80,7 +82,7 @@ class Contender:
     def stop(self):
         for r in ("a", "b"):
             for p in self.processes[r]:
-                self.ns.stop(p)
+                self.spaces[r].stop(p)
             self.processes[r] = []
 
 
@@ -119,10 +121,10 @@ defaults
   timeout client 10m
   timeout server 10m
 frontend f
-  bind 127.0.0.1:%d%s
+  bind %s%s
   default_backend b
 backend b
-  server s 127.0.0.1:%d%s
+  server s %s%s
 """ % (listen, tls_in.replace("b.both", c + "b.both").replace("ca.pem", c + "ca.pem"), to, tls_out.replace("a.both", c + "a.both").replace("ca.pem", c + "ca.pem"))
         return ["haproxy", "-db", "-f", self.file("%s%d.cfg" % (role, i), text)]
 
@@ -145,7 +147,7 @@ class Nginx(Contender):
         text = """load_module %s;
 worker_processes 1; daemon off; error_log /dev/null; pid %s/nginx-%s%d.pid;
 events { worker_connections 19900; }
-stream { server { listen 127.0.0.1:%d%s backlog=4096; proxy_pass 127.0.0.1:%d; proxy_timeout 10m; tcp_nodelay on; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; %s } }
+stream { server { listen %s%s backlog=4096; proxy_pass %s; proxy_timeout 10m; tcp_nodelay on; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; %s } }
 """ % (self.MODULE, c, role, i, listen, " ssl" if role == "b" else "", to, tls)
         if role == "a":
             text = text.replace("ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ", "")
@@ -196,9 +198,14 @@ class Envoy(Contender):
     def http2():
         return {"max_concurrent_streams": 1000, "initial_stream_window_size": 1048576, "initial_connection_window_size": 16777216, "allow_connect": True}
 
+    @staticmethod
+    def address(where):
+        host, port = where.split(":")
+        return {"socket_address": {"address": host, "port_value": int(port)}}
+
     def command(self, role, listen, to, i):
         cluster = {"name": "u", "type": "STATIC", "connect_timeout": "5s",
-                   "load_assignment": {"cluster_name": "u", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": to}}}}]}]},
+                   "load_assignment": {"cluster_name": "u", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": self.address(to)}}]}]},
                    "circuit_breakers": {"thresholds": [{"max_connections": 100000, "max_pending_requests": 100000, "max_requests": 100000}]}}
         if role == "a":
             cluster["transport_socket"] = self.tls("a")
@@ -209,9 +216,9 @@ class Envoy(Contender):
         chain = {"filters": [self.filter(role)]}
         if role == "b":
             chain["transport_socket"] = self.tls("b")
-        config = {"static_resources": {"listeners": [{"name": "l", "address": {"socket_address": {"address": "127.0.0.1", "port_value": listen}},
+        config = {"static_resources": {"listeners": [{"name": "l", "address": self.address(listen),
                                                       "filter_chains": [chain], "enable_reuse_port": True, "tcp_backlog_size": 4096}], "clusters": [cluster]}}
-        return [os.environ.get("ENVOY_BIN", self.binary), "--concurrency", "1", "--base-id", str(1000 + listen), "--log-level", "error",
+        return [os.environ.get("ENVOY_BIN", self.binary), "--concurrency", "1", "--base-id", str(1000 + int(listen.split(":")[1]) + 20000 * (role == "b")), "--log-level", "error",
                 "--disable-hot-restart", "-c", self.file("%s%d.json" % (role, i), json.dumps(config))]
 
 

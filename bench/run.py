@@ -14,8 +14,10 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import config  # noqa: E402
 import contenders  # noqa: E402
+import deployed  # noqa: E402
 import fleet  # noqa: E402
 import join  # noqa: E402
+import sniff  # noqa: E402
 import two_hop  # noqa: E402
 from lab import BUILD, TOP, Report  # noqa: E402
 
@@ -43,7 +45,7 @@ def run(bench, parts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    every = two_hop.PARTS + ("fleet", "config", "join")
+    every = two_hop.PARTS + ("fleet", "deployed", "sniff", "config", "join")
     parser.add_argument("--only", default=",".join(every))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
@@ -63,6 +65,10 @@ def main():
         run(two_hop.TwoHop(report, chosen, args.rounds, args.seconds, args.seed), hop)
     if "fleet" in parts:
         run(fleet.Fleet(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
+    if "deployed" in parts:
+        run(deployed.Deployed(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
+    if "sniff" in parts:
+        run(sniff.Sniff(report, args.rounds), ["run"])
     if "config" in parts:
         run(config.Config(report, args.rounds), ["run"])
     if "join" in parts:

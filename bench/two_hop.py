@@ -25,7 +25,8 @@ class TwoHop:
         self.seed = seed
         self.ns = Namespace()
         known.make_certs(self.ns.dir)
-        self.backend()
+        self.make_pages(self.ns)
+        self.start_backend()
         self.contenders = []
         port = 2000
         for cls in names:
@@ -36,21 +37,23 @@ class TwoHop:
             self.contenders.append(cls(self.ns, port).start())
             port += 10
 
-    def backend(self):
-        www = os.path.join(self.ns.dir, "www")
+    @staticmethod
+    def make_pages(ns):
+        www = os.path.join(ns.dir, "www")
         os.makedirs(www)
-        os.chmod(self.ns.dir, 0o755)
+        os.chmod(ns.dir, 0o755)
         for name, size in (("64k", 65536), ("1m", 1048576)):
             with open(os.path.join(www, name), "wb") as f:
                 f.write(os.urandom(size))
-        path = os.path.join(self.ns.dir, "backend.conf")
-        with open(path, "w") as f:
-            f.write(NGINX_BACKEND % {"dir": self.ns.dir, "port": known.BACKEND})
-        self.backend_conf = path
-        self.start_backend()
+        with open(os.path.join(ns.dir, "backend.conf"), "w") as f:
+            f.write(NGINX_BACKEND % {"dir": ns.dir, "port": known.BACKEND})
+
+    @staticmethod
+    def backend_argv(ns):
+        return ["nginx", "-p", ns.dir, "-c", os.path.join(ns.dir, "backend.conf")]
 
     def start_backend(self):
-        self.backend_process = self.ns.popen(["nginx", "-p", self.ns.dir, "-c", self.backend_conf], LOAD_CPU, "backend")
+        self.backend_process = self.ns.popen(self.backend_argv(self.ns), LOAD_CPU, "backend")
         self.ns.wait_listening(known.BACKEND, self.backend_process)
 
     def close(self):
@@ -69,11 +72,9 @@ class TwoHop:
     def wrk(self, scenario, path, connections):
         for n, c in interleaved(self.contenders, self.rounds, self.seed):
             out, cpu = self.measure(scenario, c, ["wrk", "-t1", "-c%d" % connections, "-d%ds" % self.seconds, "http://%s%s" % (c.addresses[0], path)])
-            bad = re.search(r"Socket errors: (.*)|Non-2xx or 3xx responses: (\d+)", out)
+            requests, rate, bad = self.read_wrk(out)
             if bad:
-                self.report.fail(scenario, c.name, bad.group(0))
-            requests = int(re.search(r"(\d+) requests in", out).group(1))
-            rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
+                self.report.fail(scenario, c.name, bad)
             if not requests:
                 self.report.fail(scenario, c.name, "no request was answered")
                 continue
@@ -82,6 +83,13 @@ class TwoHop:
                 self.report.add(scenario, c.name, "cpu", "s per 100k requests", cpu / requests * 1e5)
             if n == 0:
                 self.same_bytes(scenario, c, path)
+
+    @staticmethod
+    def read_wrk(out):
+        """(requests, requests a second, what went wrong or None)"""
+        bad = re.search(r"Socket errors: (.*)|Non-2xx or 3xx responses: (\d+)", out)
+        requests = int(re.search(r"(\d+) requests in", out).group(1))
+        return requests, float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)), bad.group(0) if bad else None
 
     def same_bytes(self, scenario, c, path):
         got = [subprocess.run(self.ns.argv(["curl", "-s", "http://%s%s" % (a, path)]), stdout=subprocess.PIPE, check=False).stdout
