@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -175,7 +174,6 @@ static int run_worker(const struct worker_start *start, const struct steer_conf 
 	int r;
 
 	log_setup("outrigger-agent", (enum log_level)start->conf->log.level, start->conf->log.json);
-	prctl(PR_SET_DUMPABLE, 0);
 	r = monitor_drop_worker(steer);
 	if (r < 0) {
 		log_error("the worker could not give up its privileges", log_errno(r));

@@ -7,45 +7,16 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
-#include <seccomp.h>
 #include <stdbool.h>
-#include <sys/prctl.h>
 
 #include "agent/monitor.h"
+#include "base/sandbox.h"
 
 static const int kept[] = {
 	CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW,	/* programs, maps, devices, routes, marks */
 	CAP_SETUID, CAP_SETGID, CAP_SETPCAP, CAP_KILL,		/* proxies */
 	CAP_SYS_RESOURCE,					/* locked memory, before 5.11 */
 };
-
-static const int forbidden[] = {
-	SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev), SCMP_SYS(kcmp),
-	SCMP_SYS(kexec_load), SCMP_SYS(kexec_file_load), SCMP_SYS(init_module), SCMP_SYS(finit_module), SCMP_SYS(delete_module),
-	SCMP_SYS(mount), SCMP_SYS(umount2), SCMP_SYS(pivot_root), SCMP_SYS(chroot), SCMP_SYS(unshare), SCMP_SYS(setns),
-	SCMP_SYS(move_mount), SCMP_SYS(open_tree), SCMP_SYS(fsopen), SCMP_SYS(fsmount), SCMP_SYS(open_by_handle_at),
-	SCMP_SYS(reboot), SCMP_SYS(swapon), SCMP_SYS(swapoff), SCMP_SYS(acct), SCMP_SYS(quotactl),
-	SCMP_SYS(settimeofday), SCMP_SYS(clock_settime), SCMP_SYS(clock_adjtime), SCMP_SYS(adjtimex),
-	SCMP_SYS(add_key), SCMP_SYS(request_key), SCMP_SYS(keyctl), SCMP_SYS(perf_event_open), SCMP_SYS(userfaultfd),
-	SCMP_SYS(iopl), SCMP_SYS(ioperm), SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register),
-	SCMP_SYS(mknod), SCMP_SYS(mknodat), SCMP_SYS(syslog), SCMP_SYS(vhangup), SCMP_SYS(personality),
-};
-
-static int forbid(void)
-{
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
-	int r = f ? 0 : -ENOMEM;
-
-	for (size_t i = 0; r == 0 && i < ELEMENTS(forbidden); i++) {
-		r = seccomp_rule_add(f, SCMP_ACT_KILL_PROCESS, forbidden[i], 0);
-		if (r == -EDOM || r == -EFAULT)		/* this architecture has no such call */
-			r = 0;
-	}
-	if (r == 0)
-		r = seccomp_load(f);
-	seccomp_release(f);
-	return r;
-}
 
 /* Those that we have: in a container some may be missing, and what needs them says so when it fails. */
 static int keep_capabilities(void)
@@ -66,13 +37,16 @@ static int keep_capabilities(void)
 
 int monitor_jail_monitor(void)
 {
+	/* Its own, and all that a proxy needs from its first instruction on: filters are inherited. */
+	const unsigned groups = SANDBOX_LOOP | SANDBOX_THREADS | SANDBOX_SOCKETS | SANDBOX_NETLINK | SANDBOX_WRITE_FILES |
+				SANDBOX_PROCESSES | SANDBOX_BPF | SANDBOX_SPAWN;
+	struct diag d;
 	int r = keep_capabilities();
 
 	if (r < 0)
 		return r;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return -errno;
-	return forbid();
+	r = sandbox_harden();
+	return r < 0 ? r : sandbox_confine(groups, &d);
 }
 
 int monitor_drop_worker(const struct steer_conf *conf)
@@ -86,5 +60,5 @@ int monitor_drop_worker(const struct steer_conf *conf)
 		return -errno;
 	if (capng_apply(CAPNG_SELECT_CAPS) < 0)
 		return -EPERM;
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
+	return sandbox_harden();
 }

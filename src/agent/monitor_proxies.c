@@ -53,6 +53,9 @@ static int become(uid_t uid)
 {
 	if (setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0)
 		return -errno;
+	capng_clear(CAPNG_SELECT_BOUNDS);
+	if (capng_updatev(CAPNG_ADD, CAPNG_BOUNDING_SET, CAP_NET_ADMIN, CAP_NET_RAW, -1) < 0 || capng_apply(CAPNG_SELECT_BOUNDS) < 0)
+		return -EPERM;
 	if (prctl(PR_SET_KEEPCAPS, 1) < 0 || setresuid(uid, uid, uid) < 0)
 		return -errno;
 	capng_clear(CAPNG_SELECT_CAPS);

@@ -14,7 +14,6 @@
 #include <linux/close_range.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <seccomp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -22,6 +21,7 @@
 #include <sys/socket.h>
 
 #include "base/fdmsg.h"
+#include "base/sandbox.h"
 
 enum {
 	BATCH = 32,		/* descriptors of one answer */
@@ -135,26 +135,15 @@ static void helper_loop(uint32_t mark_base, struct pollfd *polls, size_t n)
 /* All that it does: wait, take a request, make sockets, send them. */
 static int confine(void)
 {
-	static const int allowed[] = {
-		SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(socket), SCMP_SYS(setsockopt),
-		SCMP_SYS(close), SCMP_SYS(exit_group), SCMP_SYS(restart_syscall), SCMP_SYS(rt_sigreturn),
-	};
+	struct diag d;
+	int r;
 
 	capng_clear(CAPNG_SELECT_BOTH);
 	if (capng_updatev(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, CAP_NET_ADMIN, CAP_NET_RAW, -1) < 0 ||
 	    capng_apply(CAPNG_SELECT_CAPS) < 0)
 		return -EPERM;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
-		return -errno;
-
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int r = f ? 0 : -ENOMEM;
-	for (size_t i = 0; r == 0 && i < ELEMENTS(allowed); i++)
-		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i], 0);
-	if (r == 0)
-		r = seccomp_load(f);
-	seccomp_release(f);
-	return r;
+	r = sandbox_harden();
+	return r < 0 ? r : sandbox_confine(SANDBOX_SOCKD, &d);
 }
 
 /* Only the pools' sockets, from descriptor 3 on. */

@@ -1,8 +1,9 @@
 """The threat model's lines that take a whole mesh: see SECURITY.md, which names each test."""
 
 import os
+import re
 import signal
-import socket
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +38,76 @@ def served(mesh):
     for name in ("shopper-1", "shopper-2"):
         wait_until("an answer to " + name, lambda: mesh.fetch(mesh.vms[name], vip))
     return vip
+
+
+# --- what each process may ---
+
+NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
+KILL, SETGID, SETUID, SETPCAP, SYS_RESOURCE, PERFMON, BPF = 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 24, 1 << 38, 1 << 39
+MONITOR = NET_ADMIN | NET_RAW | KILL | SETGID | SETUID | SETPCAP | SYS_RESOURCE | PERFMON | BPF
+
+
+def read(pid, name):
+    with open("/proc/%d/%s" % (pid, name)) as f:
+        return f.read()
+
+
+def status(pid):
+    return dict(line.split(":\t", 1) for line in read(pid, "status").splitlines() if ":\t" in line)
+
+
+def processes(mesh, nic):
+    """{role: pid} of one NIC and of the controller."""
+    found = {"monitor": nic.process.pid, "worker": nic.worker_pid(), "controller": mesh.controller.pid}
+    for pid in children(nic.process.pid):
+        if os.path.basename(os.readlink("/proc/%d/exe" % pid)).startswith("outrigger-proxy"):
+            found["proxy"] = pid
+            found["sockd"], = children(pid)
+    return found
+
+
+def is_sanitized(pid):
+    return b"__asan_init" in open("/proc/%d/exe" % pid, "rb").read() or b"__tsan_init" in open("/proc/%d/exe" % pid, "rb").read()
+
+
+def test_every_process_has_the_least_of_rights(mesh):
+    served(mesh)
+    found = processes(mesh, mesh.nics["a"])
+    assert sorted(found) == ["controller", "monitor", "proxy", "sockd", "worker"]
+    rights = {"monitor": MONITOR, "worker": 0, "proxy": 0, "sockd": NET_ADMIN | NET_RAW, "controller": 0}
+    for role, pid in found.items():
+        s = status(pid)
+        for kind in ("CapEff", "CapPrm"):
+            assert int(s[kind], 16) & ~rights[role] == 0, (role, kind, s[kind])
+        # What it could have at most. A proxy has given up what its helper needed, and cannot shrink this set any more.
+        assert int(s["CapBnd"], 16) & ~(NET_ADMIN | NET_RAW if role == "proxy" else rights[role]) == 0, (role, s["CapBnd"])
+        if role in ("worker", "proxy", "controller", "monitor"):
+            assert int(s["CapAmb"], 16) == int(s["CapInh"], 16) == 0, role
+        assert s["NoNewPrivs"] == "1", role
+        assert is_sanitized(pid) or s["Seccomp"] == "2", role
+        if role in ("worker", "proxy", "sockd"):
+            assert "0" not in s["Uid"].split() and "0" not in s["Gid"].split() and not s["Groups"].split(), role
+
+
+def test_no_memory_is_writable_and_executable(mesh):
+    served(mesh)
+    for role, pid in processes(mesh, mesh.nics["a"]).items():
+        lines = read(pid, "maps").splitlines()
+        assert len(lines) > 10, role
+        assert [line for line in lines if re.match(r"\S+ .w.?x|\S+ .wx", line)] == [], role
+
+
+def test_nobody_can_look_into_a_process_or_have_its_core(mesh):
+    served(mesh)
+    for role, pid in processes(mesh, mesh.nics["a"]).items():
+        assert re.search(r"^Max core file size +0 +0 ", read(pid, "limits"), re.M), role
+        # A process that is not dumpable belongs to root in /proc: its own user may not trace it, nor read its memory.
+        assert os.stat("/proc/%d/mem" % pid).st_uid == 0, role
+        uid = int(status(pid)["Uid"].split()[0])
+        if uid:
+            r = subprocess.run(["setpriv", "--reuid=%d" % uid, "--clear-groups", "cat", "/proc/%d/environ" % pid], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, timeout=30)
+            assert r.returncode and b"Permission denied" in r.stderr, role
 
 
 HOLD = """

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -19,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/sandbox.h"
+#include "base/sandbox_calls.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = 1 };
@@ -121,6 +124,43 @@ static int run_data(void)
 	return mmap(NULL, 4096, PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? 0 : 3;
 }
 
+/* What a program that is started needs, and no more: code from files, which nobody writes to meanwhile. */
+static int load_a_library(void)
+{
+	int fd = open("/proc/self/exe", O_RDONLY);
+
+	if (fd < 0 || mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0) == MAP_FAILED)
+		return 1;
+	if (mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE, fd, 0) != MAP_FAILED)
+		return 2;
+	return run_data();
+}
+
+static int mount_something(void)
+{
+	return mount("none", "/nowhere", "tmpfs", 0, NULL) < 0 ? 1 : 0;
+}
+
+static int an_odd_call(void)
+{
+	return syscall(SYS_mlockall, 0) < 0 && errno == ENOSYS ? 1 : 0;
+}
+
+static int serve_sockets(void)
+{
+	struct pollfd p = { .fd = -1 };
+	int fd = socket(AF_INET6, SOCK_STREAM, 0), one = 1;
+
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 || close(fd) < 0)
+		return 1;
+	return poll(&p, 1, 0) == 0 ? 0 : 2;
+}
+
+static int make_netlink(void)
+{
+	return socket(AF_NETLINK, SOCK_RAW, 0) < 0 ? 1 : 0;
+}
+
 static int execute(void)
 {
 	execl("/bin/true", "true", NULL);
@@ -162,7 +202,46 @@ static void memory_never_becomes_code(void **state)
 	(void)state;
 	if (SANITIZED)
 		skip();
-	assert_int_equal(confined(0xffff & ~SANDBOX_PROCESSES, run_data), 0);
+	assert_int_equal(confined(0xffff & ~(SANDBOX_PROCESSES | SANDBOX_SOCKD), run_data), 0);
+}
+
+static void the_monitor_is_confined_too(void **state)
+{
+	enum { MONITOR = 0xffff & ~SANDBOX_SOCKD };
+
+	(void)state;
+	if (SANITIZED)
+		skip();
+	assert_int_equal(confined(MONITOR, load_a_library), 0);
+	assert_int_equal(confined(MONITOR, make_process), 0);
+	assert_int_equal(confined(MONITOR, an_odd_call), 1);
+	assert_int_equal(confined(MONITOR, mount_something), -SIGSYS);
+	assert_int_equal(confined(MONITOR, trace), -SIGSYS);
+	assert_int_equal(confined(MONITOR, give_up), -SIGABRT);
+}
+
+static void the_socket_helper_makes_sockets_or_dies(void **state)
+{
+	(void)state;
+	if (SANITIZED)
+		skip();
+	assert_int_equal(confined(SANDBOX_SOCKD, serve_sockets), 0);
+	assert_int_equal(confined(SANDBOX_SOCKD, make_netlink), -SIGSYS);
+	assert_int_equal(confined(SANDBOX_SOCKD, read_file), -SIGSYS);
+	assert_int_equal(confined(SANDBOX_SOCKD, an_odd_call), -SIGSYS);
+}
+
+/* The table holds no call twice: what a second row would say could be overlooked. */
+static void each_call_has_one_row(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sandbox_n_calls; i++)
+		for (size_t k = i + 1; k < sandbox_n_calls; k++)
+			assert_true(sandbox_calls[i].nr != sandbox_calls[k].nr);
+	for (size_t i = 0; i < sandbox_n_attacks; i++)
+		for (size_t k = 0; k < sandbox_n_calls; k++)
+			if (sandbox_attacks[i].nr == sandbox_calls[k].nr)
+				assert_int_equal(sandbox_attacks[i].groups, sandbox_calls[k].groups);
 }
 
 static void an_attack_ends_the_process(void **state)
@@ -235,6 +314,9 @@ int main(void)
 		cmocka_unit_test(a_group_allows_what_it_says_and_no_more),
 		cmocka_unit_test(memory_never_becomes_code),
 		cmocka_unit_test(an_attack_ends_the_process),
+		cmocka_unit_test(the_monitor_is_confined_too),
+		cmocka_unit_test(the_socket_helper_makes_sockets_or_dies),
+		cmocka_unit_test(each_call_has_one_row),
 		cmocka_unit_test(rights_are_gone_for_good),
 		cmocka_unit_test(users_have_names_or_numbers),
 	};
