@@ -78,7 +78,7 @@ static void adopt(struct worker *w, const char *name)
 		return;
 	}
 	/* The directory is open to all proxies: who answers must be one. */
-	if (peer.uid < steering->proxy_uid_base || peer.uid - steering->proxy_uid_base >= 4096) {
+	if (peer.uid < steering->proxy_uid_base || peer.uid - steering->proxy_uid_base >= STEER_PROXY_UIDS) {
 		log_warn("a stranger listens on a resume socket", log_str("path", path), log_int("uid", peer.uid));
 		close_fd(fd);
 		return;

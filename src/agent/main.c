@@ -63,7 +63,7 @@ static int print_manual(void)
 /* --- what only root can do, before the worker loses its privileges --- */
 
 /* The directory and its parents. The last one is @uid's. */
-static int make_dir(const char *path, mode_t mode, uid_t uid)
+static int make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 {
 	char part[PATH_MAX];
 
@@ -77,7 +77,7 @@ static int make_dir(const char *path, mode_t mode, uid_t uid)
 	}
 	if (mkdir(part, mode) < 0 && errno != EEXIST)
 		return -errno;
-	if (chown(part, uid, uid) < 0 || chmod(part, mode) < 0)
+	if (chown(part, uid, gid) < 0 || chmod(part, mode) < 0)
 		return -errno;
 	return 0;
 }
@@ -85,18 +85,20 @@ static int make_dir(const char *path, mode_t mode, uid_t uid)
 static int make_dirs(const struct config *conf, struct diag *d)
 {
 	uid_t uid = conf->steering.worker_uid;
+	struct steer_conf steer;
 	char proxies[PATH_MAX];
 	int r;
 
 	snprintf(proxies, sizeof(proxies), "%s/proxies", conf->run_dir);
-	r = make_dir(conf->state_dir, 0700, uid);
+	r = make_dir(conf->state_dir, 0700, uid, uid);
 	if (r < 0)
 		return diag_set(d, "state_dir %s: %s", conf->state_dir, strerror(-r));
-	r = make_dir(conf->run_dir, 0755, uid);
+	r = make_dir(conf->run_dir, 0755, uid, uid);
 	if (r < 0)
 		return diag_set(d, "run_dir %s: %s", conf->run_dir, strerror(-r));
-	/* Each proxy process has a user of its own and puts its sockets there. */
-	r = make_dir(proxies, 01777, 0);
+	/* Each proxy process has a user of its own and puts its sockets there; nobody else may. */
+	config_steer(conf, &steer);
+	r = make_dir(proxies, 01770, 0, steer_conf_proxies_gid(&steer));
 	if (r < 0)
 		return diag_set(d, "run_dir %s: %s", proxies, strerror(-r));
 	return 0;
@@ -120,7 +122,7 @@ static int read_file(const char *path, size_t max, char **ret_text)
 
 static int read_secrets(const struct config *conf, char **ret_roots, char **ret_token, struct diag *d)
 {
-	const char *env = getenv("OUTRIGGER_JOIN_TOKEN");
+	char *env = getenv("OUTRIGGER_JOIN_TOKEN");
 	int r = 0;
 
 	if (conf->controller.roots) {
@@ -132,6 +134,7 @@ static int read_secrets(const struct config *conf, char **ret_roots, char **ret_
 	}
 	if (env && env[0]) {
 		*ret_token = strdup(env);
+		explicit_bzero(env, strlen(env));	/* it would stay in /proc/PID/environ, and in the worker's */
 		unsetenv("OUTRIGGER_JOIN_TOKEN");
 	} else if (conf->controller.join_token_file) {
 		r = read_file(conf->controller.join_token_file, 4096, ret_token);

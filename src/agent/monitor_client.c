@@ -291,31 +291,15 @@ int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]
 
 /* --- proxies --- */
 
-static int put_string(uint8_t *body, size_t *len, const char *s)
-{
-	size_t n = strlen(s) + 1;
-
-	if (n > MONITOR_ARGS_MAX - *len)
-		return -E2BIG;
-	memcpy(body + *len, s, n);
-	*len += n;
-	return 0;
-}
-
 int monitor_proxy_spawn(struct monitor_client *c, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid)
 {
-	uint8_t body[MONITOR_ARGS_MAX];
-	struct monitor_msg_spawn m = {};
+	struct monitor_msg_spawn m = { .workers = s->workers };
 	struct monitor_msg_spawned spawned;
-	size_t len = sizeof(m);
-	int r = put_string(body, &len, s->group);
+	int r;
 
-	for (; r == 0 && s->args && s->args[m.n_args]; m.n_args++)
-		r = m.n_args < MONITOR_MAX_ARGS ? put_string(body, &len, s->args[m.n_args]) : -E2BIG;
-	if (r < 0)
-		return r;
-	memcpy(body, &m, sizeof(m));
-	r = call(c, MONITOR_OP_PROXY_SPAWN, body, len, s->fds, s->n_fds, &spawned, sizeof(spawned), 0);
+	if ((size_t)snprintf(m.group, sizeof(m.group), "%s", s->group) >= sizeof(m.group))
+		return -ENAMETOOLONG;
+	r = call(c, MONITOR_OP_PROXY_SPAWN, &m, sizeof(m), s->fds, s->n_fds, &spawned, sizeof(spawned), 0);
 	if (r < 0)
 		return r;
 	*ret_proxy = spawned.proxy;

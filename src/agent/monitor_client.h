@@ -23,7 +23,8 @@ struct monitor_client;
 enum {
 	MONITOR_TIMEOUT_MS = 10000,
 	MONITOR_MAX_SNIFF = 64,
-	MONITOR_MAX_ARGS = 32,
+	MONITOR_GROUP_LEN = 64,	/* with its zero */
+	MONITOR_MAX_WORKERS = 64,
 	MONITOR_MAX_FDS = 32,
 };
 
@@ -162,8 +163,8 @@ MUST_CHECK int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int
 /* --- proxy processes --- */
 
 struct monitor_spawn {
-	const char *group;		/* name, for the log and the process's title; 1..63 of [a-zA-Z0-9._-] */
-	const char *const *args;	/* after argv[0]; NULL ends it; at most MONITOR_MAX_ARGS, 16 KiB in all */
+	const char *group;		/* its --group, and in the process's title; 1..63 of [a-zA-Z0-9._-] */
+	uint32_t workers;		/* threads, 0: one a processor; at most MONITOR_MAX_WORKERS */
 	const int *fds;			/* become 3, 4, ... in the process; by convention 3 is its socket to the worker */
 	size_t n_fds;
 };

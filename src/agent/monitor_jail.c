@@ -51,7 +51,9 @@ int monitor_jail_monitor(void)
 
 int monitor_drop_worker(const struct steer_conf *conf)
 {
-	if (setgroups(0, NULL) < 0 || setresgid(conf->worker_gid, conf->worker_gid, conf->worker_gid) < 0)
+	gid_t common = steer_conf_proxies_gid(conf);
+
+	if (setgroups(1, &common) < 0 || setresgid(conf->worker_gid, conf->worker_gid, conf->worker_gid) < 0)
 		return -errno;
 	capng_clear(CAPNG_SELECT_BOTH);
 	if (capng_apply(CAPNG_SELECT_BOUNDS) < 0)

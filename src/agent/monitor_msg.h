@@ -38,7 +38,6 @@ struct monitor_header {
 
 enum {
 	MONITOR_MSG_MAX = 32768,	/* header and body */
-	MONITOR_ARGS_MAX = 16384,
 };
 
 struct monitor_msg_loaded {
@@ -72,9 +71,9 @@ struct monitor_msg_sniff {
 	} ports[MONITOR_MAX_SNIFF];
 };
 
-struct monitor_msg_spawn {	/* then the group, and the arguments, each with its zero */
-	uint32_t n_args;
-	uint32_t pad;
+struct monitor_msg_spawn {
+	uint32_t workers;
+	char group[MONITOR_GROUP_LEN];	/* with its zero */
 };
 
 struct monitor_msg_spawned {

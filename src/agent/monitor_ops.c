@@ -265,38 +265,22 @@ static bool is_group(const char *s)
 	return n && n < 64 && !s[n];
 }
 
-/* The group and the arguments, each with its zero, and nothing else. */
-static int split_args(struct monitor_request *q, char *text, size_t len, uint32_t n_args, char **argv)
-{
-	char *at = text, *end = text + len;
-
-	memcpy(text, q->in + sizeof(struct monitor_msg_spawn), len);
-	for (uint32_t i = 0; i < n_args + 1; i++) {
-		char *zero = memchr(at, 0, (size_t)(end - at));
-		if (!zero)
-			return MONITOR_OPS_E_ODD;
-		argv[i] = at;
-		at = zero + 1;
-	}
-	return at == end && is_group(argv[0]) ? 0 : MONITOR_OPS_E_ODD;
-}
-
+/* What a proxy is told on its command line is said here: of the worker's, only the group's name and a number are in it. */
 static int op_proxy_spawn(struct monitor_state *m, struct monitor_request *q)
 {
-	char text[MONITOR_ARGS_MAX], title[96];
-	char *argv[MONITOR_MAX_ARGS + 2] = {};
+	static char option_group[] = "--group", option_mark[] = "--mark-base", option_workers[] = "--workers";
+	char title[96], mark[16], workers[16];
 	struct monitor_msg_spawn s;
 	struct monitor_msg_spawned a;
 
 	memcpy(&s, q->in, sizeof(s));
-	if (s.n_args > MONITOR_MAX_ARGS || q->in_len > MONITOR_ARGS_MAX)
+	if (!memchr(s.group, 0, sizeof(s.group)) || !is_group(s.group) || s.workers > MONITOR_MAX_WORKERS)
 		return MONITOR_OPS_E_ODD;
-	int r = split_args(q, text, q->in_len - sizeof(s), s.n_args, argv);
-	if (r)
-		return r;
-	snprintf(title, sizeof(title), "outrigger-proxy %s", argv[0]);	/* is_group() bounds it */
-	argv[0] = title;
-	r = monitor_proxies_spawn(&m->proxies, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
+	snprintf(title, sizeof(title), "outrigger-proxy %s", s.group);
+	snprintf(mark, sizeof(mark), "%u", (unsigned)m->conf->mark_base);
+	snprintf(workers, sizeof(workers), "%u", (unsigned)s.workers);
+	char *argv[] = { title, option_group, s.group, option_mark, mark, option_workers, workers, NULL };
+	int r = monitor_proxies_spawn(&m->proxies, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
 	if (r < 0)
 		return r;
 	reply(q, &a, sizeof(a));
@@ -387,8 +371,7 @@ static int op_checks(struct monitor_state *m, struct monitor_request *q)
 
 static const struct {
 	int (*run)(struct monitor_state *m, struct monitor_request *q);
-	size_t len;		/* of the request's body; at least so long for the one of variable length */
-	size_t max_len;		/* 0: exactly @len */
+	size_t len;		/* of the request's body */
 	size_t min_fds, max_fds;
 	bool early;		/* may come before MONITOR_OP_LOAD */
 } ops[] = {
@@ -402,8 +385,7 @@ static const struct {
 	[MONITOR_OP_DIVERT_ADD]     = { op_divert_add, sizeof(struct monitor_divert) },
 	[MONITOR_OP_DIVERT_REMOVE]  = { op_divert_remove, sizeof(struct monitor_divert) },
 	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
-	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_len = MONITOR_ARGS_MAX,
-					.max_fds = MONITOR_MAX_FDS, .early = true },
+	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_fds = MONITOR_MAX_FDS, .early = true },
 	[MONITOR_OP_PROXY_SIGNAL]   = { op_proxy_signal, sizeof(struct monitor_msg_signal), .early = true },
 	[MONITOR_OP_PROBE_OPEN]     = { op_probe_open, sizeof(struct monitor_probe) },
 	[MONITOR_OP_PROBE_RESULT]   = { op_probe_result, sizeof(struct monitor_msg_probe_result) },
@@ -416,7 +398,7 @@ int monitor_ops_run(struct monitor_state *m, uint32_t op, struct monitor_request
 {
 	if (op >= _MONITOR_OP_N)
 		return MONITOR_OPS_E_ODD;
-	if (q->in_len < ops[op].len || q->in_len > MAX(ops[op].len, ops[op].max_len))
+	if (q->in_len != ops[op].len)
 		return MONITOR_OPS_E_ODD;
 	if (q->n_fds < ops[op].min_fds || q->n_fds > ops[op].max_fds)
 		return MONITOR_OPS_E_ODD;

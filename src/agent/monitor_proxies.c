@@ -49,9 +49,9 @@ static int place_fds(const int *fds, size_t n_fds, int report)
 	return report;
 }
 
-static int become(uid_t uid)
+static int become(uid_t uid, gid_t common)
 {
-	if (setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0)
+	if (setgroups(1, &common) < 0 || setresgid(uid, uid, uid) < 0)
 		return -errno;
 	capng_clear(CAPNG_SELECT_BOUNDS);
 	if (capng_updatev(CAPNG_ADD, CAPNG_BOUNDING_SET, CAP_NET_ADMIN, CAP_NET_RAW, -1) < 0 || capng_apply(CAPNG_SELECT_BOUNDS) < 0)
@@ -78,7 +78,7 @@ static _Noreturn void child(const struct monitor_proxies *p, uid_t uid, char *co
 
 	if (r >= 0) {
 		report = r;
-		r = become(uid);
+		r = become(uid, steer_conf_proxies_gid(p->conf));
 	}
 	if (r >= 0) {
 		sigemptyset(&none);

@@ -196,17 +196,13 @@ static int spawn(struct process *p, int *ret_fd)
 {
 	const struct supervisor_conf *conf = &p->supervisor->conf;
 	const struct supervisor_system *sys = &p->supervisor->system;
-	char mark[16], workers[16];
-	const char *const args[] = { "--group", p->group, "--mark-base", mark, "--workers", workers, NULL };
 	int fds[2];
 	int r;
 
-	snprintf(mark, sizeof(mark), "%u", conf->mark_base);
-	snprintf(workers, sizeof(workers), "%u", conf->workers);
 	r = fdmsg_pair(fds);
 	if (r < 0)
 		return r;
-	r = sys->spawn(sys->data, &(struct monitor_spawn){ .group = p->group, .args = args, .fds = &fds[1], .n_fds = 1 },
+	r = sys->spawn(sys->data, &(struct monitor_spawn){ .group = p->group, .workers = conf->workers, .fds = &fds[1], .n_fds = 1 },
 		       &p->handle, &p->pid);
 	close_fd(fds[1]);
 	if (r < 0) {

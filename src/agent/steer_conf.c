@@ -29,3 +29,8 @@ void steer_conf_init(struct steer_conf *c)
 		.worker_gid = 60999,
 	};
 }
+
+gid_t steer_conf_proxies_gid(const struct steer_conf *c)
+{
+	return c->proxy_uid_base + STEER_PROXY_UIDS;
+}

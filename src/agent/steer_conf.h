@@ -43,7 +43,7 @@ struct steer_conf {
 
 	char proxy_path[PATH_MAX];		/* outrigger-proxy */
 	uid_t proxy_uid_base;			/* 61000: the process with index i runs as uid and gid base + i */
-	uint32_t max_proxies;			/* 64 */
+	uint32_t max_proxies;			/* 64; at most STEER_PROXY_UIDS */
 
 	/* Who the worker is. */
 	uid_t worker_uid;			/* 60999 */
@@ -51,6 +51,7 @@ struct steer_conf {
 };
 
 enum {
+	STEER_PROXY_UIDS = 4095,		/* from proxy_uid_base on; the next one is the group of all proxies and the worker */
 	STEER_N_PREFS = 32,
 	STEER_N_SAME_NIC = 16,			/* distinct ports of inbound diverts with MONITOR_DIVERT_SAME_NIC */
 };
@@ -64,3 +65,5 @@ enum steer_mark {
 };
 
 void steer_conf_init(struct steer_conf *c);
+/* Of the proxies and the worker: whoever is in it may put sockets where proxies have theirs. */
+gid_t steer_conf_proxies_gid(const struct steer_conf *c);

@@ -216,6 +216,15 @@ static bool is_asked(const struct session *s, const char *guest_id)
 	return false;
 }
 
+/* An agent has no use for others; the Kubernetes API's own would open the cluster to it. */
+static bool is_audience(const struct config *c, const char *audience)
+{
+	for (size_t i = 0; i < c->tokens.audiences.n; i++)
+		if (!strcmp(audience, c->tokens.audiences.v[i]))
+			return true;
+	return !*audience;
+}
+
 static void on_token_request(struct session *s, const Outrigger__V1__TokenRequest *q)
 {
 	const struct config_onboarding *policy;
@@ -223,7 +232,9 @@ static void on_token_request(struct session *s, const Outrigger__V1__TokenReques
 
 	if (is_asked(s, q->guest_id))
 		return;
-	if (registry_may_have_token(s->p->o.registry, s->nic_id, q->guest_id, &policy, &diag) < 0)
+	if (!is_audience(s->p->config, q->audience))
+		send_token(s, q->guest_id, NULL, 0, "this audience is not one of the configuration's (tokens.audiences)");
+	else if (registry_may_have_token(s->p->o.registry, s->nic_id, q->guest_id, &policy, &diag) < 0)
 		send_token(s, q->guest_id, NULL, 0, diag.msg);
 	else if (ask_token(s, q, policy) < 0)
 		send_token(s, q->guest_id, NULL, 0, "the controller is out of memory");

@@ -254,9 +254,17 @@ static const struct httpd_route routes[] = {
 	{ "PUT", "/log", put_log, "Changes the log level: ?level=debug." },
 };
 
+/* The socket is open to all, since the agent's worker is another user; who asks is told by the kernel. */
+static int admit(const struct httpd_request *req)
+{
+	const struct proxy *p = req->data;
+
+	return req->peer.is_unix && agent_link_trusts(p->link, req->peer.uid) ? 0 : 403;
+}
+
 int admin_listen(struct proxy *p, const char *path, struct diag *reterr_diag)
 {
-	const struct httpd_options options = { .routes = routes, .n_routes = ELEMENTS(routes), .data = p };
+	const struct httpd_options options = { .routes = routes, .n_routes = ELEMENTS(routes), .data = p, .admit = admit };
 	char *copy;
 	int r;
 

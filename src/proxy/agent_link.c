@@ -237,14 +237,17 @@ int agent_link_open(struct agent_link *l, int fd)
 	return attach(l, fd);
 }
 
+bool agent_link_trusts(const struct agent_link *l, uid_t uid)
+{
+	return uid == 0 || uid == geteuid() || uid == l->agent_uid;
+}
+
 static bool may_resume(const struct agent_link *l, int fd)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
-		return false;
-	return peer.uid == 0 || peer.uid == geteuid() || peer.uid == l->agent_uid;
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && agent_link_trusts(l, peer.uid);
 }
 
 static int on_resume(struct watch *w, uint32_t events)

@@ -44,5 +44,6 @@ MUST_CHECK int agent_link_open(struct agent_link *l, int fd);
 MUST_CHECK int agent_link_listen(struct agent_link *l, const char *path, struct diag *reterr_diag);
 
 bool agent_link_connected(const struct agent_link *l);
+bool agent_link_trusts(const struct agent_link *l, uid_t uid);	/* root, the agent, ourselves */
 /* -ENOTCONN, -ENOBUFS: the agent is too far behind, -ENOMEM. @bulk gives way to what is not. */
 MUST_CHECK int agent_link_send(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, bool bulk);

@@ -502,14 +502,10 @@ static int cmd_probe(json_t *o, json_t *a)
 
 static int cmd_spawn(json_t *o, json_t *a)
 {
-	const char *args[MONITOR_MAX_ARGS + 1] = {};
-	json_t *list = json_object_get(o, "args");
-	struct monitor_spawn s = { .group = str(o, "group"), .args = args };
+	struct monitor_spawn s = { .group = str(o, "group"), .workers = 1 };
 	uint32_t proxy = 0;
 	pid_t pid = 0;
 
-	for (size_t i = 0; i < json_array_size(list) && i < MONITOR_MAX_ARGS; i++)
-		args[i] = json_string_value(json_array_get(list, i));
 	int out = 1;
 	s.fds = &out;
 	s.n_fds = 1;

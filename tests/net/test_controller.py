@@ -218,6 +218,10 @@ def test_tokens_only_for_guests_that_the_nic_hosts_and_policy_admits(controller,
         nic.say(token_request={"guest_id": guest})
         return nic.hear("token")
 
+    nic.say(token_request={"guest_id": gid, "audience": "https://kubernetes.default.svc"})
+    assert "audience" in nic.hear("token")["refused"][0]
+    nic.say(token_request={"guest_id": gid, "audience": "istio-ca"})
+    assert nic.hear("token")["token"]
     token = ask(gid)["token"][0]
     assert ask(shadow).get("token") is None and "mode shadow" in ask(shadow)["refused"][0]
     assert "no onboarding policy" in ask(unknown)["refused"][0]

@@ -235,6 +235,15 @@ def test_it_runs_without_rights(pair):
     assert not [line for line in maps.splitlines() if line.split()[1].startswith("rwx")]
 
 
+def test_only_root_the_agent_and_itself_may_ask_its_socket(pair):
+    asked = ["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(pair.pa.admin), "http://x/vms"]
+    os.chmod(pair.dir, 0o755)
+    assert subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout == "200"
+    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", *asked]
+    assert subprocess.run(as_nobody, stdout=subprocess.PIPE, text=True, check=True).stdout == "403"
+    assert subprocess.run([*as_nobody[:-1], "-X", "PUT", "http://x/log?level=debug"], stdout=subprocess.PIPE, text=True, check=True).stdout == "403"
+
+
 def test_a_peer_with_another_identity_is_refused(lab):
     lab.pki.leaf("evil", "evil", "evil")
     pa = start(lab, lab.a, "a", VM_A + RESOURCES)

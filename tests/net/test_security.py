@@ -40,6 +40,33 @@ def served(mesh):
     return vip
 
 
+def test_others_of_the_nic_cannot_reach_sockets_or_keys(mesh):
+    served(mesh)
+    run, state = os.path.join(mesh.dir, "run-a"), os.path.join(mesh.dir, "state-a")
+    as_somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+    def fails(*argv):
+        r = subprocess.run([*as_somebody, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+        assert r.returncode and b"denied" in r.stdout, (argv, r.stdout)
+
+    fails("touch", run + "/proxies/shop.admin.x")         # to be in the way of a proxy, or to pose as one
+    fails("ls", run + "/proxies")
+    fails("ls", state)
+    fails("touch", run + "/x")
+    fails("cat", state + "/nic.pem")
+    assert os.stat(state + "/nic.pem").st_mode & 0o777 == 0o600
+    for sock in (run + "/agent.sock", mesh.dir + "/controller.sock"):
+        assert os.stat(sock).st_mode & 0o007 == 0, sock
+        r = subprocess.run([*as_somebody, "curl", "-sS", "--unix-socket", sock, "http://x/v1/status"], stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, timeout=30)
+        assert r.returncode == 7, (sock, r)                # could not connect
+    for root, folders, files in os.walk(mesh.state):       # the controller's: CA, token signing keys, database
+        for name in files:
+            path = os.path.join(root, name)
+            assert os.stat(path).st_mode & 0o077 == 0 or "PRIVATE" not in open(path, errors="replace").read(), path
+    fails("ls", mesh.state)
+
+
 # --- what each process may ---
 
 NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
@@ -86,7 +113,8 @@ def test_every_process_has_the_least_of_rights(mesh):
         assert s["NoNewPrivs"] == "1", role
         assert is_sanitized(pid) or s["Seccomp"] == "2", role
         if role in ("worker", "proxy", "sockd"):
-            assert "0" not in s["Uid"].split() and "0" not in s["Gid"].split() and not s["Groups"].split(), role
+            assert "0" not in s["Uid"].split() and "0" not in s["Gid"].split(), role
+            assert s["Groups"].split() in ([], ["65095"]), role   # that may put sockets where proxies have theirs
 
 
 def test_no_memory_is_writable_and_executable(mesh):

@@ -1,10 +1,12 @@
 """Steering, end to end: the real BPF programs and root monitor, VMs as namespaces, routed and bridged, both families."""
 
 import os
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -584,18 +586,27 @@ def test_the_monitor_stops_on_anything_odd(make, raw):
 
 def test_a_proxy_process_has_a_uid_of_its_own_and_two_capabilities(make):
     n = make(BRIDGE)
-    d = n.driver("--proxy", "/usr/bin/python3")
-    script = "import os,signal; os.write(2, open('/proc/self/status','rb').read()); signal.pause()"
-    a = d.spawn(group="tenant-a", args=["-c", script])
-    b = d.spawn(group="tenant-b", args=["-c", script])
+    folder = tempfile.mkdtemp()
+    proxy = os.path.join(folder, "proxy.py")
+    with open(proxy, "w") as f:
+        f.write("#!/usr/bin/python3\nimport os, signal, sys\nos.write(2, (' '.join(sys.argv[1:]) + '\\n').encode())\n"
+                "os.write(2, open('/proc/self/status', 'rb').read())\nsignal.pause()\n")
+    os.chmod(proxy, 0o755)
+    os.chmod(folder, 0o755)
+    d = n.driver("--proxy", proxy)
+    a = d.spawn(group="tenant-a")
+    b = d.spawn(group="tenant-b")
     wait_until("their status", lambda: d.errors.count("Seccomp:") == 2, 5)
     lines = [l.split() for l in d.errors.splitlines()]
     assert sorted(l[1:] for l in lines if l and l[0] == "Uid:") == [["61000"] * 4, ["61001"] * 4]
     assert {l[1] for l in lines if l and l[0] in ("CapPrm:", "CapEff:", "CapAmb:")} == {"%016x" % (1 << 12 | 1 << 13)}
+    # The worker has no say in its command line but for the name, which is checked, and the number of threads.
+    assert "--group tenant-a --mark-base 23296 --workers 1" in d.errors
     d.signal(proxy=a["proxy"], signo=15)
     wait_until("its end", lambda: [e for e in d.events if e["ev"] == "exit" and e["proxy"] == a["proxy"] and e["status"] == 15], 5)
     with pytest.raises(DriverError, match="No such process"):
         d.signal(proxy=a["proxy"], signo=15)
     d.signal(proxy=b["proxy"], signo=9)
     with pytest.raises(DriverError, match="No such file"):
-        n.driver("--proxy", "/nowhere", vms=()).spawn(group="x", args=[])
+        n.driver("--proxy", "/nowhere", vms=()).spawn(group="x")
+    shutil.rmtree(folder)
