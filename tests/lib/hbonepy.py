@@ -71,24 +71,34 @@ class Tunnel:
             self.events += [e for e in self.h2.receive_data(data) if getattr(e, "stream_id", None)]
             self.sock.sendall(self.h2.data_to_send())
 
+    def open(self, authority):
+        """A stream: the status of its CONNECT."""
+        self.stream = self.h2.get_next_available_stream_id()
+        self.h2.send_headers(self.stream, [(":method", "CONNECT"), (":authority", authority)])
+        self.sock.sendall(self.h2.data_to_send())
+        return dict(self._next(h2.events.ResponseReceived, self.stream).headers)[":status"]
+
+    def get(self, keep=False):
+        """The body of an HTTP GET through the stream; None when it is cut. @keep: another one can follow."""
+        self.h2.send_data(self.stream, b"GET / HTTP/1.1\r\nHost: x\r\n%s\r\n" % (b"" if keep else b"Connection: close\r\n"))
+        self.sock.sendall(self.h2.data_to_send())
+        data = b""
+        while True:
+            e = self._next((h2.events.DataReceived, h2.events.StreamEnded, h2.events.StreamReset), self.stream)
+            if isinstance(e, h2.events.StreamReset):
+                return None
+            if isinstance(e, h2.events.DataReceived):
+                data += e.data
+                self.h2.acknowledge_received_data(e.flow_controlled_length, self.stream)
+                self.sock.sendall(self.h2.data_to_send())
+            head, _, body = data.decode().partition("\r\n\r\n")
+            if isinstance(e, h2.events.StreamEnded) or (keep and "Content-Length: %d\r\n" % len(body) in head + "\r\n" and body):
+                return body
+
     def fetch(self, authority):
         """(status of the CONNECT, body of an HTTP GET through it)."""
-        stream = self.h2.get_next_available_stream_id()
-        self.h2.send_headers(stream, [(":method", "CONNECT"), (":authority", authority)])
-        self.sock.sendall(self.h2.data_to_send())
-        status = dict(self._next(h2.events.ResponseReceived, stream).headers)[":status"]
-        if status != "200":
-            return status, ""
-        self.h2.send_data(stream, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        self.sock.sendall(self.h2.data_to_send())
-        body = b""
-        while True:
-            e = self._next((h2.events.DataReceived, h2.events.StreamEnded, h2.events.StreamReset), stream)
-            if not isinstance(e, h2.events.DataReceived):
-                return status, body.decode().partition("\r\n\r\n")[2]
-            body += e.data
-            self.h2.acknowledge_received_data(e.flow_controlled_length, stream)
-            self.sock.sendall(self.h2.data_to_send())
+        status = self.open(authority)
+        return (status, self.get() or "") if status == "200" else (status, "")
 
     def close(self):
         self.sock.close()

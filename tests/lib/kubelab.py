@@ -228,7 +228,7 @@ class KubeLab:
                     namespace)
 
     def end_pod(self, namespace, name):
-        self.kubectl("-n", namespace, "delete", "pod", name, "--force", "--grace-period=0")
+        self.kubectl("-n", namespace, "delete", "pod", name, "--force", "--grace-period=0", "--ignore-not-found")
 
     def stop(self, process):
         self.lab.stop(process, 20)

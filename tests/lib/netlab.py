@@ -82,9 +82,9 @@ class Host:
 
 class Lab:
     def __init__(self, prefix, keep=False, folder=None):
-        self.prefix = prefix
+        self.prefix = os.environ.get("OUTRIGGER_LAB", "") + prefix      # who runs two at a time gives each a name
         self.keep = keep
-        self.dir = folder or tempfile.mkdtemp(prefix=prefix + "-")
+        self.dir = folder or tempfile.mkdtemp(prefix=self.prefix + "-")
         os.makedirs(self.dir, exist_ok=True)
         self.hosts = []
         self.processes = []
