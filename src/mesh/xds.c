@@ -12,6 +12,9 @@
 #include "base/map.h"
 #include "mesh/pb.h"
 
+/* Stands in for a subscription where there would be none but unsubscriptions. No workload has this address. */
+static char nobody[] = "/0.0.0.0";
+
 enum { TYPES_MAX = 8, ACKS_MAX = 64, REASON_MAX = 2048, CODE_INVALID_ARGUMENT = 3 };
 
 typedef Envoy__Service__Discovery__V3__DeltaDiscoveryRequest request_t;
@@ -21,9 +24,10 @@ typedef Envoy__Service__Discovery__V3__Resource resource_t;
 /* A subscription. */
 struct name {
 	struct map_link link;
-	struct list pending;		/* in type_state.to_subscribe or .to_unsubscribe, or in none */
+	struct list pending;		/* in one of type_state's, or in none */
 	bool wanted;			/* else it waits to be unsubscribed */
 	bool answered;
+	bool again;			/* it is in type_state.to_ask_again */
 	char text[];
 };
 
@@ -46,6 +50,8 @@ struct type_state {
 	struct map held;
 	struct list to_subscribe;
 	struct list to_unsubscribe;
+	struct list to_ask_again;
+	bool with_nobody;		/* which the next subscription takes back */
 	struct list acks;
 	size_t n_acks;
 	bool begun;			/* the first request of this stream is out */
@@ -142,6 +148,7 @@ int xds_new(const struct xds_type *types, size_t n_types, void *data, struct xds
 		map_init(&x->state[i].held);
 		list_init(&x->state[i].to_subscribe);
 		list_init(&x->state[i].to_unsubscribe);
+		list_init(&x->state[i].to_ask_again);
 		list_init(&x->state[i].acks);
 	}
 	*ret_xds = x;
@@ -235,12 +242,27 @@ void xds_unsubscribe(struct xds *x, size_t type, const char *name)
 
 	if (!n || !n->wanted)
 		return;
+	if (n->again) {
+		n->again = false;
+		list_unlink(&n->pending);
+	}
 	if (!list_empty(&n->pending) || !s->begun) {	/* nor that we did */
 		drop_name(s, n);
 		return;
 	}
 	n->wanted = false;
 	list_append(&s->to_unsubscribe, &n->pending);
+}
+
+void xds_ask_again(struct xds *x, size_t type, const char *name)
+{
+	struct type_state *s = &x->state[type];
+	struct name *n = find_name(s, name);
+
+	if (!n || !n->wanted || !s->begun || !list_empty(&n->pending))
+		return;			/* it is asked for anyway */
+	n->again = true;
+	list_append(&s->to_ask_again, &n->pending);
 }
 
 bool xds_subscribed(const struct xds *x, size_t type, const char *name)
@@ -397,6 +419,36 @@ static size_t take_pending(const struct list *pending, char **names)
 	return n;
 }
 
+/* First they are given up; then they are as new ones. */
+static int send_asked_again(struct xds *x, size_t type)
+{
+	struct type_state *s = &x->state[type];
+	request_t request = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_REQUEST__INIT;
+	CLEANUP_FREE char **names = NULL;
+	char *other[] = { nobody };
+	int r;
+
+	if (list_empty(&s->to_ask_again))
+		return 0;
+	names = calloc(s->names.n, sizeof(*names));
+	if (!names)
+		return -ENOMEM;
+	request.resource_names_subscribe = other;
+	request.n_resource_names_subscribe = 1;
+	request.resource_names_unsubscribe = names;
+	request.n_resource_names_unsubscribe = take_pending(&s->to_ask_again, names);
+	r = send_request(x, type, &request);
+	if (r < 0)
+		return r;
+	s->with_nobody = true;
+	list_for_each_safe(l, &s->to_ask_again) {
+		list_entry(l, struct name, pending)->again = false;
+		list_unlink(l);
+		list_append(&s->to_subscribe, l);
+	}
+	return 0;
+}
+
 static int send_changes(struct xds *x, size_t type)
 {
 	struct type_state *s = &x->state[type];
@@ -406,16 +458,19 @@ static int send_changes(struct xds *x, size_t type)
 
 	if (list_empty(&s->to_subscribe))
 		return 0;		/* never only unsubscribe: see the header */
-	names = calloc(s->names.n, sizeof(*names));
+	names = calloc(s->names.n + 1, sizeof(*names));
 	if (!names)
 		return -ENOMEM;
 	request.resource_names_subscribe = names;
 	request.n_resource_names_subscribe = take_pending(&s->to_subscribe, names);
 	request.resource_names_unsubscribe = names + request.n_resource_names_subscribe;
 	request.n_resource_names_unsubscribe = take_pending(&s->to_unsubscribe, request.resource_names_unsubscribe);
+	if (s->with_nobody)
+		request.resource_names_unsubscribe[request.n_resource_names_unsubscribe++] = nobody;
 	r = send_request(x, type, &request);
 	if (r < 0)
 		return r;
+	s->with_nobody = false;
 	list_for_each_safe(l, &s->to_subscribe)
 		list_unlink(l);
 	list_for_each_safe(l, &s->to_unsubscribe)
@@ -432,6 +487,8 @@ int xds_flush(struct xds *x)
 			r = send_first(x, i);
 		if (r == 0)
 			r = send_acks(x, i);
+		if (r == 0)
+			r = send_asked_again(x, i);
 		if (r == 0)
 			r = send_changes(x, i);
 	}
@@ -462,7 +519,11 @@ void xds_end(struct xds *x)
 		struct type_state *s = &x->state[i];
 
 		drop_acks(s);
-		s->begun = s->synced = false;
+		s->begun = s->synced = s->with_nobody = false;
+		list_for_each_safe(l, &s->to_ask_again) {	/* the next stream asks for everything */
+			list_entry(l, struct name, pending)->again = false;
+			list_unlink(l);
+		}
 		list_for_each_safe(l, &s->to_unsubscribe)	/* the next stream just does not ask for them */
 			drop_name(s, list_entry(l, struct name, pending));
 	}

@@ -22,7 +22,10 @@
  *  - resources come unasked (a node's own workloads, the endpoints of a VIP);
  *  - a request that does nothing but unsubscribe is answered with everything
  *    that is still subscribed as "removed": such a request is never sent,
- *    unsubscriptions wait for the next subscription.
+ *    unsubscriptions wait for the next subscription;
+ *  - what was asked for by an alias and was not there is not told when it comes:
+ *    xds_ask_again(). A name that one request both subscribes and unsubscribes
+ *    is unsubscribed, so this takes two, and a name that nobody has.
  *
  * Source: xds_protocol.rst of Envoy, "Incremental xDS"; the delta fields of
  * envoy/service/discovery/v3/discovery.proto.
@@ -79,6 +82,8 @@ MUST_CHECK int xds_receive(struct xds *x, const uint8_t *bytes, size_t len);
  */
 MUST_CHECK int xds_subscribe(struct xds *x, size_t type, const char *name);
 void xds_unsubscribe(struct xds *x, size_t type, const char *name);
+/* Has a name that is subscribed answered anew, as if it had never been. Nothing for others. */
+void xds_ask_again(struct xds *x, size_t type, const char *name);
 bool xds_subscribed(const struct xds *x, size_t type, const char *name);
 /* The server has said what there is under @name, on this stream or an earlier one. */
 bool xds_answered(const struct xds *x, size_t type, const char *name);

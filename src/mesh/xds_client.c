@@ -444,6 +444,12 @@ int xds_client_subscribe(struct xds_client *c, size_t type, const char *name)
 	return r;
 }
 
+void xds_client_ask_again(struct xds_client *c, size_t type, const char *name)
+{
+	xds_ask_again(c->xds, type, name);
+	loop_defer(c->loop, &c->flush, on_flush);
+}
+
 void xds_client_unsubscribe(struct xds_client *c, size_t type, const char *name)
 {
 	xds_unsubscribe(c->xds, type, name);

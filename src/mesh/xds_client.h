@@ -53,6 +53,7 @@ MUST_CHECK int xds_client_set_health(struct xds_client *client, const char *unhe
 
 /* On-demand names: as xds_subscribe(), sent with the rest of this turn. */
 MUST_CHECK int xds_client_subscribe(struct xds_client *client, size_t type, const char *name);
+void xds_client_ask_again(struct xds_client *client, size_t type, const char *name);
 void xds_client_unsubscribe(struct xds_client *client, size_t type, const char *name);
 
 const struct xds *xds_client_state(const struct xds_client *client);

@@ -7,12 +7,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/backoff.h"
+
 struct want {
 	struct map_link link;		/* by @ip */
 	struct ip ip;
 	bool answered;
 	bool absent;			/* answered, and there is nothing */
 	uint64_t used_ms;
+	uint64_t asked_ms;		/* the last time */
+	struct backoff again;
+	uint32_t wait_ms;		/* from then to the next time, if it is used after it */
 };
 
 void demand_init(struct demand *d, const char *network, const struct demand_ops *ops, void *data)
@@ -74,7 +79,9 @@ int demand_want(struct demand *d, const struct ip *ip, uint64_t now_ms)
 	if (!w)
 		return -ENOMEM;
 	w->ip = *ip;
-	w->used_ms = now_ms;
+	w->used_ms = w->asked_ms = now_ms;
+	w->again = (struct backoff){ .min_ms = DEMAND_AGAIN_MIN_MS, .max_ms = DEMAND_AGAIN_MAX_MS };
+	w->wait_ms = backoff_next(&w->again);
 	r = map_add(&d->wants, &w->link, w->ip.b, sizeof(w->ip.b));
 	if (r == 0) {
 		r = d->ops->subscribe(d->data, name_of(d, ip, name));
@@ -114,8 +121,23 @@ void demand_review(struct demand *d, uint64_t now_ms)
 			continue;
 		w->absent = !known;
 		w->used_ms = now_ms;
+		if (known) {		/* when it goes, another may come soon */
+			backoff_reset(&w->again);
+			w->wait_ms = backoff_next(&w->again);
+		}
 		d->ops->absent(d->data, &w->ip, w->absent);
 	}
+}
+
+static void ask_again(struct demand *d, struct want *w, uint64_t now_ms)
+{
+	char name[DEMAND_NAME_LEN];
+
+	if (w->used_ms <= w->asked_ms || now_ms - w->asked_ms < w->wait_ms)
+		return;
+	w->asked_ms = now_ms;
+	w->wait_ms = backoff_next(&w->again);
+	d->ops->ask_again(d->data, name_of(d, &w->ip, name));
 }
 
 void demand_sweep(struct demand *d, uint64_t now_ms, uint64_t idle_ms)
@@ -125,8 +147,12 @@ void demand_sweep(struct demand *d, uint64_t now_ms, uint64_t idle_ms)
 	map_for_each(l, &d->wants) {
 		struct want *w = container_of(l, struct want, link);
 
-		if (!w->absent || now_ms - w->used_ms < idle_ms)
+		if (!w->absent)
 			continue;
+		if (now_ms - w->used_ms < idle_ms) {
+			ask_again(d, w, now_ms);
+			continue;
+		}
 		d->ops->absent(d->data, &w->ip, false);
 		d->ops->unsubscribe(d->data, name_of(d, &w->ip, name));
 		map_remove(&d->wants, l);

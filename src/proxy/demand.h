@@ -12,15 +12,17 @@
  * what was answered.
  *
  * What the mesh does not know is remembered as absent as long as it is used
- * now and then; its subscription stays meanwhile, so that the answer is
- * withdrawn when something appears there. What the mesh knows stays subscribed
- * for the VM's life. Both are bounded.
+ * now and then. Its subscription stays meanwhile, and a mesh controller may
+ * tell when something appears there; istiod does not, so it is asked again,
+ * with growing delays, as long as the address is dialled. What the mesh knows
+ * stays subscribed for the VM's life. All are bounded.
  */
-enum { DEMAND_MAX = 4096, DEMAND_NAME_LEN = 64 + IP_TEXT_LEN };
+enum { DEMAND_MAX = 4096, DEMAND_AGAIN_MIN_MS = 1000, DEMAND_AGAIN_MAX_MS = 30000, DEMAND_NAME_LEN = 64 + IP_TEXT_LEN };
 
 struct demand_ops {
 	int (*subscribe)(void *data, const char *name);
 	void (*unsubscribe)(void *data, const char *name);
+	void (*ask_again)(void *data, const char *name);	/* it is subscribed: answer anew */
 	void (*absent)(void *data, const struct ip *ip, bool absent);
 	bool (*known)(void *data, const struct ip *ip);	/* there is a resource with this address */
 };
@@ -44,7 +46,7 @@ void demand_used(struct demand *d, const struct ip *ip, uint64_t now_ms);
 void demand_answered(struct demand *d, const char *name);
 /* What is known has changed: those answered become absent, or are not any more. */
 void demand_review(struct demand *d, uint64_t now_ms);
-/* Forgets absent ones that have not been used for @idle_ms. Call it now and then. */
+/* Forgets absent ones that have not been used for @idle_ms, asks again about others. Call it every second or so. */
 void demand_sweep(struct demand *d, uint64_t now_ms, uint64_t idle_ms);
 
 /* The address of "network/ip", if @name is one. */

@@ -353,6 +353,14 @@ static void demand_unsubscribe(void *data, const char *name)
 		xds_client_unsubscribe(s->xds, TYPE_ADDRESS, name);
 }
 
+static void demand_ask_again(void *data, const char *name)
+{
+	struct sidecar *s = data;
+
+	if (s->xds)
+		xds_client_ask_again(s->xds, TYPE_ADDRESS, name);
+}
+
 static void demand_absent(void *data, const struct ip *ip, bool absent)
 {
 	struct sidecar *s = data;
@@ -370,7 +378,7 @@ static bool demand_known(void *data, const struct ip *ip)
 }
 
 const struct demand_ops sidecar_demand_ops = {
-	.subscribe = demand_subscribe, .unsubscribe = demand_unsubscribe, .absent = demand_absent, .known = demand_known,
+	.subscribe = demand_subscribe, .unsubscribe = demand_unsubscribe, .ask_again = demand_ask_again, .absent = demand_absent, .known = demand_known,
 };
 
 static bool is_own(const struct sidecar *s, const struct ip *ip)

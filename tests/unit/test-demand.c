@@ -11,6 +11,7 @@ static struct {
 	char subscribed[8][DEMAND_NAME_LEN];
 	size_t n_subscribed;
 	unsigned n_unsubscribed;
+	unsigned n_again;
 	struct ip absent[8];
 	size_t n_absent;
 	struct ip known[8];
@@ -32,6 +33,13 @@ static void unsubscribe(void *data, const char *name)
 	(void)data;
 	(void)name;
 	world.n_unsubscribed++;
+}
+
+static void ask_again(void *data, const char *name)
+{
+	(void)data;
+	(void)name;
+	world.n_again++;
 }
 
 static void set_absent(void *data, const struct ip *ip, bool absent)
@@ -56,7 +64,7 @@ static bool known(void *data, const struct ip *ip)
 	return false;
 }
 
-static const struct demand_ops ops = { subscribe, unsubscribe, set_absent, known };
+static const struct demand_ops ops = { subscribe, unsubscribe, ask_again, set_absent, known };
 static const struct ip a = { .b = { [10] = 0xff, [11] = 0xff, [12] = 10, [15] = 1 } };
 static const struct ip b = { .b = { [10] = 0xff, [11] = 0xff, [12] = 10, [15] = 2 } };
 
@@ -143,6 +151,32 @@ static void idle_absent_ones_are_forgotten_and_used_ones_kept(void **state)
 	assert_int_equal(world.n_subscribed, 3);
 }
 
+static void an_absent_one_that_is_dialled_on_is_asked_again_ever_more_rarely(void **state)
+{
+	struct demand *d = *state;
+	uint64_t now_ms = 0;
+
+	assert_int_equal(demand_want(d, &a, 0), 0);
+	demand_answered(d, "/10.0.0.1");
+	demand_review(d, 0);
+	for (; now_ms < 2 * DEMAND_AGAIN_MIN_MS; now_ms += 100)		/* nobody dials it */
+		demand_sweep(d, now_ms, 100000);
+	assert_int_equal(world.n_again, 0);
+	for (; now_ms < 10 * DEMAND_AGAIN_MAX_MS; now_ms += 100) {
+		demand_used(d, &a, now_ms);
+		demand_sweep(d, now_ms, 100000);
+	}
+	assert_in_range(world.n_again, 9, 30);
+	unsigned so_far = world.n_again;
+	world.known[world.n_known++] = a;	/* it came, and went: soon again */
+	demand_review(d, now_ms);
+	world.n_known = 0;
+	demand_review(d, now_ms);
+	demand_used(d, &a, now_ms + DEMAND_AGAIN_MIN_MS);
+	demand_sweep(d, now_ms + DEMAND_AGAIN_MIN_MS, 100000);
+	assert_int_equal(world.n_again, so_far + 1);
+}
+
 static void what_is_known_or_not_answered_stays(void **state)
 {
 	struct demand *d = *state;
@@ -205,6 +239,7 @@ int main(void)
 		WITH_DEMAND(an_alias_that_came_under_its_own_name_is_not_absent),
 		WITH_DEMAND(what_appears_later_is_withdrawn_and_what_goes_is_absent_again),
 		WITH_DEMAND(idle_absent_ones_are_forgotten_and_used_ones_kept),
+		WITH_DEMAND(an_absent_one_that_is_dialled_on_is_asked_again_ever_more_rarely),
 		WITH_DEMAND(what_is_known_or_not_answered_stays),
 		WITH_DEMAND(a_guest_that_scans_is_bounded),
 		WITH_DEMAND(a_refused_subscription_leaves_nothing),

@@ -278,6 +278,43 @@ static void unsubscribing_waits_for_company(void **state)
 	expect(sent, "address +c -a\n");
 }
 
+static void asking_again_is_giving_up_and_asking(void **state)
+{
+	(void)state;
+	begin();
+	assert_int_equal(xds_subscribe(x, T_ADDRESS, "/10.0.0.1"), 0);
+	assert_int_equal(xds_subscribe(x, T_ADDRESS, "b"), 0);
+	xds_ask_again(x, T_ADDRESS, "b");		/* it is asked for anyway */
+	flush();
+	assert_int_equal(ANSWER(ADDRESS, "n1", "-/10.0.0.1"), 0);
+	flush();
+	sent[0] = heard[0] = 0;
+	xds_ask_again(x, T_ADDRESS, "/10.0.0.1");
+	xds_ask_again(x, T_ADDRESS, "/10.0.0.1");
+	xds_ask_again(x, T_ADDRESS, "unknown");
+	flush();
+	expect(sent, "address +/0.0.0.0 -/10.0.0.1\naddress +/10.0.0.1 -/0.0.0.0\n");
+	assert_int_equal(ANSWER(ADDRESS, "n2", "-/0.0.0.0"), 0);
+	assert_int_equal(ANSWER(ADDRESS, "n3", "u1@1=x", "-/10.0.0.1"), 0);
+	expect(heard, "done\nput u1@1=x\ngone /10.0.0.1\ndone\n");
+
+	/* Who does not want it any more in between is believed. */
+	flush();
+	sent[0] = 0;
+	xds_ask_again(x, T_ADDRESS, "/10.0.0.1");
+	xds_unsubscribe(x, T_ADDRESS, "/10.0.0.1");
+	flush();
+	expect(sent, "");
+	xds_ask_again(x, T_ADDRESS, "b");
+	flush();
+	expect(sent, "address +/0.0.0.0 -b\naddress +b -/0.0.0.0 -/10.0.0.1\n");
+	xds_ask_again(x, T_ADDRESS, "b");
+	xds_end(x);
+	sent[0] = 0;
+	begin();
+	expect(sent, "node address +* +b -* have:u1=1\npolicy +*\n");
+}
+
 static void a_change_of_mind_is_not_sent(void **state)
 {
 	(void)state;
@@ -395,6 +432,7 @@ int main(void)
 		CONVERSATION(a_bad_resource_is_refused_and_the_rest_counts),
 		CONVERSATION(a_new_stream_says_what_is_held_and_wanted),
 		CONVERSATION(unsubscribing_waits_for_company),
+		CONVERSATION(asking_again_is_giving_up_and_asking),
 		CONVERSATION(a_change_of_mind_is_not_sent),
 		CONVERSATION(what_does_not_fit_is_sent_later),
 		CONVERSATION(a_server_that_does_not_listen_is_left),
