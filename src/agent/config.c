@@ -127,7 +127,8 @@ static const struct conf_item proxy_items[] = {
 	{ "workers", CONF_UINT, AT(config_proxy, workers), .max = 64, .dflt = "0", .doc = "Threads of a proxy process; 0: one a processor, at most 4." },
 	{ "access_log", CONF_STRING, AT(config_proxy, access_log), .doc = "A file, or `stderr`. Nothing by default." },
 	{ "access_log_json", CONF_BOOL, AT(config_proxy, access_log_json), .dflt = "false", .doc = "One JSON object a line." },
-	{ "drain", CONF_DURATION, AT(config_proxy, drain_ms), .max = 3600000, .dflt = "5s", .doc = "Time that connections have to end when a VM leaves." },
+	{ "drain", CONF_DURATION, AT(config_proxy, drain_ms), .max = 3600000, .dflt = "5s",
+	  .doc = "Time that connections have to end when a VM leaves. For the first half of it everything is served as before, while its peers learn that it leaves." },
 	{ "connections", CONF_UINT, AT(config_proxy, connections), .max = 1000000, .dflt = "0", .doc = "Connections a VM may have; 0: the proxy's default." },
 	{ "buffered_bytes", CONF_SIZE, AT(config_proxy, buffered_bytes), .dflt = "0", .doc = "Bytes a VM's connections may buffer; 0: the proxy's default." },
 };

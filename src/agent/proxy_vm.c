@@ -14,7 +14,7 @@
 #include "base/clock.h"
 #include "mesh/pb.h"
 
-enum { LEAVE_GRACE_MS = 1000 };
+enum { LEAVE_GRACE_MS = 1000, LINGER_MORE_MS = 200 };
 
 static const char *const state_names[] = {
 	[VM_WAITING] = "waiting",
@@ -125,13 +125,25 @@ void proxy_vm_send_token(struct proxy_vm *vm, const char *refused)
 	free(why);
 }
 
-static int send_remove(struct proxy_vm *vm, uint32_t drain_ms)
+/*
+ * A VM that leaves in order is withdrawn from the mesh first; its peers take a
+ * moment to learn it. For half of the time it is served as before, then its
+ * flows are not diverted any more, and what is open has the rest.
+ */
+static uint32_t linger_ms(const struct proxy_vm *vm)
+{
+	return vm->drain_ms / 2;
+}
+
+static int send_remove(struct proxy_vm *vm)
 {
 	Outrigger__Ipc__VmRemove remove = OUTRIGGER__IPC__VM_REMOVE__INIT;
 	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
 
 	remove.vm_id = vm->id;
-	remove.drain_ms = drain_ms;
+	remove.drain_ms = vm->drain_ms;
+	if (linger_ms(vm))		/* what came before the diverts went is taken yet */
+		remove.linger_ms = linger_ms(vm) + LINGER_MORE_MS;
 	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE;
 	m.vm_remove = &remove;
 	return process_send(vm->process, &m, NULL, 0);
@@ -230,6 +242,21 @@ static int on_leave_timer(struct timer *t)
 	return 0;
 }
 
+static int wait_for_leaving(struct proxy_vm *vm, uint32_t ms)
+{
+	return timer_arm(vm->process->supervisor->loop, &vm->timer, ms + LEAVE_GRACE_MS, on_leave_timer);
+}
+
+static int on_lingered(struct timer *t)
+{
+	struct proxy_vm *vm = container_of(t, struct proxy_vm, timer);
+
+	proxy_vm_divert(vm, false);
+	if (wait_for_leaving(vm, vm->drain_ms - linger_ms(vm)) < 0)
+		proxy_vm_event(vm, VM_EV_STOPPED);
+	return 0;
+}
+
 static int on_left(struct proxy_vm *vm)
 {
 	struct supervisor *s = vm->process->supervisor;
@@ -237,6 +264,7 @@ static int on_left(struct proxy_vm *vm)
 
 	vm->held = false;
 	timer_cancel(&vm->timer);
+	proxy_vm_divert(vm, false);
 	if (!vm->wanted)
 		return VM_GONE;
 	p = process_get(s, vm->next_group[0] ? vm->next_group : vm->process->group);
@@ -251,12 +279,18 @@ static int on_left(struct proxy_vm *vm)
 
 static int on_unwant(struct proxy_vm *vm)
 {
-	proxy_vm_divert(vm, false);
-	if (!vm->held || send_remove(vm, vm->drain_ms) < 0)
+	bool lingers = linger_ms(vm) && vm->state == VM_SERVING;
+	int r;
+
+	if (!lingers)
+		proxy_vm_divert(vm, false);
+	if (!vm->held || send_remove(vm) < 0)
 		return on_left(vm);
-	if (timer_arm(vm->process->supervisor->loop, &vm->timer, vm->drain_ms + LEAVE_GRACE_MS, on_leave_timer) < 0)
-		return on_left(vm);
-	return VM_LEAVING;
+	if (lingers)
+		r = timer_arm(vm->process->supervisor->loop, &vm->timer, linger_ms(vm), on_lingered);
+	else
+		r = wait_for_leaving(vm, vm->drain_ms);
+	return r < 0 ? on_left(vm) : VM_LEAVING;
 }
 
 static int stay(struct proxy_vm *vm)

@@ -256,11 +256,11 @@ int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size
 	return 0;
 }
 
-static void vm_remove(struct proxy *p, struct sidecar *s, uint32_t drain_ms)
+static void vm_remove(struct proxy *p, struct sidecar *s, uint32_t drain_ms, uint32_t linger_ms)
 {
 	map_remove(&p->sidecars, &s->link);
 	list_append(&p->leaving, &s->leaving);
-	sidecar_remove(s, drain_ms);
+	sidecar_remove(s, drain_ms, linger_ms);
 }
 
 void proxy_forget(struct proxy *p, struct sidecar *s)
@@ -420,7 +420,7 @@ static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, s
 	case OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE:
 		s = proxy_sidecar(p, m->vm_remove->vm_id);
 		if (s)
-			vm_remove(p, s, m->vm_remove->drain_ms);
+			vm_remove(p, s, m->vm_remove->drain_ms, m->vm_remove->linger_ms);
 		break;
 	case OUTRIGGER__IPC__TO_PROXY__MSG_VM_TOKEN:
 		s = proxy_sidecar(p, m->vm_token->vm_id);
@@ -621,7 +621,7 @@ static void proxy_stop(struct proxy *p, uint32_t drain_ms)
 	save_state(p);
 	state_file_close(&p->state);	/* what is let go of from here on is not news */
 	map_for_each(l, &p->sidecars)
-		vm_remove(p, container_of(l, struct sidecar, link), drain_ms);
+		vm_remove(p, container_of(l, struct sidecar, link), drain_ms, 0);
 	if (list_empty(&p->leaving) || timer_arm(p->loop, &p->stop_timer, drain_ms + STOP_GRACE_MS, on_stop_timer) < 0)
 		loop_stop(p->loop);
 }

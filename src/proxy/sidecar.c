@@ -185,11 +185,11 @@ static int serve(struct sidecar *s)
 	return push(s);
 }
 
-static void withdraw(struct sidecar *s, struct vm *vm, uint32_t drain_ms)
+static void withdraw(struct sidecar *s, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms)
 {
 	s->proxy->slots[vm->slot].withdrawn = true;
 	for (size_t i = 0; i < s->proxy->n_workers; i++) {
-		int r = worker_remove_vm(s->proxy->workers[i], vm, drain_ms);
+		int r = worker_remove_vm(s->proxy->workers[i], vm, drain_ms, linger_ms);
 
 		if (r < 0)
 			log_error("worker does not take a removal", log_str("vm", s->put->vm_id), log_errno(r));
@@ -204,7 +204,7 @@ static void drop_vm(struct sidecar *s, uint32_t drain_ms)
 
 	const struct proxy_slot *slot = &s->proxy->slots[s->vm->slot];
 	if (s->serving)
-		withdraw(s, s->vm, drain_ms);
+		withdraw(s, s->vm, drain_ms, 0);
 	else if (slot->sidecar == s && !slot->withdrawn)
 		proxy_slot_release(s->proxy, s->vm->slot);
 	s->serving = false;
@@ -219,14 +219,14 @@ void sidecar_removed(struct sidecar *s, const struct vm *vm)
 	sidecar_event(s, SIDECAR_EV_GONE, "");
 }
 
-void sidecar_remove(struct sidecar *s, uint32_t drain_ms)
+void sidecar_remove(struct sidecar *s, uint32_t drain_ms, uint32_t linger_ms)
 {
 	s->ca = ca_client_free(s->ca);
 	s->xds = xds_client_free(s->xds);
 	s->health = vm_health_free(s->health);
 	s->token_wanted = false;
 	if (s->serving)
-		withdraw(s, s->vm, drain_ms);
+		withdraw(s, s->vm, drain_ms, linger_ms);
 	sidecar_event(s, SIDECAR_EV_REMOVE, "");
 }
 

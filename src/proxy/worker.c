@@ -167,7 +167,7 @@ struct command {
 	struct revocations *revoked;
 	struct vm_conf *conf;
 	struct vm *vm;
-	uint32_t drain_ms;
+	uint32_t drain_ms, linger_ms;
 };
 
 static struct command *command_new(void (*fn)(struct mail *m, void *receiver))
@@ -255,12 +255,12 @@ static void do_remove(struct mail *m, void *receiver)
 {
 	struct command *c = container_of(m, struct command, mail);
 
-	worker_vm_remove(receiver, c->vm, c->drain_ms);
+	worker_vm_remove(receiver, c->vm, c->drain_ms, c->linger_ms);
 	vm_unref(c->vm);
 	free(c);
 }
 
-int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms)
+int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms)
 {
 	struct command *c = command_new(do_remove);
 
@@ -268,6 +268,7 @@ int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms)
 		return -ENOMEM;
 	c->vm = vm_ref(vm);
 	c->drain_ms = drain_ms;
+	c->linger_ms = linger_ms;
 	mailbox_post(&w->box, &c->mail);
 	return 0;
 }

@@ -90,6 +90,7 @@ struct worker_vm {
 	struct list tunnels;
 	struct map pool;		/* struct pool_entry: tunnels that we dial */
 	struct timer drain_timer;
+	uint32_t drain_ms;		/* once it has lingered */
 	struct defer free_defer;
 	bool removed;
 };
@@ -110,7 +111,7 @@ void worker_staging_put(struct worker *w, struct staging *s);
 /* The VM of this process that has the address, or NULL. */
 struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip);
 int worker_vm_put(struct worker *w, struct vm_conf *c);		/* takes the reference */
-void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms);
+void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms);
 /* Something of it has gone: is it all, after a removal? */
 void worker_vm_check(struct worker_vm *v);
 void worker_vm_free_all(struct worker *w);

@@ -271,20 +271,35 @@ static int on_drained(struct timer *t)
 	return 0;
 }
 
-void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms)
+static void drain(struct worker_vm *v, uint32_t drain_ms)
 {
-	struct worker_vm *v = worker_vm_find(w, vm->slot);
-
-	if (!v || v->removed)
-		return;
 	v->removed = true;
 	watch_remove(&v->outbound);
 	watch_remove(&v->inbound);
 	list_for_each_safe(l, &v->tunnels)
 		hbone_drain(list_entry(l, struct hbone, of_vm));
-	if (!drain_ms || timer_arm(w->loop, &v->drain_timer, drain_ms, on_drained) < 0)
+	if (!drain_ms || timer_arm(v->w->loop, &v->drain_timer, drain_ms, on_drained) < 0)
 		cut(v);
 	worker_vm_check(v);
+}
+
+static int on_lingered(struct timer *t)
+{
+	struct worker_vm *v = container_of(t, struct worker_vm, drain_timer);
+
+	drain(v, v->drain_ms);
+	return 0;
+}
+
+void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms)
+{
+	struct worker_vm *v = worker_vm_find(w, vm->slot);
+
+	if (!v || v->removed)
+		return;
+	v->drain_ms = drain_ms - MIN(linger_ms, drain_ms);
+	if (!linger_ms || timer_arm(w->loop, &v->drain_timer, linger_ms, on_lingered) < 0)
+		drain(v, drain_ms);
 }
 
 /* The loop has ended: everything goes at once. */

@@ -932,7 +932,7 @@ static void a_vm_that_goes_lets_its_connections_end(void **state)
 	int c = dial(VIP), s = take(rig.app);
 
 	(void)state;
-	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], WAIT_MS), 0);
+	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], WAIT_MS, 0), 0);
 	say(c, "last words");
 	hear(s, "last words");
 	close(c);
@@ -944,8 +944,25 @@ static void a_vm_that_goes_lets_its_connections_end(void **state)
 	c = dial(VIP);			/* and nobody is there any more */
 	hear_reset(c);
 	close(c);
-	assert_int_equal(worker_remove_vm(rig.a.w, rig.a.vm[0], 0), 0);
+	assert_int_equal(worker_remove_vm(rig.a.w, rig.a.vm[0], 0, 0), 0);
 	wait_until(is_removed, &two);
+}
+
+static void a_vm_that_lingers_is_served_meanwhile(void **state)
+{
+	size_t one = 1;
+
+	(void)state;
+	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], WAIT_MS, WAIT_MS / 2), 0);
+	int c = dial(VIP), s = take(rig.app);
+	say(c, "first words");
+	hear(s, "first words");
+	assert_int_equal(rig.n_removed, 0);
+	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], WAIT_MS, 0), 0);	/* sooner than was said */
+	close(c);
+	hear_end(s);
+	close(s);
+	wait_until(is_removed, &one);
 }
 
 static void what_does_not_end_in_time_is_cut(void **state)
@@ -954,7 +971,7 @@ static void what_does_not_end_in_time_is_cut(void **state)
 	int c = dial(VIP), s = take(rig.app);
 
 	(void)state;
-	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], 50), 0);
+	assert_int_equal(worker_remove_vm(rig.b.w, rig.b.vm[0], 50, 0), 0);
 	hear_reset(s);
 	hear_reset(c);
 	close(c);
@@ -1006,6 +1023,7 @@ int main(void)
 		T(neighbours_reach_each_other_without_a_wire),
 		T(budgets_hold),
 		T(a_vm_that_goes_lets_its_connections_end),
+		T(a_vm_that_lingers_is_served_meanwhile),
 		T(what_does_not_end_in_time_is_cut),
 	};
 
