@@ -302,7 +302,7 @@ static int start_cluster(struct server *s, struct diag *d)
 	const struct config *c = s->config;
 	const struct tokens_options tokens = {
 		.issuer = s->issuer, .kube = r == 0 && c->mesh.tokens == TOKENS_REQUEST ? cluster_kube(s->cluster) : NULL,
-		.audience = c->tokens.audiences.n ? c->tokens.audiences.v[0] : "istio-ca",
+		.config = c,
 	};
 
 	s->registry->changed = on_guests_changed;
@@ -448,6 +448,7 @@ static void apply(struct server *s, struct config *next)
 	}
 	s->config = next;
 	issuer_apply(s->issuer, next);
+	tokens_apply(s->tokens, next);
 	s->signing.config = next;
 	s->authn.trust_domain = next->trust_domain;
 	if (provisioner_apply(s->provisioner, next) < 0)

@@ -111,15 +111,23 @@ static void on_answer(struct kube_call *call, void *data, const struct kube_answ
 	done(done_data, NULL, 0, why);
 }
 
+static const char *audience_of(const struct token_ask *ask, const struct issuer_subject *s)
+{
+	const struct conf_strings *list = &ask->tokens->o.config->tokens.audiences;
+
+	if (s->audience && s->audience[0])
+		return s->audience;
+	return list->n ? list->v[0] : "istio-ca";
+}
+
 static int start(struct token_ask *ask, const struct issuer_subject *s)
 {
-	const char *audience = s->audience && s->audience[0] ? s->audience : ask->tokens->o.audience;
 	int64_t ttl_s = MAX(s->ttl_s, (int64_t)TTL_MIN_S);
 	char path[2 * IDENTITY_NAME_MAX + 80], what[2 * IDENTITY_NAME_MAX + 80];
 	const struct kube_request q = {
 		.method = "POST", .path = path, .what = what, .done = on_answer, .data = ask,
 		.body = json_pack("{s:s, s:s, s:{s:[s], s:I}}", "apiVersion", "authentication.k8s.io/v1", "kind", "TokenRequest", "spec", "audiences",
-				  audience, "expirationSeconds", (json_int_t)ttl_s),
+				  audience_of(ask, s), "expirationSeconds", (json_int_t)ttl_s),
 	};
 	int r;
 
@@ -157,6 +165,11 @@ int tokens_ask(struct tokens *t, const struct issuer_subject *s, token_done *don
 }
 
 /* --- life --- */
+
+void tokens_apply(struct tokens *t, const struct config *config)
+{
+	t->o.config = config;
+}
 
 struct tokens_info tokens_info(const struct tokens *t)
 {

@@ -1,6 +1,7 @@
 #pragma once
 #include <stdint.h>
 #include "base/defs.h"
+#include "control/config.h"
 #include "control/issuer.h"
 #include "control/kube_client.h"
 
@@ -19,7 +20,7 @@ typedef void token_done(void *data, const char *token, int64_t expires_at, const
 struct tokens_options {			/* borrowed for its life */
 	struct issuer *issuer;
 	struct kube_client *kube;	/* NULL: the issuer signs */
-	const char *audience;		/* of a TokenRequest, when none is asked for */
+	const struct config *config;	/* until tokens_apply() */
 };
 
 struct tokens_info {
@@ -32,6 +33,8 @@ struct tokens_info {
 
 MUST_CHECK int tokens_new(const struct tokens_options *options, struct tokens **ret_tokens);
 struct tokens *tokens_free(struct tokens *tokens);	/* forgets what is asked */
+
+void tokens_apply(struct tokens *tokens, const struct config *config);
 
 /* *ret_ask is NULL when done() has been called already; else it is valid until then. -ENOMEM: it is not called. */
 MUST_CHECK int tokens_ask(struct tokens *tokens, const struct issuer_subject *subject, token_done *done, void *data, struct token_ask **ret_ask);
