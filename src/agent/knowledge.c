@@ -49,6 +49,7 @@ void knowledge_take_welcome(struct worker *w, const Outrigger__V1__Welcome *m, b
 	mesh.roots_pem = m->roots_pem;
 	mesh.kind = m->mesh_kind;
 	mesh.cluster_id = m->cluster_id;
+	mesh.certificate_ttl_s = m->certificate_ttl_s;
 	setup.nic_id = w->conf->nic;
 	setup.mesh_controller = &mesh;
 	setup.trust_domain = m->trust_domain;

@@ -61,6 +61,7 @@ static const char *check_host(const char *text)
 static const char *const log_levels[] = { "error", "warn", "info", "debug", NULL };
 static const char *const mode_names[] = { "off", "shadow", "permissive", "strict", NULL };
 static const char *const mesh_kinds[] = { "embedded", "istio", NULL };
+static const char *const token_algorithms[] = { "auto", "ES256", "RS256", NULL };
 static const char *const token_sources[] = { "oidc", "token_request", NULL };
 static const char *const isolations[] = { "namespace", "vm", "nic", NULL };
 static const char *const failures[] = { "default", "open", "closed", NULL };
@@ -110,6 +111,8 @@ static const struct conf_item mesh_items[] = {
 	{ "network", CONF_STRING, OFF(network), .dflt = "", .reload = CONF_RESTART, .doc = "Network of all addresses in the workload API." },
 	{ "tokens", CONF_ENUM, OFF(tokens), .names = token_sources, .dflt = "oidc", .reload = CONF_RESTART,
 	  .doc = "What VMs' proxies show to the mesh controller. `oidc`: tokens of this program, which Istio accepts by JWT_RULE. `token_request`: tokens of the VM's ServiceAccount." },
+	{ "certificate_ttl", CONF_DURATION, OFF(certificate_ttl_ms), .min = 10000, .max = 2592000000, .dflt = "24h", .reload = CONF_RESTART,
+	  .doc = "Life that the proxies ask for with their certificates; they are renewed at half of it. Istio refuses more than its MAX_WORKLOAD_CERT_TTL." },
 };
 #undef OFF
 static const struct conf_table mesh_table = CONF_TABLE_INIT("mesh", struct config_mesh, mesh_items);
@@ -126,6 +129,8 @@ static const struct conf_item kubernetes_items[] = {
 	{ "istio_namespace", CONF_STRING, OFF(istio_namespace), .dflt = "istio-system", .reload = CONF_RESTART, .check = check_label, .doc = "Istio's root namespace." },
 	{ "remove_entries", CONF_BOOL, OFF(remove_entries), .dflt = "true", .reload = CONF_RESTART,
 	  .doc = "WorkloadEntries of VMs that are gone are deleted at once, and those that Istio has lost track of, too; else they go when Istio removes them." },
+	{ "dead_nic", CONF_DURATION, OFF(dead_nic_ms), .min = 1000, .max = 604800000, .dflt = "10m",
+	  .doc = "A NIC that has not been heard of for so long is taken for dead, and the WorkloadEntries of its VMs are removed. Until then it may serve them as before." },
 };
 #undef OFF
 static const struct conf_table kubernetes_table = CONF_TABLE_INIT("kubernetes", struct config_kubernetes, kubernetes_items,
@@ -153,6 +158,8 @@ static const struct conf_table ca_table = CONF_TABLE_INIT("ca", struct config_ca
 static const struct conf_item tokens_items[] = {
 	{ "issuer", CONF_STRING, OFF(issuer), .dflt = "https://outrigger.local", .reload = CONF_RESTART, .check = check_not_empty,
 	  .doc = "`iss` of workload tokens and base of the OIDC documents." },
+	{ "algorithm", CONF_ENUM, OFF(algorithm), .names = token_algorithms, .dflt = "auto", .reload = CONF_RESTART,
+	  .doc = "How workload tokens are signed. `auto`: RS256 for Istio, which takes no other where its JWT_RULE has a `jwks_uri`; else ES256. Tokens of the key before stay good." },
 	{ "audiences", CONF_STRINGS, OFF(audiences), .dflt = "istio-ca", .doc = "`aud` of workload tokens, always a list." },
 	{ "workload_ttl", CONF_DURATION, OFF(workload_ttl_ms), .min = 1000, .max = 86400000, .dflt = "10m", .doc = "Life of a VM workload's token." },
 	{ "container_ttl", CONF_DURATION, OFF(container_ttl_ms), .min = 1000, .max = 2592000000, .dflt = "1h",

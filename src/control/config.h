@@ -13,6 +13,7 @@
  */
 enum config_mode { MODE_OFF, MODE_SHADOW, MODE_PERMISSIVE, MODE_STRICT, _MODE_N };
 enum config_mesh_kind { MESH_EMBEDDED, MESH_ISTIO };
+enum config_token_algorithm { TOKEN_AUTO, TOKEN_ES256, TOKEN_RS256 };
 enum config_token_source { TOKENS_OWN, TOKENS_REQUEST };
 enum config_action { ACTION_ALLOW, ACTION_DENY };
 
@@ -37,6 +38,7 @@ struct config_mesh {
 	char *cluster_id;
 	char *network;
 	int tokens;			/* enum config_token_source */
+	uint32_t certificate_ttl_ms;
 };
 
 struct config_kubernetes {		/* the cluster that is watched */
@@ -46,6 +48,7 @@ struct config_kubernetes {		/* the cluster that is watched */
 	uint32_t timeout_ms;
 	char *istio_namespace;
 	bool remove_entries;
+	uint32_t dead_nic_ms;
 };
 
 #define CONFIG_CERT_LIFE_MAX_MS	2592000000	/* 30 days: no certificate that is issued lives longer */
@@ -62,6 +65,7 @@ struct config_ca {
 
 struct config_tokens {
 	char *issuer;
+	int algorithm;			/* enum config_token_algorithm */
 	uint32_t workload_ttl_ms;
 	uint32_t container_ttl_ms;
 	uint32_t key_rotation_ms;

@@ -96,12 +96,28 @@ static int write_key(const char *path, const char *pem)
 	return rename(tmp, path) < 0 ? -errno : 0;
 }
 
+/* istiod takes ES256 only where its JWT_RULE has no jwks_uri, and RS256 always. */
+static enum jwt_alg wanted_alg(const struct config *c)
+{
+	switch (c->tokens.algorithm) {
+	case TOKEN_ES256:
+		return JWT_ES256;
+	case TOKEN_RS256:
+		return JWT_RS256;
+	default:
+		return c->mesh.kind == MESH_ISTIO ? JWT_RS256 : JWT_ES256;
+	}
+}
+
 static int make_key(struct issuer *i, struct diag *d)
 {
 	CLEANUP_KEY EVP_PKEY *key = NULL;
 	char path[4096], *pem = NULL;
 	int64_t now = clock_wall_s();
-	int r = cert_key_new(&key);
+	int r = jwt_key_new(wanted_alg(i->config), &key);
+
+	if (i->n_keys)			/* its file's name is the time */
+		now = MAX(now, i->keys[i->n_keys - 1].since + 1);
 
 	if (r == 0)
 		r = cert_key_to_pem(key, &pem);
@@ -117,6 +133,23 @@ static int make_key(struct issuer *i, struct diag *d)
 	}
 	key = NULL;
 	return publish(i);
+}
+
+static void retire(struct issuer *i)
+{
+	int64_t longest_s = MAX(i->config->tokens.workload_ttl_ms, i->config->tokens.container_ttl_ms) / 1000 + 2 * LEEWAY_S;
+	int64_t now = clock_wall_s();
+	char path[4096];
+
+	/* The oldest is not needed any more when the tokens of its time have expired: it ended when the next one began. */
+	while (i->n_keys > 1 && (i->keys[1].since + longest_s < now || i->n_keys == MAX_KEYS)) {
+		path_of(i, i->keys[0].since, path, sizeof(path));
+		unlink(path);
+		EVP_PKEY_free(i->keys[0].key);
+		memmove(&i->keys[0], &i->keys[1], (--i->n_keys) * sizeof(*i->keys));
+		if (publish(i) < 0)
+			log_error("out of memory: an old signing key stays published");
+	}
 }
 
 static int load_key(struct issuer *i, const char *name, struct diag *d)
@@ -163,26 +196,11 @@ static int load_keys(struct issuer *i, struct diag *d)
 	for (struct dirent *e = readdir(dir); e && r == 0; e = readdir(dir))
 		r = load_key(i, e->d_name, d);
 	closedir(dir);
-	if (r == 0 && !i->n_keys)
+	if (r == 0 && (!i->n_keys || jwt_key_alg(i->keys[i->n_keys - 1].key) != wanted_alg(i->config))) {
+		retire(i);		/* makes room */
 		return make_key(i, d);
-	return r < 0 ? r : publish(i);
-}
-
-static void retire(struct issuer *i)
-{
-	int64_t longest_s = MAX(i->config->tokens.workload_ttl_ms, i->config->tokens.container_ttl_ms) / 1000 + 2 * LEEWAY_S;
-	int64_t now = clock_wall_s();
-	char path[4096];
-
-	/* The oldest is not needed any more when the tokens of its time have expired: it ended when the next one began. */
-	while (i->n_keys > 1 && (i->keys[1].since + longest_s < now || i->n_keys == MAX_KEYS)) {
-		path_of(i, i->keys[0].since, path, sizeof(path));
-		unlink(path);
-		EVP_PKEY_free(i->keys[0].key);
-		memmove(&i->keys[0], &i->keys[1], (--i->n_keys) * sizeof(*i->keys));
-		if (publish(i) < 0)
-			log_error("out of memory: an old signing key stays published");
 	}
+	return r < 0 ? r : publish(i);
 }
 
 static int on_check(struct timer *t)
@@ -338,6 +356,23 @@ int issuer_verify(struct issuer *i, const char *token, struct issuer_verified *r
 	return 0;
 }
 
+/* Of all keys: the older ones' tokens are still about. */
+static json_t *algorithms(const struct issuer *i)
+{
+	json_t *list = json_array();
+
+	for (size_t k = i->n_keys; k-- > 0;) {
+		const char *name = jwt_alg_name(jwt_key_alg(i->keys[k].key));
+		bool listed = false;
+
+		for (size_t n = 0; n < json_array_size(list); n++)
+			listed |= !strcmp(json_string_value(json_array_get(list, n)), name);
+		if (!listed)
+			json_array_append_new(list, json_string(name));
+	}
+	return list;
+}
+
 json_t *issuer_discovery(const struct issuer *i)
 {
 	CLEANUP_FREE char *jwks = NULL;
@@ -346,9 +381,9 @@ json_t *issuer_discovery(const struct issuer *i)
 		jwks = NULL;
 		return NULL;
 	}
-	return json_pack("{s:s, s:s, s:[s], s:[s], s:[s]}", "issuer", i->config->tokens.issuer, "jwks_uri", jwks,
+	return json_pack("{s:s, s:s, s:[s], s:[s], s:o}", "issuer", i->config->tokens.issuer, "jwks_uri", jwks,
 			 "response_types_supported", "id_token", "subject_types_supported", "public",
-			 "id_token_signing_alg_values_supported", "ES256");
+			 "id_token_signing_alg_values_supported", algorithms(i));
 }
 
 char *issuer_jwks(const struct issuer *i)

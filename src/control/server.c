@@ -16,7 +16,6 @@
 #include "mesh/identity.h"
 
 enum {
-	DEAD_NIC_S = 600,		/* its VMs' WorkloadEntries go after it */
 	MAX_NAMES = 64,			/* in the listeners' certificates */
 	CHECK_CERTIFICATES_MS = 60000,
 	MESH_MAX_MESSAGE = 16 << 20,
@@ -275,7 +274,7 @@ static bool on_wanted(void *data, const char *nic_id, const struct ip *address)
 	struct store_nic stored;
 
 	if (!nic || !nic->connected || !nic->synced)
-		return clock_wall_s() - away_since < DEAD_NIC_S || store_nic_get(s->store, nic_id, &stored) < 0;
+		return clock_wall_s() - away_since < s->config->kubernetes.dead_nic_ms / 1000 || store_nic_get(s->store, nic_id, &stored) < 0;
 	g = guest_at(nic, address);
 	return g && onboard_joins(g->policy) && !proxy_has_left(g);
 }

@@ -324,7 +324,7 @@ int ca_client_new(struct loop *loop, const struct ca_client_options *o, const st
 	c->loop = loop;
 	c->ops = ops;
 	c->data = data;
-	c->ttl_s = o->ttl_s ?: TTL_S;
+	ca_client_set_ttl(c, o->ttl_s);
 	c->needs_token = o->needs_token;
 	c->backoff = (struct backoff){ .min_ms = BACKOFF_MIN_MS, .max_ms = BACKOFF_MAX_MS };
 	c->due = true;
@@ -370,6 +370,11 @@ int ca_client_set_token(struct ca_client *c, const char *token)
 int ca_client_set_roots(struct ca_client *c, const char *roots_pem)
 {
 	return set_text(&c->roots_pem, roots_pem);
+}
+
+void ca_client_set_ttl(struct ca_client *c, int64_t ttl_s)
+{
+	c->ttl_s = ttl_s ?: TTL_S;
 }
 
 int64_t ca_client_not_after(const struct ca_client *c)

@@ -53,4 +53,6 @@ struct ca_client *ca_client_free(struct ca_client *client);	/* allowed in every 
 MUST_CHECK int ca_client_set_token(struct ca_client *client, const char *token);
 /* Other roots (rotation): for answers from now on. -ENOMEM. */
 MUST_CHECK int ca_client_set_roots(struct ca_client *client, const char *roots_pem);
+/* For requests from now on; 0: 24 h. */
+void ca_client_set_ttl(struct ca_client *client, int64_t ttl_s);
 int64_t ca_client_not_after(const struct ca_client *client);	/* of the last one; 0: none yet */

@@ -13,7 +13,7 @@
 #include "mesh/identity.h"
 #include "mesh/jwt_key.h"
 
-enum { LEEWAY_MAX_S = 60 };
+enum { LEEWAY_MAX_S = 60, SIGNATURE_MAX = 1024 };	/* RSA of 8192 bits */
 
 static const char *const error_texts[] = {
 	[_JWT_E_SUCCESS] = "token is valid",
@@ -138,18 +138,27 @@ static int signature_to_jws(const uint8_t *der, size_t len, uint8_t jws[static J
 	return r;
 }
 
-static int sign_bytes(EVP_PKEY *key, const char *text, uint8_t jws[static JWT_ES256_LEN])
+/* RFC 7518, sections 3.3 and 3.4: what RSA signs (PKCS #1 v1.5, OpenSSL's default) is the signature as it is. */
+static int sign_bytes(EVP_PKEY *key, const char *text, uint8_t jws[static SIGNATURE_MAX], size_t *ret_len)
 {
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	uint8_t der[128];
-	size_t len = sizeof(der);
+	uint8_t signature[SIGNATURE_MAX];
+	size_t len = sizeof(signature);
 	int r = -EIO;
 
 	if (ctx && EVP_DigestSignInit(ctx, NULL, EVP_sha256(), NULL, key) == 1 &&
-	    EVP_DigestSign(ctx, der, &len, (const uint8_t *)text, strlen(text)) == 1)
-		r = signature_to_jws(der, len, jws);
+	    EVP_DigestSign(ctx, signature, &len, (const uint8_t *)text, strlen(text)) == 1)
+		r = 0;
 	EVP_MD_CTX_free(ctx);
 	ERR_clear_error();
+	if (r == 0 && jwt_key_alg(key) == JWT_ES256) {
+		*ret_len = JWT_ES256_LEN;
+		return signature_to_jws(signature, len, jws);
+	}
+	if (r == 0) {
+		memcpy(jws, signature, len);
+		*ret_len = len;
+	}
 	return r;
 }
 
@@ -158,15 +167,16 @@ static int append_signature(EVP_PKEY *key, const char *header, const char *paylo
 	size_t len = strlen(header) + strlen(payload) + 2;
 	CLEANUP_FREE char *head = malloc(len);
 	CLEANUP_FREE char *signature = NULL;
-	uint8_t jws[JWT_ES256_LEN];
+	uint8_t jws[SIGNATURE_MAX];
+	size_t jws_len;
 	int r;
 
 	if (!head)
 		return -ENOMEM;
 	snprintf(head, len, "%s.%s", header, payload);
-	r = sign_bytes(key, head, jws);
+	r = sign_bytes(key, head, jws, &jws_len);
 	if (r == 0)
-		r = jwt_base64_encode(jws, sizeof(jws), &signature);
+		r = jwt_base64_encode(jws, jws_len, &signature);
 	if (r < 0)
 		return r;
 	len += strlen(signature) + 1;
@@ -186,9 +196,11 @@ int jwt_sign(EVP_PKEY *key, const char *kid, const struct jwt_claims *claims, js
 	json_t *header, *payload = NULL;
 	int r;
 
-	if (jwt_key_alg(key) != JWT_ES256 || !claims->exp || claims->n_aud > JWT_AUDIENCES_MAX)
+	enum jwt_alg alg = jwt_key_alg(key);
+
+	if ((alg != JWT_ES256 && alg != JWT_RS256) || !claims->exp || claims->n_aud > JWT_AUDIENCES_MAX)
 		return -EINVAL;
-	header = json_pack("{s:s, s:s, s:s}", "alg", "ES256", "kid", kid, "typ", "JWT");
+	header = json_pack("{s:s, s:s, s:s}", "alg", jwt_alg_name(alg), "kid", kid, "typ", "JWT");
 	r = header ? make_payload(claims, extra, &payload) : -EINVAL;
 	if (r == 0)
 		r = encode_part(header, &header_text);

@@ -8,7 +8,7 @@
 #include "base/diag.h"
 
 /*
- * JSON Web Tokens: signed by us with ES256, verified with ES256, RS256, EdDSA.
+ * JSON Web Tokens: signed by us with ES256 or RS256, verified with these and EdDSA.
  *
  * The algorithm is that of the key, never the token's choice: `none`, HMAC and
  * a key of another kind are refused. A token without "exp" is refused. Source:
@@ -38,6 +38,12 @@ enum {
 	_JWT_E_N,
 };
 
+enum jwt_alg { JWT_NONE, JWT_ES256, JWT_RS256, JWT_EDDSA };
+
+MUST_CHECK int jwt_key_new(enum jwt_alg alg, EVP_PKEY **ret_key);	/* JWT_ES256, JWT_RS256; -EIO when libcrypto cannot */
+enum jwt_alg jwt_key_alg(EVP_PKEY *key);	/* the one algorithm that the key is for; JWT_NONE: it is for none */
+const char *jwt_alg_name(enum jwt_alg alg);
+
 const char *jwt_error_text(int r);	/* "token has expired"; for people */
 
 struct jwt_claims {
@@ -56,7 +62,7 @@ MUST_CHECK int jwt_subject_parse(const char *sub, char ret_ns[static 254], char 
 MUST_CHECK int jwt_subject_format(const char *ns, const char *service_account, char ret_sub[static JWT_TEXT_MAX + 1]);
 
 /*
- * Signs with @key (P-256). @kid names it for verifiers, jwt_kid() makes it.
+ * Signs with @key (P-256: ES256, RSA: RS256). @kid names it for verifiers, jwt_kid() makes it.
  * @extra: further claims, may be NULL. The token is the caller's. -EINVAL for
  * a key of another kind, -EMSGSIZE, -ENOMEM, -EIO.
  */

@@ -6,10 +6,14 @@
 #include <errno.h>
 #include <openssl/bn.h>
 #include <openssl/core_names.h>
+#include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/param_build.h>
+#include <openssl/rsa.h>
 #include <string.h>
+
+enum { RSA_BITS = 2048 };
 
 struct jwt_keys {
 	struct {
@@ -96,6 +100,17 @@ int jwt_base64_decode(const char *text, size_t len, uint8_t **ret_data, size_t *
 }
 
 /* --- algorithms --- */
+
+int jwt_key_new(enum jwt_alg alg, EVP_PKEY **ret_key)
+{
+	EVP_PKEY *key = alg == JWT_RS256 ? EVP_RSA_gen(RSA_BITS) : EVP_EC_gen("prime256v1");
+
+	ERR_clear_error();
+	if (!key)
+		return -EIO;
+	*ret_key = key;
+	return 0;
+}
 
 enum jwt_alg jwt_key_alg(EVP_PKEY *key)
 {

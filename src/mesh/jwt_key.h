@@ -6,11 +6,6 @@
  */
 enum { JWT_ES256_LEN = 64 };
 
-enum jwt_alg { JWT_NONE, JWT_ES256, JWT_RS256, JWT_EDDSA };
-
-enum jwt_alg jwt_key_alg(EVP_PKEY *key);	/* the one algorithm that the key is for; JWT_NONE: it is for none */
-const char *jwt_alg_name(enum jwt_alg alg);
-
 /* @kid NULL: the only key of the set. NULL when there is no such key. */
 EVP_PKEY *jwt_keys_find(const struct jwt_keys *keys, const char *kid, enum jwt_alg *ret_alg);
 

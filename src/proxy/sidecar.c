@@ -295,8 +295,10 @@ void sidecar_setup(struct sidecar *s)
 		diag_set(&d, "trust domain, namespace and service account do not make an identity");
 	else
 		identity_format(&id, s->identity);
-	if (s->ca && setup->mesh_controller)
+	if (s->ca && setup->mesh_controller) {
 		r = ca_client_set_roots(s->ca, setup->mesh_controller->roots_pem);
+		ca_client_set_ttl(s->ca, setup->mesh_controller->certificate_ttl_s);
+	}
 	if (r == 0 && !*d.msg)
 		r = sidecar_start_clients(s);
 	if (r == 0 && !*d.msg && s->key)	/* other roots: other contexts with the same certificate */

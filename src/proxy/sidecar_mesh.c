@@ -15,7 +15,6 @@
 
 enum {
 	TOKEN_AGAIN_MS = 10000,		/* between two requests for a token */
-	CERT_TTL_S = 24 * 3600,
 };
 
 /* Of the stream; the first ones as enum knowledge_kind. Only a controller of ours knows the last one. */
@@ -134,7 +133,7 @@ static int start_ca(struct sidecar *s)
 	const Outrigger__Ipc__MeshController *mc = s->proxy->setup->mesh_controller;
 	const struct ca_client_options options = {
 		.channel = s->proxy->channel, .id = s->identity, .token = s->token, .needs_token = true,
-		.cluster_id = *mc->cluster_id ? mc->cluster_id : NULL, .roots_pem = mc->roots_pem, .ttl_s = CERT_TTL_S,
+		.cluster_id = *mc->cluster_id ? mc->cluster_id : NULL, .roots_pem = mc->roots_pem, .ttl_s = mc->certificate_ttl_s,
 	};
 
 	return ca_client_new(s->proxy->loop, &options, &ops, s, &s->ca);

@@ -157,6 +157,43 @@ static void the_key_survives_a_restart_and_is_nobodys_business(void **state)
 	assert_non_null(strstr(d.msg, "0600"));
 }
 
+static const char *algorithm(json_t *discovery, size_t i)
+{
+	return json_string_value(json_array_get(json_object_get(discovery, "id_token_signing_alg_values_supported"), i));
+}
+
+static void istio_gets_rs256_and_tokens_of_the_key_before_stay_good(void **state)
+{
+	struct fixture *f = *state;
+	struct issuer_verified v;
+	struct diag d = {};
+	char *before = sign(f, NULL, NULL, 60);
+
+	issuer_free(f->issuer);
+	config_free(f->config);
+	f->config = config_for(f->dir, "mesh: { kind: istio, roots_file: /dev/null, tokens: oidc }\nadvertise: { mesh: 'a:1' }\n");
+	assert_int_equal(issuer_new(f->loop, f->config, &f->issuer, &d), 0);
+	char *after = sign(f, NULL, NULL, 60);
+	assert_int_equal(issuer_verify(f->issuer, before, &v, &d), 0);
+	assert_int_equal(issuer_verify(f->issuer, after, &v, &d), 0);
+	assert_int_equal(after[strlen(after) - 343], '.');		/* 256 bytes follow */
+	json_t *discovery = issuer_discovery(f->issuer);
+	assert_string_equal(algorithm(discovery, 0), "RS256");
+	assert_string_equal(algorithm(discovery, 1), "ES256");
+	json_decref(discovery);
+
+	/* The next start finds what it wants. */
+	issuer_free(f->issuer);
+	assert_int_equal(issuer_new(f->loop, f->config, &f->issuer, &d), 0);
+	char *jwks = issuer_jwks(f->issuer);
+	json_t *keys = json_loads(jwks, 0, NULL);
+	assert_int_equal(json_array_size(json_object_get(keys, "keys")), 2);
+	json_decref(keys);
+	free(jwks);
+	free(before);
+	free(after);
+}
+
 static void documents_name_issuer_and_keys(void **state)
 {
 	struct fixture *f = *state;
@@ -231,6 +268,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_was_signed_is_verified, setup, teardown),
 		cmocka_unit_test_setup_teardown(other_tokens_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_key_survives_a_restart_and_is_nobodys_business, setup, teardown),
+		cmocka_unit_test_setup_teardown(istio_gets_rs256_and_tokens_of_the_key_before_stay_good, setup, teardown),
 		cmocka_unit_test_setup_teardown(documents_name_issuer_and_keys, setup, teardown),
 		cmocka_unit_test_setup_teardown(an_authority_is_made_once_and_signs, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_authority_of_another_trust_domain_is_refused, setup, teardown),
