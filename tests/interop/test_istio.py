@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from agentlab import EDGE
 from istiolab import SERVER_VIP, IstioLab
 from netlab import wait_until
 
@@ -168,22 +169,19 @@ def test_a_group_that_is_missing_is_named_and_the_vm_joins_when_it_comes(kube):
         kube.kubectl("-n", "shop", "delete", "workloadgroup", "late", check=False)
 
 
-def test_tokens_of_our_own_issuer_by_jwt_rule(kube):
+@pytest.mark.parametrize("by", ["discovery", "jwks_uri"])
+def test_tokens_of_our_own_issuer_that_istiod_looks_up_itself(kube, by):
+    """Without jwks_uri istiod takes the algorithms from the discovery document; with it, only RS256."""
     kube.ensure_istiod()
-    issuer = "http://127.0.0.1:8901"      # a web server that has the controller's two documents, where istiod reaches it
-    mesh = IstioLab(kube, tokens="oidc", controller="tokens: { issuer: '%s' }" % issuer)
-    web = os.path.join(mesh.dir, "web")
+    issuer = "https://%s:15031" % EDGE
+    mesh = IstioLab(kube, tokens="oidc", controller="tokens: { issuer: '%s' }" % issuer, rest=EDGE + ":15031")
+    rule = {"issuer": issuer, "audiences": ["istio-ca"]}
+    if by == "jwks_uri":
+        rule["jwks_uri"] = issuer + "/jwks.json"
     try:
         mesh.start()
-        for path in ("/jwks.json", "/.well-known/openid-configuration"):
-            os.makedirs(os.path.dirname(web + path), exist_ok=True)
-            with open(web + path, "w") as f:
-                json.dump(mesh.ask(mesh.edge, "controller.sock", path), f)
-        kube.cp.popen(["python3", "-m", "http.server", "8901", "--bind", "127.0.0.1", "--directory", web], "jwks")
-        wait_until("the web server", lambda: ":8901 " in kube.cp.run("ss", "-Hltn"))
         kube.stop(kube.istiod)
-        # Without jwks_uri istiod takes the algorithms from the discovery document; with it, only RS256.
-        kube.start_istiod(crds=False, JWT_RULE=json.dumps({"issuer": issuer, "audiences": ["istio-ca"]}))
+        kube.start_istiod(crds=False, JWT_RULE=json.dumps(rule), SSL_CERT_FILE=mesh.dir + "/controller/ca/root-cert.pem")
         vm, _ = mesh.vms
         joined(mesh, vm)
         assert mesh.call(mesh.client, vm) == ("200", "this is " + vm.address, "spiffe://cluster.local/ns/shop/sa/orders")

@@ -63,7 +63,7 @@ guests:
 %(guests)s
 state_dir: %(dir)s/state
 run_dir: %(dir)s/run
-proxy: { path: %(proxy)s, access_log: stderr, drain: 200ms }
+proxy: { path: %(proxy)s, access_log: stderr, drain: %(drain)s }
 steering: { pin_dir: "%(pin)s" }
 log: { level: debug }
 %(more)s"""
@@ -117,7 +117,7 @@ Server((sys.argv[1], 8500), H).serve_forever()
 class AgentLab(Lab):
     controller_yaml = CONTROLLER_YAML
 
-    def __init__(self, prefix, vms=2, names=("orders-1", "shopper-1", "orders-2"), onboarding=ONBOARDING, pin=False, more=""):
+    def __init__(self, prefix, vms=2, names=("orders-1", "shopper-1", "orders-2"), onboarding=ONBOARDING, pin=False, more="", drain="200ms"):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
         self.bpffs = None
@@ -140,7 +140,7 @@ class AgentLab(Lab):
             vm.ip("route", "add", "default", "via", REGISTRY)
             self.vms.append(vm)
         guests = "\n".join('  - { mac: "%s", name: %s }' % (vm.mac, name) for vm, name in zip(self.vms, names)) or "  []"
-        self.values = {"dir": self.dir, "edge": EDGE, "guests": guests, "proxy": PROXY, "pin": self.bpffs + "/og" if pin else "", "more": more, "onboarding": onboarding}
+        self.values = {"dir": self.dir, "edge": EDGE, "guests": guests, "proxy": PROXY, "pin": self.bpffs + "/og" if pin else "", "more": more, "onboarding": onboarding, "drain": drain}
         self.agent = self.controller = None
 
     # --- programs ---

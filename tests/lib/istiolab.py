@@ -8,8 +8,11 @@
     server .52   another one, with the service server.demo
 """
 
+import http.client
 import json
 import os
+import threading
+import time
 import types
 
 import hbonepy
@@ -26,11 +29,11 @@ CONTROLLER_YAML = """trust_domain: cluster.local
 state_dir: %(dir)s/controller
 listen:
   provisioner: %(edge)s:15030
-  rest: 127.0.0.1:15031
+  rest: %(rest)s
   rest_socket: %(dir)s/controller.sock
 advertise: { mesh: "10.66.0.9:15012", server_names: [istiod.istio-system.svc] }
-mesh: { kind: istio, cluster_id: %(cluster_id)s, tokens: %(tokens)s }
-kubernetes: { kubeconfig: %(kubeconfig)s, timeout: 2s }
+mesh: { kind: istio, cluster_id: %(cluster_id)s, tokens: %(tokens)s%(mesh)s }
+kubernetes: { kubeconfig: %(kubeconfig)s, timeout: 2s%(kubernetes)s }
 %(controller)s
 session_grace: 1s
 log_level: debug
@@ -65,12 +68,61 @@ spec: { mtls: { mode: STRICT } }
 """ % SERVER_VIP
 
 
+class Load:
+    """Requests, one after the other, in a thread of its own for as long as the block lasts. Everything but @want is a failure."""
+
+    def __init__(self, request, want, pause_s=0.02):
+        self.request, self.want, self.pause_s = request, want, pause_s
+        self.answers = 0
+        self.failures = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        while not self.over.is_set():
+            try:
+                got = self.request()
+            except Exception as e:      # the test says which
+                got = "%s: %s" % (type(e).__name__, e)
+            self.answers += 1
+            if got != self.want and got not in self.want:
+                self.failures.append((time.strftime("%H:%M:%S"), got))
+            self.over.wait(self.pause_s)
+
+    def more(self, n=3):
+        """Waits for @n further answers: whatever happens, it goes on."""
+        so_far = self.answers
+        wait_until("further answers", lambda: self.answers >= so_far + n, 60)
+
+    def __enter__(self):
+        self.thread.start()
+        self.more(1)
+        return self
+
+    def __exit__(self, *exc):
+        self.over.set()
+        self.thread.join(60)
+        assert exc[0] or not self.failures, (len(self.failures), self.answers, self.failures[:5])
+
+
+def get(host, address, port=80, timeout_s=15):
+    """The body of an HTTP answer to a new connection from @host."""
+    c = http.client.HTTPConnection(address, port, timeout=timeout_s)
+    with host.inside():
+        c.connect()
+    try:
+        c.request("GET", "/", headers={"Connection": "close"})
+        return c.getresponse().read().decode()
+    finally:
+        c.close()
+
+
 class IstioLab(AgentLab):
     controller_yaml = CONTROLLER_YAML
 
-    def __init__(self, kube, prefix="ogi", vms=2, names=("orders-1", "shopper-1"), onboarding=ONBOARDING, tokens="token_request", cluster_id="Kubernetes", controller="", **more):
+    def __init__(self, kube, prefix="ogi", vms=2, names=("orders-1", "shopper-1"), onboarding=ONBOARDING, tokens="token_request", cluster_id="Kubernetes", controller="", mesh="", kubernetes="", rest="127.0.0.1:15031", **more):
         super().__init__(prefix, vms=vms, names=names, onboarding=onboarding, **more)
-        self.values.update(tokens=tokens, cluster_id=cluster_id, controller=controller)
+        self.values.update(tokens=tokens, cluster_id=cluster_id, controller=controller, mesh=mesh, kubernetes=kubernetes, rest=rest)
         self.kube = kube
         self.cable(kube.cp, "lab", self.net, "cp", CONTROL + "/24", master_b="br0")
         kube.write("controller-token", kube.token("outrigger-system", "outrigger-controller"))
