@@ -19,7 +19,54 @@ struct cluster {
 	struct kube_watch *roots;	/* NULL: they come from a file */
 	struct entries *entries;	/* NULL: no Istio */
 	char *roots_pem;
+	struct timer probe;
+	struct kube_call *probe_call;	/* under way, or NULL */
+	enum kube_error api_error;
+	char api_text[KUBE_WATCH_TEXT_LEN];
 };
+
+enum { PROBE_MS = 5000 };
+
+/*
+ * A watch of an API server that hangs is as quiet as one of a cluster where
+ * nothing happens, and credentials that have expired are noticed only when they
+ * are used: it is asked now and then.
+ */
+static int on_probe(struct timer *t);
+
+static void on_probed(struct kube_call *call, void *data, const struct kube_answer *a)
+{
+	struct cluster *c = data;
+	/* Without the right to know its version: it answered, and that is all that was asked. */
+	enum kube_error error = a->error == KUBE_FORBIDDEN || a->error == KUBE_NOT_FOUND ? KUBE_OK : a->error;
+
+	(void)call;
+	c->probe_call = NULL;
+	if (error != c->api_error && error != KUBE_OK)
+		log_warn("the Kubernetes API does not serve us: what was known stays in force", log_str("reason", a->text));
+	else if (error != c->api_error)
+		log_info("the Kubernetes API serves us again");
+	c->api_error = error;
+	snprintf(c->api_text, sizeof(c->api_text), "%s", error == KUBE_OK ? "" : a->text);
+	(void)!timer_arm(c->loop, &c->probe, PROBE_MS, on_probe);
+}
+
+static int on_probe(struct timer *t)
+{
+	struct cluster *c = container_of(t, struct cluster, probe);
+	const struct kube_request q = { .method = "GET", .path = "/version", .what = "ask for the version", .done = on_probed, .data = c };
+
+	if (kube_start(c->kube, &q, &c->probe_call) == 0)
+		return 0;
+	c->probe_call = NULL;
+	return timer_arm(c->loop, t, PROBE_MS, on_probe);
+}
+
+enum kube_error cluster_api(const struct cluster *c, const char **ret_text)
+{
+	*ret_text = c->api_text;
+	return c->api_error;
+}
 
 /* --- Istio's roots --- */
 
@@ -130,6 +177,8 @@ int cluster_new(struct loop *loop, const struct config *config, const struct clu
 	}
 	if (r == 0 && config->mesh.kind == MESH_ISTIO)
 		r = start_istio(c, config);
+	if (r == 0)
+		r = timer_arm(loop, &c->probe, 0, on_probe);
 	if (r < 0) {
 		cluster_free(c);
 		return r;
@@ -146,6 +195,8 @@ struct cluster *cluster_free(struct cluster *c)
 	entries_free(c->entries);
 	kube_watch_free(c->roots);
 	kube_source_free(c->source);
+	kube_cancel(c->probe_call);
+	timer_cancel(&c->probe);
 	kube_client_free(c->kube);
 	free(c->roots_pem);
 	free(c);

@@ -30,5 +30,7 @@ void cluster_guests_changed(struct cluster *cluster);	/* VMs came or went; NULL 
 
 /* All that is watched. False behind the end. */
 bool cluster_watch(const struct cluster *cluster, size_t i, struct kube_watch_info *ret_info);
+/* What the last question to the API came to: KUBE_OK, or @ret_text says what is wrong. */
+enum kube_error cluster_api(const struct cluster *cluster, const char **ret_text);
 /* NULL: there is no Istio. */
 const struct entries *cluster_entries(const struct cluster *cluster);

@@ -167,10 +167,15 @@ static void on_put(void *data, const json_t *object)
 
 static void on_gone(void *data, const json_t *object)
 {
-	struct entry *e = find(data, object);
+	struct entries *es = data;
+	struct entry *e = find(es, object);
 
-	if (e)
-		entry_free(e);
+	if (!e)
+		return;
+	if (!e->call && es->o.wanted(es->o.data, e->nic, &e->address))
+		log_warn("the WorkloadEntry of a VM that is there was removed, not by us: was its WorkloadGroup?", log_str("entry", e->name),
+			 log_str("namespace", e->namespace), log_str("nic", e->nic));
+	entry_free(e);
 }
 
 static void on_begin(void *data)
@@ -193,6 +198,17 @@ static void on_synced(void *data)
 }
 
 /* --- life --- */
+
+bool entries_has(const struct entries *es, const char *nic, const struct ip *address)
+{
+	map_for_each(l, &es->by_uid) {
+		const struct entry *e = container_of(l, struct entry, link);
+
+		if (ip_equal(&e->address, address) && !strcmp(e->nic, nic))
+			return true;
+	}
+	return false;
+}
 
 struct entries_info entries_info(const struct entries *es)
 {

@@ -36,4 +36,6 @@ MUST_CHECK int entries_new(struct loop *loop, const struct entries_options *opti
 struct entries *entries_free(struct entries *entries);
 /* VMs came or went: looks through all of them at the end of the loop's turn. */
 void entries_review(struct entries *entries);
+/* There is one for this VM. */
+bool entries_has(const struct entries *entries, const char *nic, const struct ip *address);
 struct entries_info entries_info(const struct entries *entries);

@@ -145,6 +145,22 @@ static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg
 	}
 }
 
+/* The workload that has one of its addresses and need not give it up; NULL: there is none. */
+static const struct reg_workload *rival(const struct registry *reg, const struct reg_guest *g)
+{
+	for (size_t i = 0; i < g->n_ips; i++) {
+		struct map_link *l = ip_is_link_local(&g->ips[i]) ? NULL : map_find(&reg->addresses, g->ips[i].b, sizeof(g->ips[i].b));
+		const struct reg_workload *owner = l ? container_of(l, struct reg_address, link)->workload : NULL;
+		const struct reg_guest *other = owner ? owner->guest : NULL;
+
+		if (!owner || other == g)
+			continue;
+		if (!other || !other->policy || !same_machine(g, other) || g->order < other->order)
+			return owner;
+	}
+	return NULL;
+}
+
 /* --- joining and leaving --- */
 
 static void join_service(struct registry *reg, struct reg_guest *g, struct reg_claim *c)
@@ -247,6 +263,9 @@ void reg_guest_settle(struct registry *reg, struct reg_guest *g)
 	g->blocked[0] = 0;
 	n_claims = judge_claims(g);
 
+	const struct reg_workload *owner = onboard_joins(g->policy) ? rival(reg, g) : NULL;
+	if (owner)
+		snprintf(g->blocked, sizeof(g->blocked), "workload %.100s has one of its addresses", owner->uid);
 	const char *why_not = guest_obstacle(g);
 	if (!why_not && !n_claims && !is_client(g))
 		why_not = "it offers nothing that is admitted, and is not admitted as a client";
@@ -332,6 +351,10 @@ int registry_may_have_token(struct registry *reg, const char *nic, const char *g
 		return diag_set(reterr_diag, "no onboarding policy matches guest '%.100s'", guest_id);
 	if (!onboard_joins(p))
 		return diag_set(reterr_diag, "policy '%s' keeps guest '%.100s' in mode %s", p->name, guest_id, config_mode_name(p->mode));
+	/* With a token it could register as the other with an Istio control plane, which does not look at addresses. */
+	const struct reg_workload *owner = g->policy ? rival(reg, g) : NULL;
+	if (owner)
+		return diag_set(reterr_diag, "guest '%.100s' has an address of workload %.150s", guest_id, owner->uid);
 	*ret_policy = p;
 	return 0;
 }

@@ -91,6 +91,21 @@ static bool proxy_ails(const struct reg_guest *g)
 	return g->proxy->detail[0] && (!strcmp(g->proxy->state, "starting") || !strcmp(g->proxy->state, "certificate"));
 }
 
+/* Of a proxy that has been at work for a while, with Istio. */
+static bool entry_is_missing(const struct checks *c, const struct reg_guest *g)
+{
+	enum { A_WHILE_MS = 3000 };
+	const struct entries *es = c->s->cluster ? cluster_entries(c->s->cluster) : NULL;
+
+	if (!es || !g->policy || !g->policy->workload_group || !g->nic->connected || !g->proxy || strcmp(g->proxy->state, "ready") != 0 ||
+	    clock_mono_ms() - g->proxy_received_ms < A_WHILE_MS || !entries_info(es).watch.synced)
+		return false;
+	for (size_t i = 0; i < g->n_ips; i++)
+		if (entries_has(es, g->nic->id, &g->ips[i]))
+			return false;
+	return true;
+}
+
 static void check_guests(struct checks *c)
 {
 	map_for_each(l, &c->s->registry->guests) {
@@ -102,6 +117,10 @@ static void check_guests(struct checks *c)
 		if (proxy_ails(g))
 			add(c, "guests", false, false, json_sprintf("the proxy of guest %s works", g->pb->guest_id),
 			    json_sprintf("%s: %s", g->proxy->state, g->proxy->detail), proxy_hint(g->proxy->detail));
+		if (entry_is_missing(c, g))
+			add(c, "guests", false, false, json_sprintf("guest %s is registered with Istio", g->pb->guest_id),
+			    json_sprintf("it has no WorkloadEntry of WorkloadGroup %s/%s", g->policy->namespace, g->policy->workload_group),
+			    "see that the WorkloadGroup is there; the entry is then made anew by itself, within a minute");
 	}
 }
 
@@ -123,7 +142,13 @@ static void check_cluster(struct checks *c)
 {
 	const struct cluster *cluster = c->s->cluster;
 	struct kube_watch_info w;
+	const char *text;
 
+	if (cluster) {
+		enum kube_error error = cluster_api(cluster, &text);
+
+		add(c, "Kubernetes", error == KUBE_OK, false, json_string("the API serves us"), json_string(text), kube_hint(error));
+	}
 	for (size_t i = 0; cluster && cluster_watch(cluster, i, &w); i++)
 		add(c, "Kubernetes", w.error == KUBE_OK && w.synced, false, json_sprintf("%s are watched", w.what),
 		    json_string(w.text[0] ? w.text : w.synced ? "" : "not listed yet"), kube_hint(w.error));
