@@ -33,6 +33,7 @@ struct xds_client {
 	char *cluster_id;
 	const struct xds_type *types;
 	size_t n_types;
+	size_t n_metadata;		/* fields of the node that are said */
 	struct grpc_call *call;
 	struct backoff backoff;
 	struct timer retry;
@@ -308,6 +309,17 @@ static int send_request(void *data, const Envoy__Service__Discovery__V3__DeltaDi
 	return grpc_call_send_pb(c->call, &request->base);
 }
 
+static int begin(struct xds_client *c)
+{
+	size_t all = c->node.metadata.n_fields;
+	int r;
+
+	c->node.metadata.n_fields = c->n_metadata;
+	r = xds_begin(c->xds, &c->node.message, send_request, c);
+	c->node.metadata.n_fields = all;
+	return r;
+}
+
 static void open_stream(struct xds_client *c, struct grpc_client *client)
 {
 	struct grpc_metadata metadata[2];
@@ -321,7 +333,7 @@ static void open_stream(struct xds_client *c, struct grpc_client *client)
 		metadata[options.n_metadata++] = (struct grpc_metadata){ "clusterid", c->cluster_id };
 	r = grpc_client_stream(client, &options, &call_ops, c, &c->call);
 	if (r == 0)
-		r = xds_begin(c->xds, &c->node.message, send_request, c);
+		r = begin(c);
 	c->health_due = true;
 	if (r == 0)
 		r = say_health(c);
@@ -387,6 +399,7 @@ int xds_client_new(struct loop *loop, const struct xds_client_options *o, const 
 	r = xds_new(o->types, o->n_types, o->data, &c->xds);
 	if (r == 0)
 		r = node_init(&c->node, o);
+	c->n_metadata = c->node.metadata.n_fields;
 	if (r == 0 && o->token)
 		r = make_authorization(o->token, &c->authorization);
 	if (r == 0 && o->cluster_id)
@@ -433,6 +446,17 @@ int xds_client_set_health(struct xds_client *c, const char *unhealthy)
 	c->health_due = true;
 	loop_defer(c->loop, &c->flush, on_flush);
 	return 0;
+}
+
+void xds_client_reopen(struct xds_client *c, size_t n_metadata)
+{
+	grpc_call_cancel(c->call);
+	c->call = NULL;
+	c->synced = false;
+	xds_end(c->xds);
+	c->n_metadata = MIN(n_metadata, c->node.metadata.n_fields);
+	backoff_reset(&c->backoff);
+	(void)!timer_arm(c->loop, &c->retry, 0, on_retry);	/* no memory: the channel's next up() does it */
 }
 
 int xds_client_subscribe(struct xds_client *c, size_t type, const char *name)

@@ -51,6 +51,13 @@ MUST_CHECK int xds_client_set_token(struct xds_client *client, const char *token
  */
 MUST_CHECK int xds_client_set_health(struct xds_client *client, const char *unhealthy);
 
+/*
+ * Ends the stream and opens another at once, which says only the first
+ * @n_metadata of the node's fields (at most all). lost() is not called. What is
+ * held and subscribed stays.
+ */
+void xds_client_reopen(struct xds_client *client, size_t n_metadata);
+
 /* On-demand names: as xds_subscribe(), sent with the rest of this turn. */
 MUST_CHECK int xds_client_subscribe(struct xds_client *client, size_t type, const char *name);
 void xds_client_ask_again(struct xds_client *client, size_t type, const char *name);

@@ -17,6 +17,8 @@
 
 enum {
 	DEMAND_IDLE_MS = 30000,		/* so long an address that the mesh does not know is remembered without being used */
+	REGISTER_MIN_MS = 10000,	/* a registration that was lost is not made anew before */
+	REGISTER_MAX_MS = 60000,
 	LISTENER_DRAIN_MS = 300000,	/* of connections that came in by listeners that were replaced */
 };
 
@@ -235,7 +237,7 @@ void sidecar_remove(struct sidecar *s, uint32_t drain_ms, uint32_t linger_ms)
  * WorkloadEntry of istiod): then it is found by its address, and must be of our
  * identity.
  */
-static const char *own_uid(const struct sidecar *s)
+const char *sidecar_own_uid(const struct sidecar *s)
 {
 	const struct snapshot *snap = knowledge_snapshot(s->proxy->knowledge);
 
@@ -256,7 +258,7 @@ static const char *own_uid(const struct sidecar *s)
 
 void sidecar_review(struct sidecar *s)
 {
-	const char *uid = own_uid(s);
+	const char *uid = sidecar_own_uid(s);
 	char *copy;
 
 	if (!strcmp(uid, s->uid))
@@ -278,6 +280,7 @@ void sidecar_tick(struct sidecar *s)
 	if (s->not_after && clock_wall_s() >= s->not_after && s->state != SIDECAR_FAILED)
 		sidecar_event(s, SIDECAR_EV_EXPIRED, "the certificate has expired");
 	sidecar_ask_again(s, now_ms);
+	sidecar_register_again(s, now_ms);
 }
 
 /* --- making and changing --- */
@@ -405,6 +408,7 @@ int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_
 	}
 	snprintf(s->token_reason, sizeof(s->token_reason), "first");
 	s->token_wanted = !s->token;
+	s->registering = (struct backoff){ .min_ms = REGISTER_MIN_MS, .max_ms = REGISTER_MAX_MS };
 	*ret_sidecar = s;
 	return 0;
 }

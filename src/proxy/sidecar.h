@@ -2,6 +2,7 @@
 #include <openssl/types.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include "base/backoff.h"
 #include "base/list.h"
 #include "base/loop.h"
 #include "base/map.h"
@@ -86,6 +87,10 @@ struct sidecar {
 	unsigned token_refusals;	/* in a row, of tokens that the mesh controller did not take */
 	char token_reason[160];
 	uint64_t token_asked_ms;
+
+	uint64_t unregistered_ms;	/* since when Istio has no workload of it, or the last attempt; 0: it has */
+	uint32_t register_wait_ms;
+	struct backoff registering;
 
 	uint32_t drain_ms;
 	struct defer end;

@@ -224,20 +224,6 @@ static void on_synced(struct xds_client *client, void *data)
 	sidecar_set_config(s);
 }
 
-static void on_lost(struct xds_client *client, void *data, const struct grpc_status *status)
-{
-	struct sidecar *s = data;
-	char detail[256];
-
-	(void)client;
-	snprintf(detail, sizeof(detail), "no stream to the mesh controller: %s %.180s", grpc_code_name(status->code), status->message);
-	LOG_LIMITED(LOG_L_WARN, "discovery stream lost", log_str("vm", s->put->vm_id), log_str("status", grpc_code_name(status->code)),
-		    log_str("reason", status->message));
-	s->in_sync = false;
-	sidecar_event(s, SIDECAR_EV_LOST, detail);
-	want_token(s, status);
-}
-
 enum { NODE_FIELDS_MAX = 48 };
 
 static size_t node_metadata(const struct sidecar *s, struct xds_node_field fields[static NODE_FIELDS_MAX])
@@ -256,6 +242,57 @@ static size_t node_metadata(const struct sidecar *s, struct xds_node_field field
 	for (size_t i = 0; i < m->n_node_metadata && n < NODE_FIELDS_MAX; i++)
 		fields[n++] = (struct xds_node_field){ m->node_metadata[i]->key, m->node_metadata[i]->value };
 	return n;
+}
+
+/*
+ * Who registers is told nothing at all where his WorkloadGroup is away, not even
+ * what concerns others. One that was in the mesh already goes on without being
+ * registered, until it is tried again.
+ */
+static bool goes_on_unregistered(struct sidecar *s, const struct grpc_status *status)
+{
+	struct xds_node_field fields[NODE_FIELDS_MAX];
+
+	if (status->code != GRPC_FAILED_PRECONDITION || !s->unregistered_ms)
+		return false;
+	LOG_LIMITED(LOG_L_WARN, "the mesh controller does not register the VM", log_str("vm", s->put->vm_id), log_str("reason", status->message));
+	xds_client_reopen(s->xds, node_metadata(s, fields) - s->put->n_node_metadata);
+	return true;
+}
+
+void sidecar_register_again(struct sidecar *s, uint64_t now_ms)
+{
+	if (!s->put->n_node_metadata || !s->xds || !s->in_sync)
+		return;
+	if (snapshot_workload(knowledge_snapshot(s->proxy->knowledge), sidecar_own_uid(s))) {
+		s->unregistered_ms = 0;
+		backoff_reset(&s->registering);
+		return;
+	}
+	if (s->unregistered_ms && now_ms - s->unregistered_ms < s->register_wait_ms)
+		return;
+	if (s->unregistered_ms) {
+		LOG_LIMITED(LOG_L_WARN, "the mesh controller has lost the VM: it is registered anew", log_str("vm", s->put->vm_id));
+		xds_client_reopen(s->xds, SIZE_MAX);
+	}
+	s->unregistered_ms = now_ms;
+	s->register_wait_ms = backoff_next(&s->registering);
+}
+
+static void on_lost(struct xds_client *client, void *data, const struct grpc_status *status)
+{
+	struct sidecar *s = data;
+	char detail[256];
+
+	(void)client;
+	if (goes_on_unregistered(s, status))
+		return;
+	snprintf(detail, sizeof(detail), "no stream to the mesh controller: %s %.180s", grpc_code_name(status->code), status->message);
+	LOG_LIMITED(LOG_L_WARN, "discovery stream lost", log_str("vm", s->put->vm_id), log_str("status", grpc_code_name(status->code)),
+		    log_str("reason", status->message));
+	s->in_sync = false;
+	sidecar_event(s, SIDECAR_EV_LOST, detail);
+	want_token(s, status);
 }
 
 int sidecar_subscribe_own(struct sidecar *s)
