@@ -43,6 +43,9 @@ class Host:
             raise RuntimeError("%s: %s: exit %d: %s%s" % (self.ns, " ".join(map(str, argv)), r.returncode, r.stderr, r.stdout))
         return r.stdout
 
+    def pids(self):
+        return [int(pid) for pid in subprocess.run(["ip", "netns", "pids", self.ns], stdout=subprocess.PIPE, text=True, check=True).stdout.split()]
+
     def popen(self, argv, name, env=None, **kw):
         """Starts a command that lasts; its output goes to a log in the lab's folder."""
         return self.lab.popen(self.argv(*argv), "%s.%s" % (self.name, name), env=env, **kw)
