@@ -13,14 +13,13 @@
 
 #include "base/clock.h"
 
-enum { LOOP_EVENTS = 128 };
-
 struct loop {
 	int epoll_fd;
 	bool stopped;
 	uint64_t now_ms;
 
-	struct epoll_event events[LOOP_EVENTS];
+	struct epoll_event events[LOOP_BATCH_WIDE];
+	int batch;
 	int n_events;
 	int at_event;		/* index of the one being dispatched */
 
@@ -29,6 +28,7 @@ struct loop {
 	size_t timers_size;
 
 	struct list deferred;
+	struct list next;	/* deferred to the next turn */
 
 	void (*turn_hook)(void *data);
 	void *turn_hook_data;
@@ -179,6 +179,24 @@ void loop_defer(struct loop *l, struct defer *d, defer_fn *fn)
 		list_append(&l->deferred, &d->link);
 }
 
+void loop_defer_next(struct loop *l, struct defer *d, defer_fn *fn)
+{
+	d->fn = fn;
+	if (!d->link.next || list_empty(&d->link))
+		list_append(&l->next, &d->link);
+}
+
+/* Those that were put off to this turn are now deferred to its end. */
+static void take_next(struct loop *l)
+{
+	while (!list_empty(&l->next)) {
+		struct list *d = l->next.next;
+
+		list_unlink(d);
+		list_append(&l->deferred, d);
+	}
+}
+
 void defer_cancel(struct defer *d)
 {
 	if (d->link.next)
@@ -267,7 +285,9 @@ int loop_new(struct loop **ret_loop)
 	if (!l)
 		return -ENOMEM;
 	l->signal_fd = -1;
+	l->batch = LOOP_BATCH;
 	list_init(&l->deferred);
+	list_init(&l->next);
 	l->now_ms = clock_mono_ms();
 	l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	l->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -297,7 +317,7 @@ struct loop *loop_free(struct loop *l)
 
 static int wait_ms(const struct loop *l, int timeout_ms)
 {
-	if (!list_empty(&l->deferred))
+	if (!list_empty(&l->deferred) || !list_empty(&l->next))
 		return 0;
 	if (!l->n_timers)
 		return timeout_ms;
@@ -329,13 +349,14 @@ static int dispatch(struct loop *l)
 
 int loop_turn(struct loop *l, int timeout_ms)
 {
-	int r = epoll_wait(l->epoll_fd, l->events, LOOP_EVENTS, wait_ms(l, timeout_ms));
+	int r = epoll_wait(l->epoll_fd, l->events, l->batch, wait_ms(l, timeout_ms));
 
 	if (r < 0 && errno != EINTR)
 		return -errno;
 	l->n_events = r < 0 ? 0 : r;
 	l->now_ms = clock_mono_ms();
 
+	take_next(l);
 	r = dispatch(l);
 	if (r < 0)
 		return r;
@@ -369,6 +390,11 @@ void loop_stop(struct loop *l)
 uint64_t loop_now_ms(const struct loop *l)
 {
 	return l->now_ms;
+}
+
+void loop_set_batch(struct loop *l, int n)
+{
+	l->batch = MIN(n, (int)LOOP_BATCH_WIDE);
 }
 
 void loop_set_turn_hook(struct loop *l, void (*hook)(void *data), void *data)

@@ -72,6 +72,8 @@ void timer_cancel(struct timer *t);
  * defer starts zeroed or list_init()ed, and may be deferred again by its own call.
  */
 void loop_defer(struct loop *l, struct defer *d, defer_fn *fn);
+/* The same, but at the end of the next turn, which comes at once: for the rest of work that would keep others waiting. */
+void loop_defer_next(struct loop *l, struct defer *d, defer_fn *fn);
 void defer_cancel(struct defer *d);
 
 /*
@@ -79,6 +81,14 @@ void defer_cancel(struct defer *d);
  * where a data path flushes what the turn produced. One per loop.
  */
 void loop_set_turn_hook(struct loop *l, void (*hook)(void *data), void *data);
+
+/*
+ * How many events a turn takes from the kernel: LOOP_BATCH, or LOOP_BATCH_WIDE
+ * where callbacks leave many of them for later, so that those of others are
+ * not behind them.
+ */
+enum { LOOP_BATCH = 128, LOOP_BATCH_WIDE = 512 };
+void loop_set_batch(struct loop *l, int n);
 
 /*
  * From any thread: has the loop call the function given to loop_on_wake(). Many

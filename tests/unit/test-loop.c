@@ -96,6 +96,41 @@ static int failing(struct defer *d)
 	return -EIO;
 }
 
+struct rest {
+	struct defer d;
+	struct loop *l;
+	int n;
+};
+
+static int on_rest(struct defer *d)
+{
+	struct rest *r = container_of(d, struct rest, d);
+
+	if (++r->n < 3)
+		loop_defer_next(r->l, &r->d, on_rest);
+	return 0;
+}
+
+static void what_is_put_off_to_the_next_turn_runs_once_a_turn_without_a_wait(void **state)
+{
+	struct rest r = {};
+	struct defer cancelled = {};
+
+	(void)state;
+	assert_int_equal(loop_new(&r.l), 0);
+	loop_defer_next(r.l, &r.d, on_rest);
+	loop_defer_next(r.l, &r.d, on_rest);
+	loop_defer_next(r.l, &cancelled, failing);
+	defer_cancel(&cancelled);
+	for (int i = 1; i <= 3; i++) {
+		assert_int_equal(loop_turn(r.l, -1), 0);	/* for ever, if it waited */
+		assert_int_equal(r.n, i);
+	}
+	assert_int_equal(loop_turn(r.l, 0), 0);
+	assert_int_equal(r.n, 3);
+	loop_free(r.l);
+}
+
 static void deferred_calls_run_once_and_errors_come_out(void **state)
 {
 	struct defer d = {}, bad = {};
@@ -148,6 +183,7 @@ int main(void)
 		cmocka_unit_test(timers_fire_in_order_of_time),
 		cmocka_unit_test(a_watch_removed_in_the_turn_is_not_called),
 		cmocka_unit_test(deferred_calls_run_once_and_errors_come_out),
+		cmocka_unit_test(what_is_put_off_to_the_next_turn_runs_once_a_turn_without_a_wait),
 		cmocka_unit_test(another_thread_can_wake_it),
 	};
 
