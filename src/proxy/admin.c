@@ -26,7 +26,6 @@ static const struct {
 	{ "outrigger_vm_bytes_received_total", offsetof(struct vm_counters, bytes_received), true },
 	{ "outrigger_vm_tunnels_opened_total", offsetof(struct vm_counters, tunnels_opened), true },
 	{ "outrigger_vm_tunnels_failed_total", offsetof(struct vm_counters, tunnels_failed), true },
-	{ "outrigger_vm_over_budget_total", offsetof(struct vm_counters, over_budget), false },
 	{ "outrigger_vm_tls_refused_total", offsetof(struct vm_counters, tls_refused), false },
 	{ "outrigger_vm_h2_errors_total", offsetof(struct vm_counters, h2_errors), false },
 	{ "outrigger_vm_retries_total", offsetof(struct vm_counters, retries), false },
@@ -83,6 +82,52 @@ static int write_health(const struct proxy *p, struct bytes *out)
 							  s->put->vm_id, h.port, (unsigned long long)h.n_ok, s->put->vm_id, h.port,
 							  (unsigned long long)h.n_failed);
 			}
+		}
+	}
+	return r;
+}
+
+static int write_budgets(const struct proxy *p, struct bytes *out)
+{
+	int r = bytes_append_str(out, "# TYPE outrigger_vm_over_budget_total counter\n");
+
+	map_for_each(l, &p->sidecars) {
+		const struct sidecar *s = container_of(l, struct sidecar, link);
+		struct vm_counters c = {};
+
+		if (!s->vm)
+			continue;
+		vm_count(s->vm, &c);
+		for (int b = 0; b < _VM_BUDGET_N && r == 0; b++)
+			r = bytes_appendf(out, "outrigger_vm_over_budget_total{vm=\"%s\",budget=\"%s\"} %llu\n", s->put->vm_id,
+					  vm_budget_name((enum vm_budget)b), (unsigned long long)c.over_budget[b]);
+	}
+	return r;
+}
+
+/* What a VM uses of its budgets now. */
+static int write_uses(const struct proxy *p, struct bytes *out)
+{
+	static const struct { const char *name; size_t offset, size; } rows[] = {
+		{ "outrigger_vm_connections", offsetof(struct vm, n_connections), sizeof(uint32_t) },
+		{ "outrigger_vm_tunnels_in", offsetof(struct vm, n_tunnels), sizeof(uint32_t) },
+		{ "outrigger_vm_handshakes", offsetof(struct vm, n_handshakes), sizeof(uint32_t) },
+		{ "outrigger_vm_buffered_bytes", offsetof(struct vm, buffered_bytes), sizeof(uint64_t) },
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < ELEMENTS(rows) && r == 0; i++) {
+		r = bytes_appendf(out, "# TYPE %s gauge\n", rows[i].name);
+		map_for_each(l, &p->sidecars) {
+			const struct sidecar *s = container_of(l, struct sidecar, link);
+			const void *at = (const char *)s->vm + rows[i].offset;
+			uint64_t v;
+
+			if (!s->vm || r < 0)
+				continue;
+			v = rows[i].size == sizeof(uint64_t) ? __atomic_load_n((const uint64_t *)at, __ATOMIC_RELAXED) :
+							       __atomic_load_n((const uint32_t *)at, __ATOMIC_RELAXED);
+			r = bytes_appendf(out, "%s{vm=\"%s\"} %llu\n", rows[i].name, s->put->vm_id, (unsigned long long)v);
 		}
 	}
 	return r;
@@ -149,6 +194,10 @@ static void get_metrics(struct httpd_request *req)
 		r = write_health(p, &out);
 	for (size_t i = 0; i < ELEMENTS(vm_rows) && r == 0; i++)
 		r = write_vm_row(p, i, &out);
+	if (r == 0)
+		r = write_budgets(p, &out);
+	if (r == 0)
+		r = write_uses(p, &out);
 	if (r < 0)
 		httpd_reply_error(req, 500, "the metrics could not be written: %s", strerror(-r));
 	else

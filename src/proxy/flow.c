@@ -14,6 +14,12 @@
 #include "proxy/tee.h"
 #include "proxy/hbone.h"
 
+enum {
+	TIGHT_READ = 4096,		/* bytes at once for a VM that has used half of its buffers: slow readers keep less each */
+};
+
+static const uint64_t REPORT_OF_TARGET = UINT64_C(1) << 62;	/* in the id of the report of the VM at the other end */
+
 static int on_local(struct watch *w, uint32_t events);
 static int on_far(struct watch *w, uint32_t events);
 
@@ -26,7 +32,7 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 
 	if (__atomic_add_fetch(&vm->n_connections, 1, __ATOMIC_RELAXED) > v->conf->limits.connections || !(f = calloc(1, sizeof(*f)))) {
 		__atomic_sub_fetch(&vm->n_connections, 1, __ATOMIC_RELAXED);
-		worker_add(&v->count->over_budget, 1);
+		worker_over(v, VM_B_CONNECTIONS);
 		return NULL;
 	}
 	f->v = v;
@@ -42,6 +48,7 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 	list_init(&f->waiting);
 	list_init(&f->stream.blocked);
 	list_init(&f->of_vm);
+	list_init(&f->of_target);
 	list_append(&v->flows, &f->of_vm);
 	__atomic_store_n(&v->w->load.n_flows, v->w->load.n_flows + 1, __ATOMIC_RELAXED);
 	return f;
@@ -56,20 +63,18 @@ static void deliver_report(struct mail *m, void *receiver)
 	r->worker->conf.events->report(r->worker->conf.events_data, r);
 }
 
-static void report(struct flow *f, enum flow_event event, enum flow_result result)
+/* As @v's, which may be the VM at the other end. */
+static struct flow_report *make_report(const struct flow *f, const struct worker_vm *v, enum flow_event event, enum flow_result result)
 {
 	struct flow_report *r = calloc(1, sizeof(*r));
 
 	if (!r)
-		return;			/* the counters are right in any case */
+		return NULL;		/* the counters are right in any case */
 	r->mail.fn = deliver_report;
 	r->worker = f->v->w;
-	r->id = f->id;
 	r->event = event;
-	r->direction = f->direction;
 	r->result = result;
-	r->vm = vm_ref(f->v->vm);
-	r->peer = flow_peer_ref(f->peer);
+	r->vm = vm_ref(v->vm);
 	r->source = f->source;
 	r->destination = f->destination;
 	r->upstream = f->upstream;
@@ -83,6 +88,35 @@ static void report(struct flow *f, enum flow_event event, enum flow_result resul
 	r->hbone = f->hbone;
 	if (f->why)
 		snprintf(r->why, sizeof(r->why), "%s", f->why);
+	return r;
+}
+
+static void report_target(const struct flow *f, const struct worker_vm *to, enum flow_event event, enum flow_result result)
+{
+	struct flow_report *r = make_report(f, to, event, result);
+	struct worker *w = f->v->w;
+	const struct snap_workload *client = w->snap ? snapshot_workload(w->snap, f->v->conf->uid) : NULL;
+
+	if (!r)
+		return;
+	r->id = f->id | REPORT_OF_TARGET;
+	r->direction = FLOW_INBOUND;
+	r->destination = f->upstream;
+	r->peer = peers_get(w, client, NULL, tls_ctx_id(f->v->conf->client), true);
+	worker_post(w, &r->mail);
+}
+
+static void report(struct flow *f, enum flow_event event, enum flow_result result)
+{
+	struct flow_report *r = make_report(f, f->v, event, result);
+
+	if (f->target && event != FLOW_CLOSED)
+		report_target(f, f->target, event, result);
+	if (!r)
+		return;
+	r->id = f->id;
+	r->direction = f->direction;
+	r->peer = flow_peer_ref(f->peer);
 	f->reported_ms = loop_now_ms(f->v->w->loop);
 	worker_post(f->v->w, &r->mail);
 }
@@ -143,10 +177,8 @@ void flow_leave(struct flow *f)
 	sock_init(&f->far);
 }
 
-static void count_end(struct flow *f, enum flow_result result)
+static void count_end_at(struct vm_counters *c, enum flow_direction direction, enum flow_result result, bool opened)
 {
-	struct vm_counters *c = f->v->count;
-
 	switch (result) {
 	case FLOW_R_DENIED:
 	case FLOW_R_POLICY_CHANGED:
@@ -154,23 +186,64 @@ static void count_end(struct flow *f, enum flow_result result)
 	case FLOW_R_UNKNOWN:
 	case FLOW_R_NO_PORT:
 	case FLOW_R_BAD_REQUEST:
-		worker_add(&c->refused[f->direction], 1);
+		worker_add(&c->refused[direction], 1);
 		break;
-	case FLOW_R_BUDGET:
-		worker_add(&c->over_budget, 1);
-		break;
+	case FLOW_R_BUDGET:		/* counted by budget */
 	case FLOW_OK:
 	case FLOW_R_RESET:
 	case FLOW_R_IDLE:
 	case FLOW_R_DRAIN:
 		break;
 	default:
-		worker_add(&c->failed[f->direction], 1);
+		worker_add(&c->failed[direction], 1);
 		break;
 	}
-	if (f->opened)
-		worker_add(&c->closed[f->direction], 1);
+	if (opened)
+		worker_add(&c->closed[direction], 1);
 }
+
+/* --- the VM at the other end, when it is of this process --- */
+
+bool flow_take_target(struct flow *f, struct worker_vm *to)
+{
+	if (__atomic_add_fetch(&to->vm->n_connections, 1, __ATOMIC_RELAXED) > to->conf->limits.connections) {
+		__atomic_sub_fetch(&to->vm->n_connections, 1, __ATOMIC_RELAXED);
+		worker_over(to, VM_B_CONNECTIONS);
+		return false;
+	}
+	f->target = to;
+	list_append(&to->from_neighbours, &f->of_target);
+	return true;
+}
+
+void flow_leave_target(struct flow *f, enum flow_result result)
+{
+	if (!f->target)
+		return;
+	count_end_at(f->target->count, FLOW_INBOUND, result, f->opened);
+	report_target(f, f->target, FLOW_CLOSED, result);
+	flow_drop_target(f);
+}
+
+void flow_drop_target(struct flow *f)
+{
+	struct worker_vm *to = f->target;
+
+	if (!to)
+		return;
+	list_unlink(&f->of_target);
+	f->target = NULL;
+	__atomic_sub_fetch(&to->vm->n_connections, 1, __ATOMIC_RELAXED);
+	worker_vm_check(to);
+}
+
+void flow_target_denies(struct flow *f, struct worker_vm *to)
+{
+	count_end_at(to->count, FLOW_INBOUND, FLOW_R_DENIED, false);
+	report_target(f, to, FLOW_CLOSED, FLOW_R_DENIED);
+}
+
+/* --- the end --- */
 
 void flow_end(struct flow *f, enum flow_result result, const char *why)
 {
@@ -189,7 +262,8 @@ void flow_end(struct flow *f, enum flow_result result, const char *why)
 	if (f->workload_id != UINT32_MAX)
 		balance_closed(w->balance, f->workload_id);
 	f->workload_id = UINT32_MAX;
-	count_end(f, result);
+	flow_leave_target(f, result);
+	count_end_at(f->v->count, f->direction, result, f->opened);
 	report(f, FLOW_CLOSED, result);
 	if (f->counted)
 		__atomic_sub_fetch(&f->v->vm->n_connections, 1, __ATOMIC_RELAXED);
@@ -218,6 +292,8 @@ void flow_open(struct flow *f)
 	timer_cancel(&f->timer);
 	list_unlink(&f->waiting);
 	worker_add(&f->v->count->opened[f->direction], 1);
+	if (f->target)
+		worker_add(&f->target->count->opened[FLOW_INBOUND], 1);
 	report(f, FLOW_OPENED, FLOW_OK);
 	tee_begin(f);
 	sock_read(&f->local, true);
@@ -269,13 +345,32 @@ static void maybe_done(struct flow *f)
 static void count_bytes(struct flow *f, bool by_client, size_t n)
 {
 	f->active_ms = loop_now_ms(f->v->w->loop);
+	share_use_bytes(&f->v->share, n);
 	if (by_client) {
 		f->bytes_sent += n;
 		worker_add(&f->v->count->bytes_sent[f->direction], n);
+		if (f->target)
+			worker_add(&f->target->count->bytes_sent[FLOW_INBOUND], n);
 	} else {
 		f->bytes_received += n;
 		worker_add(&f->v->count->bytes_received[f->direction], n);
+		if (f->target)
+			worker_add(&f->target->count->bytes_received[FLOW_INBOUND], n);
 	}
+}
+
+static void too_much(struct flow *f)
+{
+	worker_over(f->v, VM_B_BUFFERS);
+	flow_end(f, FLOW_R_BUDGET, "too many bytes wait in this VM's proxy");
+}
+
+static size_t read_size(const struct flow *f)
+{
+	const struct worker_vm *v = f->v;
+	bool tight = __atomic_load_n(&v->vm->buffered_bytes, __ATOMIC_RELAXED) > v->conf->limits.buffered_bytes / 2;
+
+	return tight ? (size_t)TIGHT_READ : (size_t)WORKER_READ_SIZE;
 }
 
 /* A socket call said no. */
@@ -344,7 +439,7 @@ static void local_to_stream(struct flow *f)
 static void pump(struct flow *f, struct sock *from, struct sock *to)
 {
 	struct worker *w = f->v->w;
-	struct iovec iov = { w->net, WORKER_READ_SIZE };
+	struct iovec iov = { w->net, read_size(f) };
 	size_t sent, before = to->out.len;
 	ssize_t n = read_parts(from->fd, &iov, 1);
 	int r;
@@ -375,7 +470,7 @@ static void pump(struct flow *f, struct sock *from, struct sock *to)
 	if (to->out.len)
 		sock_read(from, false);
 	if (!buffer(f, (size_t)n - sent))
-		flow_end(f, FLOW_R_BUDGET, "too many bytes wait in this VM's proxy");
+		too_much(f);
 }
 
 static void readable(struct flow *f, struct sock *s)
@@ -423,6 +518,8 @@ static void connected(struct flow *f, struct sock *s)
 
 static void on_sock(struct flow *f, struct sock *s, uint32_t events)
 {
+	if (!worker_vm_turn(f->v, 1))
+		return;
 	if (s->connecting) {
 		connected(f, s);
 		return;
@@ -481,7 +578,7 @@ void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, boo
 		return;
 	}
 	if (!buffer(f, total - sent)) {
-		flow_end(f, FLOW_R_BUDGET, "too many bytes wait in this VM's proxy");
+		too_much(f);
 		return;
 	}
 	if (end) {

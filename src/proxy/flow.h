@@ -45,6 +45,8 @@ struct flow {
 	struct h2_stream stream;
 	struct hbone *tunnel;
 	struct pool_entry *pool;	/* while it waits for a tunnel of it */
+	struct worker_vm *target;	/* a VM of this process that it reaches directly */
+	struct list of_target;
 	struct timer timer;		/* of connecting and of deciding */
 	struct defer free_defer;
 	struct flow_peer *peer;
@@ -81,6 +83,18 @@ void flow_end(struct flow *f, enum flow_result result, const char *why);
 void flow_open(struct flow *f);
 
 void flow_report_progress(struct flow *f);
+
+/*
+ * Another VM of this process is reached without a tunnel: @to is charged for
+ * the connection, counts it and reports it as it does one from outside. False:
+ * @to has too many.
+ */
+MUST_CHECK bool flow_take_target(struct flow *f, struct worker_vm *to);
+/* The attempt, or the connection, is over. Harmless without a target. */
+void flow_leave_target(struct flow *f, enum flow_result result);
+void flow_drop_target(struct flow *f);		/* it was none, and nobody is told */
+/* @to did not let it in. */
+void flow_target_denies(struct flow *f, struct worker_vm *to);
 
 /* Gives up the other side, to try another. Outbound. */
 void flow_leave(struct flow *f);

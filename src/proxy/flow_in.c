@@ -66,9 +66,10 @@ void flow_in_recheck(struct flow *f)
 	struct authz_verdict verdict;
 	char text[AUTHZ_TEXT_LEN];
 
-	if (f->direction != FLOW_INBOUND || (f->state != FLOW_OPEN && f->state != FLOW_CONNECTING))
+	if ((f->direction != FLOW_INBOUND && !f->target) || (f->state != FLOW_OPEN && f->state != FLOW_CONNECTING))
 		return;
-	verdict = flow_in_check(f->v, &f->source, &f->upstream, principal_of(f));
+	verdict = f->target ? flow_in_check(f->target, &f->source, &f->upstream, tls_ctx_id(f->v->conf->client)) :
+			      flow_in_check(f->v, &f->source, &f->upstream, principal_of(f));
 	if (verdict.outcome == AUTHZ_DENIED)
 		flow_end(f, FLOW_R_POLICY_CHANGED, authz_text(&verdict, text));
 }

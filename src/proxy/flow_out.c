@@ -32,6 +32,7 @@ void flow_out_accepted(struct worker_vm *v, int fd, const struct ip_port *src, c
 
 static void let_endpoint_go(struct flow *f)
 {
+	flow_leave_target(f, FLOW_R_CONNECT);
 	if (f->workload_id != UINT32_MAX)
 		balance_closed(f->v->w->balance, f->workload_id);
 	f->workload_id = UINT32_MAX;
@@ -49,6 +50,7 @@ static void connect_plain(struct flow *f, enum upstream_kind kind, const struct 
 	if (fd == -EAGAIN) {
 		f->state = FLOW_DECIDING;
 		f->attempts--;		/* it was none */
+		flow_drop_target(f);
 		flow_park(f, &w->no_socket, f->v->conf->limits.connect_timeout_ms);
 		return;
 	}
@@ -129,7 +131,14 @@ static void connect_neighbour(struct flow *f, struct worker_vm *to, const struct
 	}
 	verdict = flow_in_check(to, &f->source, &e->target, tls_ctx_id(f->v->conf->client));
 	if (verdict.outcome != AUTHZ_ALLOWED) {
-		flow_end(f, FLOW_R_DENIED, authz_text(&verdict, text));
+		free(f->why);
+		f->why = strdup(authz_text(&verdict, text));
+		flow_target_denies(f, to);
+		flow_end(f, FLOW_R_DENIED, NULL);
+		return;
+	}
+	if (!flow_take_target(f, to)) {
+		flow_out_failed(f, "the VM has too many connections");
 		return;
 	}
 	connect_plain(f, UPSTREAM_TO_VM, &f->source, &e->target);

@@ -23,6 +23,58 @@ static int on_events(struct watch *w, uint32_t events);
 /* What the streams of this batch brought, to their sockets. */
 static void hbone_rx_flush(struct worker *w);
 
+/* --- what the VM may have --- */
+
+/* What waits for the peer is the VM's, whoever is slow. */
+static void charge(struct hbone *t)
+{
+	struct vm *vm = t->v->vm;
+	size_t now = t->out.len, before = t->charged;
+
+	t->charged = now;
+	if (__atomic_add_fetch(&vm->buffered_bytes, now - before, __ATOMIC_RELAXED) <= t->v->conf->limits.buffered_bytes || now < before)
+		return;
+	worker_over(t->v, VM_B_BUFFERS);
+	hbone_break(t, "too many bytes wait in this VM's proxy");
+}
+
+/* A peer that has not shown yet who it is may keep others of the same VM waiting, and nobody else. */
+static bool count_in(struct worker_vm *v)
+{
+	const struct vm_limits *limits = &v->conf->limits;
+	struct vm *vm = v->vm;
+
+	if (__atomic_add_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED) > limits->tunnels) {
+		__atomic_sub_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED);
+		worker_over(v, VM_B_TUNNELS);
+		return false;
+	}
+	if (__atomic_add_fetch(&vm->n_handshakes, 1, __ATOMIC_RELAXED) > limits->handshakes) {
+		__atomic_sub_fetch(&vm->n_handshakes, 1, __ATOMIC_RELAXED);
+		__atomic_sub_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED);
+		worker_over(v, VM_B_HANDSHAKES);
+		return false;
+	}
+	return true;
+}
+
+static void end_handshake(struct hbone *t)
+{
+	if (t->handshaking)
+		__atomic_sub_fetch(&t->v->vm->n_handshakes, 1, __ATOMIC_RELAXED);
+	t->handshaking = false;
+}
+
+static void count_out(struct hbone *t)
+{
+	end_handshake(t);
+	if (t->counted)
+		__atomic_sub_fetch(&t->v->vm->n_tunnels, 1, __ATOMIC_RELAXED);
+	t->counted = false;
+	__atomic_sub_fetch(&t->v->vm->buffered_bytes, t->charged, __ATOMIC_RELAXED);
+	t->charged = 0;
+}
+
 /* --- the end --- */
 
 static void hbone_end(struct hbone *t)
@@ -41,6 +93,7 @@ static void hbone_end(struct hbone *t)
 	defer_cancel(&t->end_defer);
 	timer_cancel(&t->open_timer);
 	watch_remove(&t->watch);
+	count_out(t);
 	if (t->pool)
 		pool_tunnel_gone(t->pool, t, t->open);
 	list_unlink(&t->dirty);
@@ -115,6 +168,8 @@ static void send_bytes(struct hbone *t, const uint8_t *data, size_t len)
 		hbone_break(t, "too many bytes wait for the peer");
 	else if (t->out.len)
 		rewatch(t);
+	if (t->out.len != t->charged)
+		charge(t);
 }
 
 /* Encrypts and sends what @h2 has written. */
@@ -197,6 +252,7 @@ static void on_writable(struct hbone *t)
 	}
 	if (n > 0)
 		bytes_consume(&t->out, (size_t)n);
+	charge(t);
 	rewatch(t);
 	resume_stalled(t);
 }
@@ -326,6 +382,7 @@ static void opened(struct hbone *t)
 	const char *alpn = tls_alpn(t->tls);
 
 	timer_cancel(&t->open_timer);
+	end_handshake(t);
 	if (is_revoked(t)) {
 		worker_add(&t->v->count->tunnels_failed[t->server ? FLOW_INBOUND : FLOW_OUTBOUND], 1);
 		refuse_revoked(t);
@@ -431,7 +488,7 @@ static int on_events(struct watch *w, uint32_t events)
 {
 	struct hbone *t = container_of(w, struct hbone, watch);
 
-	if (t->broken)
+	if (t->broken || !worker_vm_turn(t->v, t->open || t->connecting ? 1 : SHARE_HANDSHAKE))
 		return 0;
 	if (t->connecting) {
 		socklen_t len = sizeof(int);
@@ -523,13 +580,21 @@ struct hbone *hbone_dial(struct worker_vm *v, struct pool_entry *pool, char why[
 void hbone_accept(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
 {
 	struct tls_expect expect = { .trust_domain = v->conf->trust_domain };
-	struct hbone *t = v->conf->server ? hbone_new(v, fd, true, v->conf->server, &expect) : NULL;
+	struct hbone *t;
 
+	if (!count_in(v)) {
+		close_fd(fd);
+		return;
+	}
+	t = v->conf->server ? hbone_new(v, fd, true, v->conf->server, &expect) : NULL;
 	if (!t) {
+		__atomic_sub_fetch(&v->vm->n_handshakes, 1, __ATOMIC_RELAXED);
+		__atomic_sub_fetch(&v->vm->n_tunnels, 1, __ATOMIC_RELAXED);
 		worker_add(&v->count->tunnels_failed[FLOW_INBOUND], 1);
 		close_fd(fd);
 		return;
 	}
+	t->counted = t->handshaking = true;
 	t->local = *dst;
 	t->remote = *src;
 }

@@ -37,11 +37,14 @@ struct hbone {
 	bool broken : 1;		/* ends at the next occasion */
 	bool draining : 1;
 	bool faulty : 1;		/* the peer made a mistake, which it is told */
+	bool counted : 1;		/* server: in the VM's tunnels */
+	bool handshaking : 1;		/* and in its handshakes */
 	struct vm_conf *conf;		/* of when it began: the handshake borrows from it */
 	struct tls_session *tls;
 	struct h2 h2;
 	struct staging *staging;	/* lent to @h2 */
 	struct bytes out;		/* encrypted, waits for the kernel */
+	size_t charged;			/* bytes of it that are in the VM's buffered_bytes */
 	struct ip_port local;		/* server: the VM's address that was dialled */
 	struct ip_port remote;
 	uint64_t rx_ms;			/* when bytes last came */

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "base/log.h"
@@ -119,12 +120,32 @@ static int attach(struct proxy *p, struct diag *d)
 	return r;
 }
 
+/* As many descriptors as the administrator allows: the soft limit is for programs that call select(). */
+static void raise_descriptors(const struct proxy_options *o)
+{
+	uint64_t needed = budget_idle_descriptors(proxy_n_workers(o));
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+		return;
+	if (l.rlim_cur < l.rlim_max) {
+		l.rlim_cur = l.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &l) < 0)
+			log_warn("the limit of descriptors cannot be raised", log_int("to", (int64_t)l.rlim_max), log_errno(errno));
+	}
+	if (l.rlim_cur < 2 * needed)
+		log_warn("too few descriptors (LimitNOFILE=, ulimit -n): connections will be refused", log_int("limit", (int64_t)l.rlim_cur),
+			 log_int("needed_idle", (int64_t)needed), log_int("connections_per_vm", (int64_t)budget_connections(l.rlim_cur)));
+}
+
 static int run(const struct proxy_options *o, struct diag *d)
 {
 	static struct proxy p;		/* large: the slots */
 	int socks[PROXY_WORKERS_MAX + 1];
-	int r = start_privileged(o, socks, d);
+	int r;
 
+	raise_descriptors(o);
+	r = start_privileged(o, socks, d);
 	if (r < 0)
 		return r;
 	r = sandbox_confine(SANDBOX_LOOP | SANDBOX_THREADS | SANDBOX_SOCKETS | SANDBOX_WRITE_FILES, d);

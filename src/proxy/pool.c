@@ -10,7 +10,11 @@
 #include "proxy/flow.h"
 #include "proxy/hbone.h"
 
-enum { FIRST_BACKOFF_MS = 100, MAX_BACKOFF_MS = 5000 };
+enum {
+	FIRST_BACKOFF_MS = 100,
+	MAX_BACKOFF_MS = 5000,
+	FLOWS_A_TURN = 64,		/* so many are sent on their way at once: others have their turn */
+};
 
 /* --- entries --- */
 
@@ -27,6 +31,7 @@ static void make_key(uint8_t key[static 26], const struct ip_port *addr, const c
 
 static void entry_free(struct pool_entry *p)
 {
+	defer_cancel(&p->more_defer);
 	map_remove(&p->v->pool, &p->link);
 	for (size_t i = 0; i < p->n_ids; i++)
 		free((void *)(uintptr_t)p->ids[i]);
@@ -45,6 +50,7 @@ static struct pool_entry *entry_new(struct worker_vm *v, const uint8_t key[stati
 	p->addr = *addr;
 	list_init(&p->tunnels);
 	list_init(&p->waiting);
+	list_init(&p->lost);
 	memcpy(p->key, key, sizeof(p->key));
 	if (map_add(&v->pool, &p->link, p->key, sizeof(p->key)) < 0) {
 		free(p);
@@ -111,6 +117,8 @@ static bool dial(struct pool_entry *p, char why[static 160])
 	return true;
 }
 
+static int on_more(struct defer *d);
+
 int pool_join(struct worker_vm *v, struct flow *f, const struct snap_endpoint *e, char why[static 160])
 {
 	struct pool_entry *p = entry_of(v, e);
@@ -128,10 +136,13 @@ int pool_join(struct worker_vm *v, struct flow *f, const struct snap_endpoint *e
 	if ((!t || h2_n_streams(&t->h2) >= POOL_SOFT_STREAMS) && p->n_tunnels < (t ? POOL_MAX_TUNNELS : POOL_FULL_TUNNELS) && !one_is_coming(p))
 		if (!dial(p, why) && !t)
 			return -EHOSTDOWN;
-	if (t)
+	if (t && list_empty(&p->waiting)) {
 		flow_out_request(f, t);
-	else
-		f->pool = p;
+		return 0;
+	}
+	f->pool = p;
+	if (t)			/* behind those that came before */
+		loop_defer_next(v->w->loop, &p->more_defer, on_more);
 	return 0;
 }
 
@@ -141,25 +152,57 @@ void pool_leave(struct flow *f)
 	f->pool = NULL;
 }
 
-void pool_tunnel_open(struct pool_entry *p)
+static void send_some(struct pool_entry *p)
 {
 	struct worker *w = p->v->w;
 	struct hbone *t;
 
-	p->backoff_ms = 0;
-	p->retry_ms = 0;
-	while (!list_empty(&p->waiting) && (t = choose(p))) {
+	for (int i = 0; !list_empty(&p->waiting) && (t = choose(p)); i++) {
 		struct flow *f = list_entry(p->waiting.next, struct flow, waiting);
 
+		if (i == FLOWS_A_TURN) {
+			loop_defer_next(w->loop, &p->more_defer, on_more);
+			break;
+		}
 		pool_leave(f);
 		list_append(&w->connecting, &f->waiting);
 		flow_out_request(f, t);
 	}
 }
 
+static void fail_some(struct pool_entry *p)
+{
+	char why[160];
+
+	snprintf(why, sizeof(why), "%s", p->why);
+	for (int i = 0; i < FLOWS_A_TURN && !list_empty(&p->lost); i++) {
+		struct flow *f = list_entry(p->lost.next, struct flow, waiting);
+
+		pool_leave(f);
+		flow_out_failed(f, why);
+	}
+	if (!list_empty(&p->lost))
+		loop_defer_next(p->v->w->loop, &p->more_defer, on_more);
+}
+
+static int on_more(struct defer *d)
+{
+	struct pool_entry *p = container_of(d, struct pool_entry, more_defer);
+
+	fail_some(p);
+	send_some(p);
+	return 0;
+}
+
+void pool_tunnel_open(struct pool_entry *p)
+{
+	p->backoff_ms = 0;
+	p->retry_ms = 0;
+	send_some(p);
+}
+
 void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
 {
-	struct list lost;
 	char why[160];
 
 	list_unlink(&t->of_pool);
@@ -171,21 +214,13 @@ void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
 	p->backoff_ms = p->backoff_ms ? MIN(p->backoff_ms * 2, (uint32_t)MAX_BACKOFF_MS) : FIRST_BACKOFF_MS;
 	p->retry_ms = loop_now_ms(p->v->w->loop) + p->backoff_ms;
 	snprintf(p->why, sizeof(p->why), "%s", t->why);
-	snprintf(why, sizeof(why), "%s", t->why);
-
-	list_init(&lost);			/* they may come back to this very entry, and be told to wait */
-	while (!list_empty(&p->waiting)) {
+	while (!list_empty(&p->waiting)) {	/* a list of their own: they may come back to this very entry, and be told to wait */
 		struct list *l = p->waiting.next;
 
 		list_unlink(l);
-		list_append(&lost, l);
+		list_append(&p->lost, l);
 	}
-	while (!list_empty(&lost)) {
-		struct flow *f = list_entry(lost.next, struct flow, waiting);
-
-		pool_leave(f);
-		flow_out_failed(f, why);
-	}
+	fail_some(p);
 }
 
 void pool_tick(struct worker_vm *v, uint64_t now_ms)
@@ -193,7 +228,7 @@ void pool_tick(struct worker_vm *v, uint64_t now_ms)
 	map_for_each(l, &v->pool) {
 		struct pool_entry *p = container_of(l, struct pool_entry, link);
 
-		if (!p->n_tunnels && list_empty(&p->waiting) && now_ms > p->retry_ms + MAX_BACKOFF_MS)
+		if (!p->n_tunnels && list_empty(&p->waiting) && list_empty(&p->lost) && now_ms > p->retry_ms + MAX_BACKOFF_MS)
 			entry_free(p);
 	}
 }

@@ -23,6 +23,8 @@ struct pool_entry {
 	struct list tunnels;
 	size_t n_tunnels;
 	struct list waiting;		/* flows */
+	struct list lost;		/* flows whose attempt has failed, a turn's worth at a time */
+	struct defer more_defer;	/* to go on with either */
 	uint64_t retry_ms;		/* not dialled before */
 	uint32_t backoff_ms;
 	char why[160];			/* it could not be reached */

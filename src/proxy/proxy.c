@@ -636,12 +636,20 @@ static void on_signal(int signo, void *data)
 		p->reload(p);
 }
 
+static uint64_t get_descriptors(void)
+{
+	struct rlimit l;
+
+	return getrlimit(RLIMIT_NOFILE, &l) == 0 ? l.rlim_cur : 1024;
+}
+
 int proxy_init(struct proxy *p, const struct proxy_options *options, const int *sockd_socks)
 {
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
 	int r;
 
 	*p = (struct proxy){ .options = *options, .start_ms = clock_mono_ms() };
+	p->connections_max = budget_connections(get_descriptors());
 	map_init(&p->sidecars);
 	list_init(&p->leaving);
 	tee_relay_init(&p->tee);

@@ -65,6 +65,7 @@ struct proxy {
 	struct sockd_pool *sockd;	/* of this thread, for checks of health; NULL: ordinary sockets */
 	struct access_log *access_log;
 	uint64_t start_ms;
+	uint32_t connections_max;	/* of one VM, by the descriptors that the process may have */
 
 	/* changes */
 	Outrigger__Ipc__Setup *setup;	/* NULL: has not come yet */

@@ -272,10 +272,27 @@ void sidecar_review(struct sidecar *s)
 		log_error("workers do not get a service proxy", log_str("vm", s->put->vm_id), log_errno(-ENOMEM));
 }
 
+static void tell_budgets(struct sidecar *s, uint64_t now_ms)
+{
+	struct vm_counters c = {};
+
+	if (!s->vm)
+		return;
+	vm_count(s->vm, &c);
+	for (int b = 0; b < _VM_BUDGET_N; b++) {
+		uint64_t n = budget_watch_due(&s->budgets, (enum vm_budget)b, c.over_budget[b], now_ms);
+
+		if (n)
+			log_warn("a VM is over its budget", log_str("vm", s->put->vm_id), log_str("budget", vm_budget_name((enum vm_budget)b)),
+				 log_int("times", (int64_t)n));
+	}
+}
+
 void sidecar_tick(struct sidecar *s)
 {
 	uint64_t now_ms = loop_now_ms(s->proxy->loop);
 
+	tell_budgets(s, now_ms);
 	demand_sweep(&s->demand, now_ms, DEMAND_IDLE_MS);
 	if (s->not_after && clock_wall_s() >= s->not_after && s->state != SIDECAR_FAILED)
 		sidecar_event(s, SIDECAR_EV_EXPIRED, "the certificate has expired");

@@ -69,6 +69,7 @@ struct sidecar {
 	bool serving;			/* the workers have it */
 
 	struct vm *vm;
+	struct budget_watch budgets;
 	char *uid;			/* of its workload in the mesh, as far as it is known */
 	struct tls_ctx *client;
 	struct tls_ctx *server;

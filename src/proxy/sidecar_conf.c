@@ -49,6 +49,7 @@ static void set_limits(const struct sidecar *s, struct vm_limits *limits)
 		if (l->idle_timeout_s)
 			limits->idle_timeout_s = l->idle_timeout_s;
 	}
+	limits->connections = MIN(limits->connections, s->proxy->connections_max);
 }
 
 /*

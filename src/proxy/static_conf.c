@@ -385,6 +385,36 @@ static int listen_on(struct reading *rd, const struct conf_node *n, int *ret_fd)
 	return 0;
 }
 
+static int number_of(struct reading *rd, const struct conf_node *map, const char *key, uint64_t max, uint64_t *ret_value)
+{
+	const struct conf_node *n = conf_node_get(map, key);
+	unsigned long long v;
+	char *end;
+
+	if (!n)
+		return 0;
+	errno = 0;
+	v = n->kind == CONF_NODE_SCALAR ? strtoull(n->text, &end, 10) : 0;
+	if (!v || errno || *end || v > max)
+		return wrong(rd, n, "must be a positive number");
+	*ret_value = v;
+	return 0;
+}
+
+static int read_limits(struct reading *rd, const struct conf_node *n, Outrigger__Ipc__Limits *ret_limits)
+{
+	uint64_t connections = 0, idle_s = 0;
+	int r = number_of(rd, n, "connections", UINT32_MAX, &connections);
+
+	if (r == 0)
+		r = number_of(rd, n, "buffered_bytes", UINT64_MAX, &ret_limits->buffered_bytes);
+	if (r == 0)
+		r = number_of(rd, n, "idle_timeout_s", UINT32_MAX, &idle_s);
+	ret_limits->connections = (uint32_t)connections;
+	ret_limits->idle_timeout_s = (uint32_t)idle_s;
+	return r;
+}
+
 static int read_vm_message(struct reading *rd, const struct conf_node *n, Outrigger__Ipc__VmPut *m)
 {
 	const struct conf_node *token = conf_node_get(n, "token");
@@ -443,10 +473,16 @@ static int read_credential(struct reading *rd, struct proxy *p, const struct con
 static int read_vm(struct reading *rd, struct proxy *p, const struct conf_node *n)
 {
 	Outrigger__Ipc__VmPut m = OUTRIGGER__IPC__VM_PUT__INIT;
+	Outrigger__Ipc__Limits limits = OUTRIGGER__IPC__LIMITS__INIT;
+	const struct conf_node *own = conf_node_get(n, "limits");
 	int fds[2] = { -1, -1 };
 	struct diag d = {};
 	int r = read_vm_message(rd, n, &m);
 
+	if (r == 0 && own) {
+		m.limits = &limits;
+		r = read_limits(rd, own, &limits);
+	}
 	if (r == 0)
 		r = listen_on(rd, conf_node_get(n, "outbound"), &fds[0]);
 	if (r == 0)

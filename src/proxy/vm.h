@@ -5,6 +5,7 @@
 #include "base/defs.h"
 #include "base/ip.h"
 #include "mesh/tls.h"
+#include "proxy/budget.h"
 
 /*
  * A VM as the worker threads see it.
@@ -28,7 +29,7 @@ struct vm_counters {
 	uint64_t closed[2];
 	uint64_t refused[2];		/* denied by policy, unknown destination, strict mode */
 	uint64_t failed[2];		/* could not be connected, or broke */
-	uint64_t over_budget;		/* cut or not accepted because of a limit below */
+	uint64_t over_budget[_VM_BUDGET_N];	/* cut, put off or not accepted */
 	uint64_t bytes_sent[2];		/* by the client of the connection */
 	uint64_t bytes_received[2];
 	uint64_t tunnels_opened[2];	/* dialled, accepted */
@@ -40,7 +41,9 @@ struct vm_counters {
 
 struct vm_limits {			/* vm_conf_new() fills in the defaults */
 	uint32_t connections;		/* open at once; 10000 */
-	uint64_t buffered_bytes;	/* in user memory, all connections together; 64 MiB */
+	uint64_t buffered_bytes;	/* in user memory, all connections and tunnels together; 64 MiB */
+	uint32_t handshakes;		/* inbound tunnels that are not open yet; 512 */
+	uint32_t tunnels;		/* inbound ones; 4096 */
 	uint32_t connect_timeout_ms;	/* of one attempt; 5000 */
 	uint32_t resolve_timeout_ms;	/* 5000 */
 	uint32_t idle_timeout_s;	/* of a connection; 0: none */
@@ -53,6 +56,8 @@ struct vm {				/* fixed, but for atomics */
 	int outbound_fd;		/* listeners; closed with the last reference; -1: none */
 	int inbound_fd;
 	uint32_t n_connections;		/* atomic, of all workers */
+	uint32_t n_tunnels;		/* likewise: inbound ones */
+	uint32_t n_handshakes;		/* likewise: of these, those that are not open yet */
 	uint64_t buffered_bytes;	/* atomic, of all workers */
 	size_t n_workers;
 	struct vm_counters counters[];	/* one a worker */

@@ -16,6 +16,7 @@ enum {
 	REPORTS_MAX = 256,		/* so many are posted at once */
 	TICK_MS = 1000,
 	STAGING_KEEP = 2,		/* free buffers that are kept */
+	WAKES_A_TURN = 64,
 };
 
 /* --- to the main thread --- */
@@ -116,23 +117,16 @@ static void on_turn(void *data)
 
 	while (!list_empty(&w->dirty))
 		hbone_flush(list_entry(w->dirty.next, struct hbone, dirty));
+	share_next_turn(&w->share);
 	__atomic_store_n(&w->load.n_turns, w->load.n_turns + 1, __ATOMIC_RELAXED);
 }
 
-/* Flows that waited for news, each once. */
-static void wake(struct list *waiting)
+static int on_waking(struct defer *d)
 {
-	struct list now;
+	struct worker *w = container_of(d, struct worker, wake_defer);
 
-	list_init(&now);
-	while (!list_empty(waiting)) {
-		struct list *l = waiting->next;
-
-		list_unlink(l);
-		list_append(&now, l);
-	}
-	while (!list_empty(&now)) {
-		struct flow *f = list_entry(now.next, struct flow, waiting);
+	for (int i = 0; i < WAKES_A_TURN && !list_empty(&w->waking); i++) {
+		struct flow *f = list_entry(w->waking.next, struct flow, waiting);
 
 		list_unlink(&f->waiting);
 		if (f->direction == FLOW_OUTBOUND)
@@ -140,13 +134,29 @@ static void wake(struct list *waiting)
 		else
 			flow_in_decide(f);
 	}
+	if (!list_empty(&w->waking))
+		loop_defer_next(w->loop, &w->wake_defer, on_waking);
+	return 0;
+}
+
+/* Flows that waited for news, each once. There may be as many as VMs like: no more than some in a turn. */
+static void wake(struct worker *w, struct list *waiting)
+{
+	while (!list_empty(waiting)) {
+		struct list *l = waiting->next;
+
+		list_unlink(l);
+		list_append(&w->waking, l);
+	}
+	if (!list_empty(&w->waking))
+		loop_defer(w->loop, &w->wake_defer, on_waking);
 }
 
 static void on_refill(void *data)
 {
 	struct worker *w = data;
 
-	wake(&w->no_socket);
+	wake(w, &w->no_socket);
 }
 
 static int on_tick(struct timer *t)
@@ -154,6 +164,8 @@ static int on_tick(struct timer *t)
 	struct worker *w = container_of(t, struct worker, tick_timer);
 	uint64_t now = loop_now_ms(w->loop);
 
+	share_next_window(&w->share);
+	loop_set_batch(w->loop, share_contended(&w->share) ? LOOP_BATCH_WIDE : LOOP_BATCH);
 	map_for_each(l, &w->vms)
 		worker_vm_tick(container_of(l, struct worker_vm, link), now);
 	return timer_arm(w->loop, &w->tick_timer, TICK_MS, on_tick);
@@ -192,7 +204,7 @@ static void do_snapshot(struct mail *m, void *receiver)
 	if (policies)
 		map_for_each(l, &w->vms)
 			worker_vm_recheck(container_of(l, struct worker_vm, link));
-	wake(&w->parked);
+	wake(w, &w->parked);
 	snapshot_unref(old);
 }
 
@@ -237,7 +249,7 @@ static void do_put(struct mail *m, void *receiver)
 
 	(void)!worker_vm_put(w, c->conf);	/* out of memory: the VM is not served by this worker, others do */
 	free(c);
-	wake(&w->parked);
+	wake(w, &w->parked);
 }
 
 int worker_put_vm(struct worker *w, struct vm_conf *conf)
@@ -348,6 +360,7 @@ static void worker_free(struct worker *w)
 	sockd_pool_free(w->sockd);
 	close_fd(w->conf.sockd_sock);
 	map_deinit(&w->vms);
+	map_deinit(&w->by_ip);
 	loop_free(w->loop);
 	free(w->net);
 	free(w->plain);
@@ -367,9 +380,13 @@ int worker_new(const struct worker_conf *conf, struct worker **ret_worker)
 	w->conf = *conf;
 	w->reports_end = &w->reports;
 	map_init(&w->vms);
+	map_init(&w->by_ip);
+	share_init(&w->share);
 	list_init(&w->dirty);
 	list_init(&w->staging);
 	list_init(&w->parked);
+	list_init(&w->waking);
+	list_init(&w->wake_defer.link);
 	list_init(&w->no_socket);
 	list_init(&w->connecting);
 	list_init(&w->lingering);

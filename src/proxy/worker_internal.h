@@ -3,6 +3,7 @@
 #include "base/list.h"
 #include "base/loop.h"
 #include "base/map.h"
+#include "proxy/share.h"
 #include "proxy/sockd.h"
 #include "proxy/worker.h"
 
@@ -50,10 +51,14 @@ struct worker {
 	struct snapshot *snap;		/* may be NULL at the beginning */
 	struct revocations *revoked;	/* NULL: none */
 	struct map vms;			/* struct worker_vm by slot */
+	struct map by_ip;		/* struct vm_address */
+	struct share_turn share;
 	struct list dirty;		/* tunnels that have something to send */
 	struct list staging;		/* free ones */
 	size_t n_staging;
 	struct list parked;		/* flows that wait for a newer snapshot or configuration */
+	struct list waking;		/* those for which there is news, a turn's worth at a time */
+	struct defer wake_defer;
 	struct list no_socket;		/* flows that wait for sockd */
 	struct list connecting;		/* flows that wait for the network */
 	struct list lingering;		/* linger.c */
@@ -77,6 +82,13 @@ struct worker {
 	bool stopping;
 };
 
+/* An address of a VM of this process. */
+struct vm_address {
+	struct map_link link;
+	struct ip ip;
+	struct worker_vm *v;
+};
+
 /* A VM, on one worker. */
 struct worker_vm {
 	struct map_link link;		/* by the slot in @vm */
@@ -84,9 +96,13 @@ struct worker_vm {
 	struct vm *vm;
 	struct vm_conf *conf;
 	struct vm_counters *count;	/* this worker's */
+	struct share share;
 	struct watch outbound;
 	struct watch inbound;
+	struct vm_address *addresses;	/* those of @conf that nobody else had */
+	size_t n_addresses;
 	struct list flows;
+	struct list from_neighbours;	/* flows of other VMs of this process to this one: struct flow.of_target */
 	struct list tunnels;
 	struct map pool;		/* struct pool_entry: tunnels that we dial */
 	struct timer drain_timer;
@@ -98,6 +114,22 @@ struct worker_vm {
 static inline void worker_add(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);	/* one writer */
+}
+
+static inline void worker_over(struct worker_vm *v, enum vm_budget b)
+{
+	worker_add(&v->count->over_budget[b], 1);
+}
+
+/* May something be done for @v in this turn still? It is counted if not. */
+static inline bool worker_vm_turn(struct worker_vm *v, uint32_t units)
+{
+	if (!share_left(&v->w->share, &v->share)) {
+		worker_over(v, VM_B_TURN);
+		return false;
+	}
+	share_use(&v->share, units);
+	return true;
 }
 
 /* --- worker.c --- */

@@ -22,14 +22,41 @@ static struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
 
 struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip)
 {
-	map_for_each(l, &w->vms) {
-		struct worker_vm *v = container_of(l, struct worker_vm, link);
+	struct map_link *l = map_find(&w->by_ip, ip, sizeof(*ip));
 
-		for (size_t i = 0; i < v->conf->n_addresses; i++)
-			if (ip_equal(&v->conf->addresses[i], ip))
-				return v;
+	return l ? container_of(l, struct vm_address, link)->v : NULL;
+}
+
+static void forget_addresses(struct worker_vm *v)
+{
+	for (size_t i = 0; i < v->n_addresses; i++)
+		if (v->addresses[i].v)
+			map_remove(&v->w->by_ip, &v->addresses[i].link);
+	free(v->addresses);
+	v->addresses = NULL;
+	v->n_addresses = 0;
+}
+
+/* One that another VM has had until now is this one's. What cannot be noted is reached over a wire, like that of a stranger. */
+static void note_addresses(struct worker_vm *v, struct vm_address *addresses)
+{
+	struct worker *w = v->w;
+
+	forget_addresses(v);
+	v->addresses = addresses;
+	v->n_addresses = v->conf->n_addresses;
+	for (size_t i = 0; i < v->n_addresses; i++) {
+		struct vm_address *a = &addresses[i];
+		struct map_link *old = map_find(&w->by_ip, &v->conf->addresses[i], sizeof(a->ip));
+
+		if (old) {
+			container_of(old, struct vm_address, link)->v = NULL;
+			map_remove(&w->by_ip, old);
+		}
+		a->ip = v->conf->addresses[i];
+		if (map_add(&w->by_ip, &a->link, &a->ip, sizeof(a->ip)) == 0)
+			a->v = v;
 	}
-	return NULL;
 }
 
 /* --- listeners --- */
@@ -67,7 +94,7 @@ static bool is_exhausted(struct worker_vm *v, int r)
 {
 	if (r != -EMFILE && r != -ENFILE && r != -ENOBUFS && r != -ENOMEM)
 		return false;
-	worker_add(&v->count->over_budget, 1);
+	worker_over(v, VM_B_DESCRIPTORS);
 	return true;
 }
 
@@ -77,7 +104,7 @@ static int on_outbound(struct watch *watch, uint32_t events)
 	struct ip_port src, dst;
 
 	(void)events;
-	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, SHARE_ACCEPT); i++) {
 		int fd = accept_one(watch->fd, &src, &dst);
 
 		if (fd == -ECONNABORTED || fd == -EINTR)
@@ -97,7 +124,7 @@ static int on_inbound(struct watch *watch, uint32_t events)
 	struct ip_port src, dst;
 
 	(void)events;
-	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, SHARE_ACCEPT); i++) {
 		int fd = accept_one(watch->fd, &src, &dst);
 
 		if (fd == -ECONNABORTED || fd == -EINTR)
@@ -138,20 +165,26 @@ static int listen_all(struct worker_vm *v)
 static int vm_add(struct worker *w, struct vm_conf *c)
 {
 	struct worker_vm *v = calloc(1, sizeof(*v));
+	struct vm_address *addresses = calloc(c->n_addresses + 1, sizeof(*addresses));
 	int r;
 
-	if (!v)
+	if (!v || !addresses) {
+		free(v);
+		free(addresses);
 		return -ENOMEM;
+	}
 	v->w = w;
 	v->vm = vm_ref(c->vm);
 	v->conf = c;
 	v->count = &c->vm->counters[w->conf.index];
 	list_init(&v->flows);
 	list_init(&v->tunnels);
+	list_init(&v->from_neighbours);
 	map_init(&v->pool);
 	r = map_add(&w->vms, &v->link, &v->vm->slot, sizeof(v->vm->slot));
 	if (r < 0) {
 		vm_unref(v->vm);
+		free(addresses);
 		free(v);
 		return r;
 	}
@@ -160,9 +193,12 @@ static int vm_add(struct worker *w, struct vm_conf *c)
 		watch_remove(&v->outbound);
 		map_remove(&w->vms, &v->link);
 		vm_unref(v->vm);
+		free(addresses);
 		free(v);
+		return r;
 	}
-	return r;
+	note_addresses(v, addresses);
+	return 0;
 }
 
 /*
@@ -190,8 +226,14 @@ int worker_vm_put(struct worker *w, struct vm_conf *c)
 			vm_conf_unref(c);
 		return r;
 	}
+	struct vm_address *addresses = calloc(c->n_addresses + 1, sizeof(*addresses));
+	if (!addresses) {
+		vm_conf_unref(c);
+		return -ENOMEM;
+	}
 	struct vm_conf *old = v->conf;
 	v->conf = c;
+	note_addresses(v, addresses);
 	if (old->client && old->client != c->client)
 		retire_tunnels(v);
 	vm_conf_unref(old);
@@ -228,6 +270,7 @@ static int really_free(struct defer *d)
 
 	timer_cancel(&v->drain_timer);
 	map_remove(&w->vms, &v->link);
+	forget_addresses(v);
 	pool_free_all(v);
 	vm_conf_unref(v->conf);
 	if (m) {
@@ -243,7 +286,7 @@ void worker_vm_check(struct worker_vm *v)
 {
 	if (!v->removed)
 		(void)!listen_all(v);	/* a descriptor is free: those who wait need not wait for the tick */
-	else if (list_empty(&v->flows) && list_empty(&v->tunnels))
+	else if (list_empty(&v->flows) && list_empty(&v->tunnels) && list_empty(&v->from_neighbours))
 		loop_defer(v->w->loop, &v->free_defer, really_free);
 }
 
@@ -261,6 +304,8 @@ static void cut(struct worker_vm *v)
 		else
 			flow_end(f, FLOW_R_DRAIN, "the VM's proxy ends");
 	}
+	while (!list_empty(&v->from_neighbours))
+		flow_end(list_entry(v->from_neighbours.next, struct flow, of_target), FLOW_R_DRAIN, "the VM's proxy ends");
 	list_for_each_safe(l, &v->tunnels)
 		hbone_break(list_entry(l, struct hbone, of_vm), "drained");
 }
@@ -352,4 +397,6 @@ void worker_vm_recheck(struct worker_vm *v)
 {
 	list_for_each_safe(l, &v->flows)
 		flow_in_recheck(list_entry(l, struct flow, of_vm));
+	list_for_each_safe(n, &v->from_neighbours)
+		flow_in_recheck(list_entry(n, struct flow, of_target));
 }

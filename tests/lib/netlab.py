@@ -112,7 +112,7 @@ class Lab:
 
     def popen(self, argv, name, env=None, **kw):
         log = open(os.path.join(self.dir, name + ".log"), "ab")
-        p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=kw.pop("stdout", log), stderr=log, start_new_session=True,
+        p = subprocess.Popen(argv, stdin=kw.pop("stdin", subprocess.DEVNULL), stdout=kw.pop("stdout", log), stderr=log, start_new_session=True,
                              env=dict(os.environ, **(env or {})), **kw)
         log.close()
         p.name = name

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "proxy/worker.h"
+#include "proxy/worker_internal.h"
 
 #define CLIENT_ID "spiffe://td/ns/shop/sa/client"
 #define SERVER_ID "spiffe://td/ns/shop/sa/server"
@@ -284,6 +285,8 @@ static int teardown(void **state)
 		for (size_t i = 0; i < sides[s]->n; i++) {
 			assert_int_equal(sides[s]->vm[i]->n_connections, 0);
 			assert_int_equal(sides[s]->vm[i]->buffered_bytes, 0);
+			assert_int_equal(sides[s]->vm[i]->n_tunnels, 0);
+			assert_int_equal(sides[s]->vm[i]->n_handshakes, 0);
 			vm_conf_unref(sides[s]->conf[i]);
 			vm_unref(sides[s]->vm[i]);
 		}
@@ -890,12 +893,223 @@ static void neighbours_reach_each_other_without_a_wire(void **state)
 	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_opened[FLOW_OUTBOUND], 0);
 	forget_reports();
 
-	put_deny("no-clients", "client");	/* and only if both may */
+	c = dial(STRANGER);
+	s = take(rig.app_2);
+	say(c, "a");
+	hear(s, "a");
+	put_deny("no-clients", "client");	/* and only as long as both may */
 	publish();
+	hear_reset(c);
+	hear_reset(s);
+	close(c);
+	close(s);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_POLICY_CHANGED);
+	forget_reports();
+
 	c = dial(STRANGER);
 	hear_reset(c);
 	close(c);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_DENIED);
+	r = report_of(FLOW_CLOSED, FLOW_INBOUND);
+	assert_int_equal(r->result, FLOW_R_DENIED);
+	assert_string_equal(r->why, report_of(FLOW_CLOSED, FLOW_OUTBOUND)->why);
+	assert_int_equal(counters_of(rig.a.vm[1]).refused[FLOW_INBOUND], 2);
+}
+
+static void make_neighbours(void (*change)(struct vm_conf *c))
+{
+	add_vm(&rig.a, "server-2", -1, -1);
+	configure(&rig.a, 1, server_leaf, SERVER_2, "server-2", change);
+	put_service("near", STRANGER);
+	put_workload("server-2", SERVER_2, "server", TUNNEL_HBONE, "shop/near", NULL);
+	publish();
+}
+
+static void a_neighbour_is_told_of_what_reaches_it(void **state)
+{
+	const struct flow_report *out, *in;
+	struct vm_counters n;
+	int c, s;
+
+	(void)state;
+	make_neighbours(NULL);
+	c = dial(STRANGER);
+	s = take(rig.app_2);
+	say(c, "hello");
+	hear(s, "hello");
+	say(s, "you");
+	hear(c, "you");
+	assert_int_equal(rig.a.vm[1]->n_connections, 1);
+	close(c);
+	hear_end(s);
+	close(s);
+	in = report_of(FLOW_OPENED, FLOW_INBOUND);
+	assert_ptr_equal(in->vm, rig.a.vm[1]);
+	assert_string_equal(in->peer->identity, CLIENT_ID);
+	assert_string_equal(in->peer->workload_name, "client");
+	in = report_of(FLOW_CLOSED, FLOW_INBOUND);
+	out = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
+	assert_ptr_equal(out->vm, rig.a.vm[0]);
+	assert_ptr_equal(in->vm, rig.a.vm[1]);
+	assert_string_equal(out->peer->identity, SERVER_ID);
+	assert_true(in->id != out->id);
+	assert_int_equal(in->bytes_sent, 5);
+	assert_int_equal(in->bytes_received, 3);
+	assert_int_equal(in->destination.port, APP_PORT);
+	n = counters_of(rig.a.vm[1]);
+	assert_int_equal(n.opened[FLOW_INBOUND], 1);
+	assert_int_equal(n.closed[FLOW_INBOUND], 1);
+	assert_int_equal(n.bytes_sent[FLOW_INBOUND], 5);
+	assert_int_equal(n.bytes_received[FLOW_INBOUND], 3);
+	assert_int_equal(rig.a.vm[1]->n_connections, 0);
+}
+
+static void few_connections(struct vm_conf *c);
+
+static void a_neighbour_is_not_given_more_than_it_may_have(void **state)
+{
+	int c[3], s[2];
+
+	(void)state;
+	make_neighbours(few_connections);
+	for (int i = 0; i < 2; i++) {
+		c[i] = dial(STRANGER);
+		s[i] = take(rig.app_2);
+	}
+	c[2] = dial(STRANGER);
+	hear_reset(c[2]);
+	assert_int_equal(counters_of(rig.a.vm[1]).over_budget[VM_B_CONNECTIONS], 1);
+	assert_int_equal(counters_of(rig.a.vm[0]).over_budget[VM_B_CONNECTIONS], 0);
+	for (int i = 0; i < 3; i++)
+		close(c[i]);
+	for (int i = 0; i < 2; i++)
+		close(s[i]);
+}
+
+static void a_neighbour_that_goes_takes_what_reaches_it_along(void **state)
+{
+	size_t one = 1;
+	int c, s;
+
+	(void)state;
+	make_neighbours(NULL);
+	c = dial(STRANGER);
+	s = take(rig.app_2);
+	assert_int_equal(worker_remove_vm(rig.a.w, rig.a.vm[1], 1, 0), 0);
+	hear_reset(c);
+	hear_reset(s);
+	close(c);
+	close(s);
+	while (rig.n_removed < one)
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_DRAIN);
+}
+
+struct pause {
+	struct mail mail;
+	sem_t begun, over;
+};
+
+static void on_pause(struct mail *m, void *receiver)
+{
+	struct pause *p = container_of(m, struct pause, mail);
+
+	(void)receiver;
+	sem_post(&p->begun);
+	sem_wait(&p->over);
+}
+
+/* The worker does nothing until resume(): what is sent meanwhile it finds all at once. */
+static void pause_worker(struct worker *w, struct pause *p)
+{
+	*p = (struct pause){ .mail.fn = on_pause };
+	sem_init(&p->begun, 0, 0);
+	sem_init(&p->over, 0, 0);
+	mailbox_post(&w->box, &p->mail);
+	sem_wait(&p->begun);
+}
+
+static void knock(const struct ip_port *addr)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(addr, AF_INET, &sa);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, len), 0);
+	close(fd);
+}
+
+static void a_busy_vm_leaves_room_for_its_neighbours(void **state)
+{
+	enum { N = 100 };
+	struct ip_port other = at(CLIENT + 100, APP_PORT + 1);
+	uint64_t end = clock_mono_ms() + WAIT_MS;
+	int c[N], s[N];
+
+	(void)state;
+	add_vm(&rig.a, "client-2", listen_at(&other), -1);
+	configure(&rig.a, 1, client_leaf, CLIENT + 100, "client-2", NULL);
+	assert_int_equal(snap_store_put_absent(rig.store, &other.ip), 0);	/* who knocks there is refused at once */
+	publish();
+	for (int i = 0; i < N; i++) {
+		c[i] = dial(VIP);
+		s[i] = take(rig.app);
+	}
+	do {				/* again if the neighbour was too long ago, on a slow machine */
+		struct pause p;
+
+		assert_true(clock_mono_ms() < end);
+		knock(&other);
+		forget_reports();
+		report_of(FLOW_CLOSED, FLOW_OUTBOUND);		/* it was something to do for the neighbour */
+		pause_worker(rig.a.w, &p);
+		for (int i = 0; i < N; i++)
+			say(c[i], "x");
+		sem_post(&p.over);
+		for (int i = 0; i < N; i++)
+			hear(s[i], "x");
+	} while (!counters_of(rig.a.vm[0]).over_budget[VM_B_TURN]);
+	assert_int_equal(counters_of(rig.a.vm[1]).over_budget[VM_B_TURN], 0);
+	for (int i = 0; i < N; i++) {
+		close(c[i]);
+		close(s[i]);
+	}
+}
+
+/* Peers that do not say who they are may have so many places, and only of the VM that they dial. */
+static void few_handshakes(struct vm_conf *c)
+{
+	c->limits.handshakes = 3;
+}
+
+static void strangers_at_the_door_are_limited(void **state)
+{
+	enum { N = 20 };
+	struct ip_port addr = at(SERVER, SNAP_HBONE_PORT);
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&addr, AF_INET, &sa);
+	int fd[N], c, s;
+
+	(void)state;
+	configure(&rig.b, 0, server_leaf, SERVER, "server", few_handshakes);
+	c = dial(VIP);			/* its tunnel is open already */
+	s = take(rig.app);
+	for (int i = 0; i < N; i++) {
+		fd[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		assert_int_equal(connect(fd[i], (struct sockaddr *)&sa, len), 0);
+	}
+	while (counters_of(rig.b.vm[0]).over_budget[VM_B_HANDSHAKES] < N - 3)
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	assert_int_equal(counters_of(rig.b.vm[0]).over_budget[VM_B_HANDSHAKES], N - 3);
+	say(c, "a");
+	hear(s, "a");
+	close(c);
+	close(s);
+	for (int i = 0; i < N; i++)
+		close(fd[i]);
+	for (int i = 0; i < 500 && __atomic_load_n(&rig.b.vm[0]->n_handshakes, __ATOMIC_RELAXED); i++)
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	assert_int_equal(__atomic_load_n(&rig.b.vm[0]->n_handshakes, __ATOMIC_RELAXED), 0);
 }
 
 static void few_connections(struct vm_conf *c)
@@ -916,7 +1130,7 @@ static void budgets_hold(void **state)
 	c[2] = dial(VIP);
 	char b;
 	assert_true(recv(c[2], &b, 1, 0) <= 0);
-	assert_int_equal(counters_of(rig.a.vm[0]).over_budget, 1);
+	assert_int_equal(counters_of(rig.a.vm[0]).over_budget[VM_B_CONNECTIONS], 1);
 	for (int i = 0; i < 3; i++)
 		close(c[i]);
 }
@@ -1021,6 +1235,11 @@ int main(void)
 		T(streams_to_registries_are_copied),
 		T(strict_vms_refuse_plaintext),
 		T(neighbours_reach_each_other_without_a_wire),
+		T(a_neighbour_is_told_of_what_reaches_it),
+		T(a_neighbour_is_not_given_more_than_it_may_have),
+		T(a_neighbour_that_goes_takes_what_reaches_it_along),
+		T(a_busy_vm_leaves_room_for_its_neighbours),
+		T(strangers_at_the_door_are_limited),
 		T(budgets_hold),
 		T(a_vm_that_goes_lets_its_connections_end),
 		T(a_vm_that_lingers_is_served_meanwhile),

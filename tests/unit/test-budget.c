@@ -1,0 +1,187 @@
+/*
+ * Budgets of VMs: shares of a turn, messages, descriptors.
+ */
+#include "lib/unit.h"
+
+#include <string.h>
+
+#include "proxy/budget.h"
+#include "proxy/share.h"
+
+enum { N = 3 };
+
+static struct share_turn turn;
+static struct share of[N];
+
+static int setup(void **state)
+{
+	(void)state;
+	share_init(&turn);
+	for (int i = 0; i < N; i++)
+		of[i] = (struct share){};
+	return 0;
+}
+
+/* As many units as it may have in this turn, at most @max. */
+static uint32_t take(struct share *s, uint32_t max)
+{
+	uint32_t n = 0;
+
+	while (n < max && share_left(&turn, s)) {
+		share_use(s, 1);
+		n++;
+	}
+	return n;
+}
+
+static void one_alone_may_take_all(void **state)
+{
+	(void)state;
+	assert_int_equal(take(&of[0], 100000), 100000);
+	assert_false(share_contended(&turn));
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), 100000);
+}
+
+static void two_have_half_of_a_turn_each(void **state)
+{
+	(void)state;
+	assert_true(share_left(&turn, &of[0]));
+	assert_true(share_left(&turn, &of[1]));
+	assert_true(share_contended(&turn));
+	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+	assert_int_equal(take(&of[1], 100000), SHARE_TURN / 2);
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+}
+
+static void a_neighbour_that_comes_late_ends_it(void **state)
+{
+	(void)state;
+	assert_int_equal(take(&of[0], 1000), 1000);
+	assert_true(share_left(&turn, &of[1]));
+	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+}
+
+static void who_was_there_a_window_ago_still_counts(void **state)
+{
+	(void)state;
+	take(&of[0], 1);
+	take(&of[1], 1);
+	share_next_window(&turn);
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+	share_next_window(&turn);	/* only one came in the last one */
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), 100000);
+}
+
+static void many_have_the_least_each(void **state)
+{
+	enum { MANY = 1000 };
+	struct share many[MANY] = {};
+
+	(void)state;
+	for (int i = 0; i < MANY; i++)
+		assert_true(share_left(&turn, &many[i]));
+	for (int i = 0; i < MANY; i++)
+		assert_int_equal(take(&many[i], 100000), SHARE_MIN);
+}
+
+static void bytes_are_work_too(void **state)
+{
+	(void)state;
+	take(&of[1], 1);
+	assert_true(share_left(&turn, &of[0]));
+	share_use_bytes(&of[0], SHARE_BYTES - 1);
+	assert_int_equal(of[0].used, 0);
+	share_use_bytes(&of[0], (size_t)SHARE_BYTES * SHARE_TURN);
+	assert_false(share_left(&turn, &of[0]));
+	share_next_turn(&turn);
+	assert_true(share_left(&turn, &of[0]));
+}
+
+static void numbers_of_turns_may_wrap(void **state)
+{
+	(void)state;
+	turn.turn = UINT32_MAX;
+	take(&of[1], 1);
+	take(&of[0], 100000);
+	share_next_turn(&turn);
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+}
+
+/* --- messages --- */
+
+static void a_budget_is_spoken_of_once_in_a_while(void **state)
+{
+	struct budget_watch w = {};
+
+	(void)state;
+	assert_int_equal(budget_watch_due(&w, VM_B_CONNECTIONS, 0, 1), 0);
+	assert_int_equal(budget_watch_due(&w, VM_B_CONNECTIONS, 3, 2), 3);
+	assert_int_equal(budget_watch_due(&w, VM_B_CONNECTIONS, 9, 3), 0);
+	assert_int_equal(budget_watch_due(&w, VM_B_BUFFERS, 1, 3), 1);		/* each on its own */
+	assert_int_equal(budget_watch_due(&w, VM_B_CONNECTIONS, 9, 2 + BUDGET_QUIET_MS), 6);
+	assert_int_equal(budget_watch_due(&w, VM_B_CONNECTIONS, 9, 2 + 3 * BUDGET_QUIET_MS), 0);
+}
+
+static void counters_that_begin_anew_are_understood(void **state)
+{
+	struct budget_watch w = {};
+
+	(void)state;
+	assert_int_equal(budget_watch_due(&w, VM_B_TUNNELS, 50, 1), 50);
+	assert_int_equal(budget_watch_due(&w, VM_B_TUNNELS, 2, 1 + BUDGET_QUIET_MS), 2);
+}
+
+static void a_busy_vm_is_not_worth_a_message(void **state)
+{
+	struct budget_watch w = {};
+
+	(void)state;
+	assert_int_equal(budget_watch_due(&w, VM_B_TURN, 100, 1), 0);
+	assert_int_equal(budget_watch_due(&w, VM_B_TURN, 50000, 2), 0);
+	assert_int_equal(budget_watch_due(&w, VM_B_TURN, 50000, 1 + BUDGET_QUIET_MS), 49900);
+}
+
+static void every_budget_has_a_name(void **state)
+{
+	(void)state;
+	for (int b = 0; b < _VM_BUDGET_N; b++)
+		assert_true(strlen(vm_budget_name((enum vm_budget)b)) > 0);
+}
+
+/* --- descriptors --- */
+
+static void half_of_the_descriptors_are_left_to_the_others(void **state)
+{
+	(void)state;
+	assert_int_equal(budget_connections(524288), 131072);
+	assert_int_equal(budget_connections(1024), 256);
+	assert_int_equal(budget_connections(8), 16);
+	assert_int_equal(budget_connections(UINT64_MAX), UINT32_MAX);
+	assert_true(budget_idle_descriptors(1) < budget_idle_descriptors(2));
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup(f, setup)
+	static const struct CMUnitTest tests[] = {
+		T(one_alone_may_take_all),
+		T(two_have_half_of_a_turn_each),
+		T(a_neighbour_that_comes_late_ends_it),
+		T(who_was_there_a_window_ago_still_counts),
+		T(many_have_the_least_each),
+		T(bytes_are_work_too),
+		T(numbers_of_turns_may_wrap),
+		T(a_budget_is_spoken_of_once_in_a_while),
+		T(counters_that_begin_anew_are_understood),
+		T(a_busy_vm_is_not_worth_a_message),
+		T(every_budget_has_a_name),
+		T(half_of_the_descriptors_are_left_to_the_others),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
