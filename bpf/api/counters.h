@@ -28,6 +28,7 @@ enum steer_counter {
 	STEER_C_ANSWER_UNKNOWN,		/* on the divert device, and nobody knows whose it is: dropped */
 	STEER_C_ANSWER_REFUSED,		/* a proxy tried to go around the inbound proxy of a fail-closed VM: dropped */
 	STEER_C_PROBE_ANSWERS,		/* answers to our probes recorded */
+	STEER_C_SNIFF_BUDGET,		/* not copied: the VM has used up its bytes */
 	_STEER_C_N
 };
 

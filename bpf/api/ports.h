@@ -48,6 +48,15 @@ struct steer_vm {
 	__u32 pad;
 };
 
+/* By VM slot: how much of it may be copied. A map of its own, so that an agent that is replaced keeps its other maps. */
+struct steer_sniff_budget {
+	__u64 since_ns;		/* when it was last filled up */
+	__u64 bytes;		/* that are left */
+};
+
+/* What a copied packet costs of it besides its bytes: to look at a small one takes as long. */
+enum { STEER_SNIFF_COST = 512 };
+
 /*
  * What is done with a port number at all, to spare most packets all the
  * lookups. Indexed by the port in network byte order.
@@ -68,3 +77,4 @@ _Static_assert(sizeof(struct steer_port_key) == 8, "shared layout");
 _Static_assert(sizeof(struct steer_port) == 16, "shared layout");
 _Static_assert(sizeof(struct steer_guest) == 16, "shared layout");
 _Static_assert(sizeof(struct steer_vm) == 24, "shared layout");
+_Static_assert(sizeof(struct steer_sniff_budget) == 16, "shared layout");

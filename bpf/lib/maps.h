@@ -34,6 +34,13 @@ struct map_vms {
 	__type(value, struct steer_vm);
 };
 
+struct map_sniff_budgets {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct steer_sniff_budget);
+};
+
 struct map_counters {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1024);
@@ -88,6 +95,7 @@ struct map_ring {
 extern struct map_ports ports SEC(".maps");
 extern struct map_guests guests SEC(".maps");
 extern struct map_vms vms SEC(".maps");
+extern struct map_sniff_budgets sniff_budgets SEC(".maps");
 extern struct map_counters counters SEC(".maps");
 extern struct map_port_flags port_flags SEC(".maps");
 extern struct map_diverts diverts SEC(".maps");

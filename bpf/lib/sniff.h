@@ -12,6 +12,7 @@ enum {
 	LEARN_MAX = 1024,		/* bytes of an ARP, ND or DHCP frame */
 	SNIFF_MAX_UDP = 16384,
 	NSEC_PER_SEC = 1000000000,
+	REFILL_NS = 1000000,		/* no more often */
 };
 
 /* What a record says beyond the packet. */
@@ -40,6 +41,35 @@ static __always_inline int within_rate(__u32 vm)
 		return 0;
 	}
 	v->tokens--;
+	return 1;
+}
+
+/*
+ * Whoever floods what we listen to fills neither the ring, which all VMs share,
+ * nor the agent's time. Races cost some bytes, no more.
+ */
+static __always_inline int within_budget(__u32 vm, __u32 len)
+{
+	struct steer_sniff_budget *b = bpf_map_lookup_elem(&sniff_budgets, &vm);
+	__u64 now = bpf_ktime_get_ns(), cost = (__u64)len + STEER_SNIFF_COST, most = settings.sniff_bytes_per_s, passed;
+
+	if (!b)
+		return 0;
+	passed = now - b->since_ns;
+	if (passed >= NSEC_PER_SEC) {
+		b->since_ns = now;
+		b->bytes = most;
+	} else if (passed >= REFILL_NS) {
+		b->since_ns = now;
+		b->bytes += most * (passed / 1024) / (NSEC_PER_SEC / 1024);
+		if (b->bytes > most)
+			b->bytes = most;
+	}
+	if (b->bytes < cost) {
+		count(vm, STEER_C_SNIFF_BUDGET);
+		return 0;
+	}
+	b->bytes -= cost;
 	return 1;
 }
 
@@ -197,6 +227,8 @@ static __always_inline void sniff(struct __sk_buff *skb, const struct packet *p,
 		.kind = p->protocol == IPPROTO_TCP ? STEER_RECORD_TCP : STEER_RECORD_UDP,
 	};
 
+	if (!within_budget(vm, s.total))
+		return;
 	if (p->fragment)
 		s.flags |= STEER_RECORD_CUT;
 	count(vm, STEER_C_SNIFFED);

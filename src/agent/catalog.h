@@ -2,6 +2,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "agent/budgets.h"
 #include "agent/guest.h"
 #include "base/defs.h"
 #include "base/ip.h"
@@ -129,6 +130,7 @@ struct catalog_guest {			/* what the catalog keeps of one guest */
 	uint64_t n_observations[_OBS_KIND_N];
 	uint64_t n_refused;
 	uint64_t n_full;
+	struct guest_budgets budgets;
 };
 
 struct catalog_events {

@@ -107,6 +107,8 @@ static const struct conf_item limits_items[] = {
 	  .doc = "MACs behind one port." },
 	{ "address_lifetime", CONF_DURATION, AT(config_limits, address_lifetime_ms), .min = 10000, .max = 7 * 86400000u, .dflt = "1h",
 	  .doc = "How long an address stays a guest's after its last sign of life." },
+	{ "sniffed_per_second", CONF_SIZE, AT(config_limits, sniffed_bytes), .min = 65536, .max = 1 << 30, .dflt = "8MiB",
+	  .doc = "Of one guest's discovery traffic, in a second and at once; each packet counts for 512 bytes more than it has. The rest is not looked at." },
 };
 static const struct conf_table limits_table = CONF_TABLE_INIT("limits", struct config_limits, limits_items);
 
@@ -285,6 +287,7 @@ void config_steer(const struct config *c, struct steer_conf *ret_steer)
 	s.worker_gid = c->steering.worker_uid;
 	s.proxy_uid_base = c->steering.proxy_uid_base;
 	s.ring_bytes = (uint32_t)c->steering.ring_bytes;
+	s.sniff_bytes_per_s = (uint32_t)c->limits.sniffed_bytes;
 	s.max_vms = c->steering.max_vms;
 	s.force_clsact = c->steering.force_clsact;
 	*ret_steer = s;

@@ -52,6 +52,7 @@ struct config_limits {
 	uint32_t guests;
 	uint32_t guests_per_port;
 	uint32_t address_lifetime_ms;
+	uint64_t sniffed_bytes;
 };
 
 struct config_probe {

@@ -319,8 +319,7 @@ void feed_observation(const struct observation *o, void *data)
 			    log_ip("address", &o->address));
 		break;
 	case CATALOG_E_FULL:
-		w->n_claims_full++;
-		LOG_LIMITED(LOG_L_WARN, "a guest has too many claims", log_str("guest", g->id));
+		w->n_claims_full++;	/* budgets.c says whose */
 		break;
 	case CATALOG_E_IGNORED:
 		break;

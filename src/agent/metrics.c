@@ -11,6 +11,7 @@
 #include <sys/un.h>
 
 #include "agent/admin.h"
+#include "agent/budgets.h"
 #include "agent/member.h"
 #include "agent/worker.h"
 #include "api/counters.h"
@@ -121,6 +122,8 @@ int metrics_write(struct worker *w, struct bytes *out)
 		r = write_vms(w, out);
 	if (r == 0)
 		r = write_engine(w, out);
+	if (r == 0)
+		r = budgets_write(w, out);
 	return r < 0 ? r : write_counters(w, out);
 }
 

@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "agent/budgets.h"
 #include "agent/config.h"
 #include "agent/guest.h"
 #include "agent/monitor_client.h"
@@ -29,6 +30,7 @@ struct place {
 	bool attached;
 	bool bridged;			/* on a bridge or switch, not routed */
 	const struct config_port *conf;
+	struct guest_budgets budgets;
 	const char *guest_id;		/* who has the place's listeners; borrowed; NULL: nobody */
 };
 

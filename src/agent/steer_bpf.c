@@ -60,12 +60,16 @@ static void configure(struct steer_skel *s, const struct steer_conf *conf, const
 	s->rodata->settings.mark_base = conf->mark_base;
 	s->rodata->settings.max_flows_per_vm = conf->max_flows_per_vm;
 	s->rodata->settings.unverified_per_s = conf->unverified_per_s;
+	s->rodata->settings.sniff_bytes_per_s = conf->sniff_bytes_per_s;
 	memcpy(s->rodata->settings.divert_mac, divert->mac, sizeof(divert->mac));
 }
 
 static int set_sizes(struct steer_skel *s, const struct steer_conf *conf)
 {
 	int r = bpf_map__set_max_entries(s->maps.vms, conf->max_vms);
+	if (r < 0)
+		return r;
+	r = bpf_map__set_max_entries(s->maps.sniff_budgets, conf->max_vms);
 	if (r < 0)
 		return r;
 	r = bpf_map__set_max_entries(s->maps.counters, conf->max_vms);

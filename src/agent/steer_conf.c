@@ -20,6 +20,7 @@ void steer_conf_init(struct steer_conf *c)
 		.max_flows = 262144,
 		.max_flows_per_vm = 65536,
 		.ring_bytes = 8 << 20,
+		.sniff_bytes_per_s = 8 << 20,
 		.unverified_per_s = 200,
 		.pin_dir = "/sys/fs/bpf/outrigger",
 		.proxy_path = "/usr/lib/outrigger/outrigger-proxy",

@@ -34,6 +34,7 @@ struct steer_conf {
 	uint32_t max_flows;			/* 262144: diverted connections on this NIC */
 	uint32_t max_flows_per_vm;		/* 65536 */
 	uint32_t ring_bytes;			/* 8 MiB: a power of two */
+	uint32_t sniff_bytes_per_s;		/* 8 MiB: of one VM's packets that are copied; each counts for 512 more than it has */
 	uint32_t unverified_per_s;		/* 200: learning and unverified packets a VM may send up a second */
 
 	bool force_clsact;			/* do not try TCX */

@@ -26,6 +26,7 @@ static const char *const names[] = {
 	[STEER_C_ANSWER_UNKNOWN] = "answer_unknown",
 	[STEER_C_ANSWER_REFUSED] = "answer_refused",
 	[STEER_C_PROBE_ANSWERS] = "probe_answers",
+	[STEER_C_SNIFF_BUDGET] = "sniff_budget",
 };
 _Static_assert(ELEMENTS(names) == _STEER_C_N, "every counter has a name");
 

@@ -13,6 +13,7 @@
 
 #include "agent/admin.h"
 #include "agent/adopt.h"
+#include "agent/budgets.h"
 #include "agent/knowledge.h"
 #include "agent/member.h"
 #include "agent/memory.h"
@@ -362,6 +363,7 @@ static int on_tick(struct timer *t)
 	guest_expire(&w->guests, clock_mono_ms());
 	catalog_expire(&w->catalog, clock_mono_ms());
 	supervisor_tick(&w->supervisor);
+	budgets_tick(w);
 	memory_save(w);
 	if (w->memory_ticks && !--w->memory_ticks) {
 		memory_forget(w);

@@ -77,6 +77,7 @@ struct worker {
 	uint64_t n_sightings;
 	uint64_t n_claims_refused;
 	uint64_t n_claims_full;
+	unsigned budget_tick;
 };
 
 struct worker_start {			/* the strings are borrowed for the worker's life */

@@ -24,7 +24,7 @@
 #include "api/counters.h"
 #include "api/divert.h"
 
-enum { LO = 1, VM = 3, FRAME_MAX = 2048 };
+enum { LO = 1, VM = 3, FRAME_MAX = 2048, SNIFF_BYTES = 65536 };
 
 struct bed {
 	struct steer_conf conf;
@@ -289,6 +289,21 @@ static void an_error_after_the_match_passes_unless_fail_closed(void **state)
 	close(fds[1]);
 }
 
+static void no_more_is_copied_of_a_vm_than_it_may(void **state)
+{
+	enum { N = 1000, SEGMENT = 1000 };
+	struct frame f = tcp4(2181, 16, SEGMENT), out;
+	uint64_t copied = counter(VM, STEER_C_SNIFFED), refused = counter(VM, STEER_C_SNIFF_BUDGET);
+
+	(void)state;
+	assert_int_equal(run(&f, &out, N, NULL), TC_ACT_UNSPEC);	/* and passes all the same */
+	copied = counter(VM, STEER_C_SNIFFED) - copied;
+	refused = counter(VM, STEER_C_SNIFF_BUDGET) - refused;
+	assert_int_equal(copied + refused, N);
+	assert_true(copied >= SNIFF_BYTES / (SEGMENT + STEER_SNIFF_COST));
+	assert_true(refused > 0);
+}
+
 static void flows_without_a_socket_are_swept(void **state)
 {
 	uint32_t seen, removed;
@@ -314,6 +329,7 @@ static int make_bed(void **state)
 	(void)state;
 	steer_conf_init(&bed.conf);
 	bed.conf.pin_dir[0] = 0;
+	bed.conf.sniff_bytes_per_s = SNIFF_BYTES;
 	if (unshare(CLONE_NEWNET) < 0 || netlink_open(&bed.nl) < 0 ||
 	    steer_link_ensure(&bed.nl, &bed.conf, &bed.divert) < 0 || steer_bpf_load(&bed.bpf, &bed.conf, &bed.divert) < 0 ||
 	    steer_table_init(&bed.table, &bed.bpf) < 0)
@@ -379,6 +395,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(fragments_are_left_alone_and_counted),
 		cmocka_unit_test(a_foreign_source_is_counted_and_dropped_when_asked),
 		cmocka_unit_test(an_error_after_the_match_passes_unless_fail_closed),
+		cmocka_unit_test(no_more_is_copied_of_a_vm_than_it_may),
 		cmocka_unit_test(flows_without_a_socket_are_swept),
 	};
 

@@ -4,6 +4,8 @@
     hostile.py zookeeper ADDRESS                                  says yes to every create, and swallows what it does not understand
     hostile.py create ZOOKEEPER COUNT ADDRESS                     registers COUNT services at ADDRESS, as fast as it goes
     hostile.py noise REGISTRY COUNT                               malformed messages to 53, 5353, 2181 and 8500
+    hostile.py babble DESTINATION                                 datagrams of 1400 senseless bytes to its DNS port, until it is ended
+    hostile.py syn DEVICE DESTINATION PORT COUNT                  SYNs from source ports of 32768 and more, whose answers nobody acknowledges
     hostile.py spoof DEVICE SOURCE DESTINATION PORT COUNT         SYNs and datagrams in the name of SOURCE
 """
 
@@ -129,4 +131,28 @@ def spoof(device, source, destination, port, count):
     print("done", flush=True)
 
 
-{"zookeeper": zookeeper, "create": create, "noise": noise, "spoof": spoof}[sys.argv[1]](*sys.argv[2:])
+def babble(destination):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect((destination, 53))
+    data = os.urandom(1400)
+    while True:
+        try:
+            s.send(data)
+        except OSError:
+            pass            # nobody listens there
+
+
+def syn(device, destination, port, count):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect((destination, 1))
+        source = s.getsockname()[0]
+    a, b = socket.inet_aton(source), socket.inet_aton(destination)
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    for i in range(int(count)):
+        tcp = struct.pack(">HHIIBBHHH", 32768 + i % 32767, int(port), i, 0, 5 << 4, 2, 65535, 0, 0)
+        tcp = tcp[:16] + struct.pack(">H", checksum(a + b + struct.pack(">HH", 6, len(tcp)) + tcp)) + tcp[18:]
+        raw.sendto(tcp, (destination, 0))
+    print("done", flush=True)
+
+
+{"babble": babble, "syn": syn, "zookeeper": zookeeper, "create": create, "noise": noise, "spoof": spoof}[sys.argv[1]](*sys.argv[2:])
