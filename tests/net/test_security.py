@@ -10,6 +10,8 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
+from agentlab import AgentLab  # noqa: E402
+import faultlab  # noqa: E402
 from faultlab import FaultLab, children  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
@@ -20,7 +22,11 @@ VMS = {"orders-1": "a", "shopper-1": "a", "shopper-2": "b"}
 
 
 @pytest.fixture
-def mesh():
+def mesh(request, monkeypatch):
+    more = getattr(request, "param", {})
+    if more.get("debug"):
+        monkeypatch.setattr(faultlab, "AGENT_YAML", faultlab.AGENT_YAML.replace("level: info", "level: debug"))
+        monkeypatch.setattr(faultlab, "CONTROLLER_YAML", faultlab.CONTROLLER_YAML + "log_level: debug\n")
     lab = FaultLab("ogs", VMS)
     try:
         yield lab.start()
@@ -65,6 +71,95 @@ def test_others_of_the_nic_cannot_reach_sockets_or_keys(mesh):
             path = os.path.join(root, name)
             assert os.stat(path).st_mode & 0o077 == 0 or "PRIVATE" not in open(path, errors="replace").read(), path
     fails("ls", mesh.state)
+
+
+# --- secrets ---
+
+JWT = re.compile(rb"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}")
+KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+KEYS_BELONG = re.compile(r"controller/(ca/(root/)?ca-key\.pem|oidc/key-\d+\.pem)$|state-[ab]/nic\.pem$")
+
+
+@pytest.mark.parametrize("mesh", [{"debug": True}], indirect=True)
+def test_secrets_are_in_no_file_log_or_argument(mesh):
+    vip = served(mesh)
+    assert mesh.fetch(mesh.vms["shopper-2"], vip)
+    joins = [open(os.path.join(mesh.dir, "join-" + n)).read().strip().encode() for n in "ab"]
+    seen = 0
+    for root, folders, names in os.walk(mesh.dir):
+        folders[:] = [f for f in folders if f != "bpf"]    # maps, not files
+        for name in names:
+            path = os.path.join(root, name)
+            if not os.path.isfile(path):
+                continue                                   # sockets, pinned maps
+            with open(path, "rb") as f:
+                data = f.read()
+            seen += 1
+            short = os.path.relpath(path, mesh.dir)
+            assert not JWT.search(data), short
+            assert not KEY.search(data) or KEYS_BELONG.match(short), short
+            if not re.match("join-[ab]$", name):
+                assert not any(t in data or t.split(b".")[1] in data for t in joins), short
+    assert seen > 10 and "DEBUG" in mesh.log("a.agent").upper() and "DEBUG" in mesh.log("edge.controller").upper()
+    for pid in [*processes(mesh, mesh.nics["a"]).values(), *processes(mesh, mesh.nics["b"]).values()]:
+        for name in ("cmdline", "environ"):
+            text = read(pid, name).encode()
+            assert not JWT.search(text) and not any(t in text for t in joins), (pid, name)
+
+
+def memory(pid):
+    """What is writable in a process, piece by piece."""
+    with open("/proc/%d/maps" % pid) as maps, open("/proc/%d/mem" % pid, "rb", 0) as mem:
+        for line in maps:
+            span, mode = line.split()[:2]
+            if mode[1] != "w" or "[v" in line:
+                continue
+            start, end = (int(x, 16) for x in span.split("-"))
+            mem.seek(start)
+            try:
+                yield mem.read(end - start)
+            except OSError:
+                pass                                       # gone meanwhile, or not ours to read
+
+
+def private_keys(pid, public):
+    """The one number d in the process's memory that has the public point, as it lies there. Words of OpenSSL are little-endian."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    tried = set()
+    for piece in memory(pid):
+        for at in range(0, len(piece) - 31, 8):
+            word = piece[at:at + 32]
+            if len(set(word)) < 20 or word in tried:
+                continue
+            tried.add(word)
+            d = int.from_bytes(word, "little")
+            if 0 < d < ORDER and ec.derive_private_key(d, ec.SECP256R1()).public_key().public_numbers() == public:
+                return word
+    return None
+
+
+ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
+
+
+def public_key(mesh, vm):
+    """Of the certificate that the VM's proxy shows."""
+    from cryptography import x509
+    r = subprocess.run(mesh.reg.argv("openssl", "s_client", "-connect", vm.address + ":15008", "-alpn", "h2", "-showcerts"),
+                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
+    return x509.load_pem_x509_certificate(r.stdout[r.stdout.index(b"-----BEGIN CERT"):]).public_key().public_numbers()
+
+
+def test_a_vms_key_is_gone_from_memory_with_the_vm(mesh):
+    vip = served(mesh)
+    gone = mesh.vms["orders-1"]
+    assert mesh.fetch(mesh.vms["shopper-1"], vip)
+    pid = mesh.nics["a"].proxy(gone)["pid"]
+    assert pid == mesh.nics["a"].proxy(mesh.vms["shopper-1"])["pid"]         # the process goes on
+    key = private_keys(pid, public_key(mesh, gone))
+    assert key                                             # it is there while it is needed: the search works
+    mesh.unplug(gone)
+    wait_until("the VM is out", lambda: not [p for p in mesh.nics["a"].get("/v1/proxies")["proxies"] if p["guest"].endswith(gone.mac)])
+    wait_until("its key is wiped", lambda: not any(key in piece or key[::-1] in piece for piece in memory(pid)))
 
 
 # --- what each process may ---
@@ -136,6 +231,28 @@ def test_nobody_can_look_into_a_process_or_have_its_core(mesh):
             r = subprocess.run(["setpriv", "--reuid=%d" % uid, "--clear-groups", "cat", "/proc/%d/environ" % pid], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, timeout=30)
             assert r.returncode and b"Permission denied" in r.stderr, role
+
+
+def test_an_agent_tells_its_join_token_only_to_its_controller():
+    lab = AgentLab("ogs", vms=0)
+    try:
+        lab.start_controller()
+        lab.write_join_token()
+        good = open(lab.dir + "/roots.pem").read()
+        # To this agent the real controller is the impostor: its roots are somebody else's.
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "/dev/null",
+                        "-subj", "/CN=other root", "-days", "2", "-out", lab.dir + "/roots.pem"], check=True, stderr=subprocess.DEVNULL)
+        lab.start_agent()
+        wait_until("it says why", lambda: "unknown CA" in lab.get("/v1/status")["controller"]["detail"])
+        (token,) = lab.ask(lab.edge, "controller.sock", "/v1/tokens")["tokens"]
+        assert token["state"] == "valid" and "NIC enrolled" not in lab.log("edge.controller")
+        lab.stop_agent()
+        with open(lab.dir + "/roots.pem", "w") as f:
+            f.write(good)
+        lab.start_agent()
+        wait_until("the session", lambda: lab.get("/v1/status")["controller"]["state"] == "open")
+    finally:
+        lab.close()
 
 
 HOLD = """
