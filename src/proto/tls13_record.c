@@ -502,11 +502,12 @@ int tls13_open(struct tls13 *t, const uint8_t *record, size_t len, uint8_t *out,
 			   len - TLS13_HEADER_LEN, out))
 		return broken(t, TLS13_ALERT_BAD_RECORD_MAC, "a record that does not decrypt");
 
-	while (n && !out[n - 1])	/* section 5.4: the last byte that is not zero is the type */
+	if (n > TLS13_PLAINTEXT_MAX + 1)	/* section 5.4: with type and padding */
+		return broken(t, TLS13_ALERT_RECORD_OVERFLOW, "a record longer than allowed");
+	while (n && !out[n - 1])		/* the last byte that is not zero is the type */
 		n--;
 	if (!n)
 		return broken(t, TLS13_ALERT_UNEXPECTED_MESSAGE, "a record of padding only");
-	if (--n > TLS13_PLAINTEXT_MAX)
-		return broken(t, TLS13_ALERT_RECORD_OVERFLOW, "a record longer than allowed");
+	n--;
 	return on_content(t, out[n], out, n, ret_len);
 }

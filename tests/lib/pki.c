@@ -8,7 +8,9 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MAX_LEAVES = 64 };
 
@@ -16,6 +18,7 @@ struct pki {
 	EVP_PKEY *key;
 	X509 *cert;
 	char *root_pem;
+	char *between_pem;	/* sent with each leaf; "" under a root */
 	struct pki_leaf leaves[MAX_LEAVES];
 	int n;
 	long serial;
@@ -63,18 +66,41 @@ static X509 *new_cert(struct pki *p, EVP_PKEY *key, const char *cn, long from_s,
 	return x;
 }
 
-struct pki *pki_new(void)
+/* @parent NULL: a root. */
+static struct pki *authority(struct pki *parent, const char *name)
 {
 	struct pki *p = calloc(1, sizeof(*p));
 
 	assert_non_null(p);
 	p->key = EVP_EC_gen("P-256");
-	p->cert = new_cert(p, p->key, "test root", -86400, 86400);
-	X509_set_issuer_name(p->cert, X509_get_subject_name(p->cert));
+	p->cert = new_cert(parent ? parent : p, p->key, name, -86400, 86400);
+	X509_set_issuer_name(p->cert, X509_get_subject_name(parent ? parent->cert : p->cert));
 	extend(p->cert, NID_basic_constraints, "critical,CA:TRUE");
 	extend(p->cert, NID_key_usage, "critical,keyCertSign,cRLSign");
-	assert_true(X509_sign(p->cert, p->key, EVP_sha256()) > 0);
+	assert_true(X509_sign(p->cert, parent ? parent->key : p->key, EVP_sha256()) > 0);
+	return p;
+}
+
+struct pki *pki_new(void)
+{
+	struct pki *p = authority(NULL, "test root");
+
 	p->root_pem = cert_text(p->cert);
+	p->between_pem = strdup("");
+	return p;
+}
+
+struct pki *pki_under(struct pki *parent)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "test intermediate %ld", parent->serial + 1);
+	struct pki *p = authority(parent, name);
+	char *own = cert_text(p->cert);
+
+	p->root_pem = strdup(parent->root_pem);
+	assert_true(asprintf(&p->between_pem, "%s%s", own, parent->between_pem) > 0);
+	free(own);
 	return p;
 }
 
@@ -85,6 +111,7 @@ void pki_free(struct pki *p)
 		free(p->leaves[i].key_pem);
 	}
 	free(p->root_pem);
+	free(p->between_pem);
 	X509_free(p->cert);
 	EVP_PKEY_free(p->key);
 	free(p);
@@ -110,7 +137,9 @@ const struct pki_leaf *pki_issue(struct pki *p, const struct pki_want *want)
 	if (want->eku)
 		extend(x, NID_ext_key_usage, want->eku);
 	assert_true(X509_sign(x, p->key, EVP_sha256()) > 0);
-	leaf->cert_pem = cert_text(x);
+	char *own = cert_text(x);
+	assert_true(asprintf(&leaf->cert_pem, "%s%s", own, p->between_pem) > 0);
+	free(own);
 	assert_int_equal(PEM_write_bio_PrivateKey(b, key, NULL, NULL, 0, NULL, NULL), 1);
 	leaf->key_pem = bio_text(b);
 	X509_free(x);

@@ -9,7 +9,7 @@
 struct pki;
 
 struct pki_leaf {
-	char *cert_pem;		/* the leaf alone */
+	char *cert_pem;		/* the leaf, with what is between it and the root */
 	char *key_pem;
 };
 
@@ -22,6 +22,8 @@ struct pki_want {
 };
 
 struct pki *pki_new(void);
+/* An intermediate authority: its leaves come with its own certificate, its root is @parent's. */
+struct pki *pki_under(struct pki *parent);
 void pki_free(struct pki *p);
 const char *pki_root_pem(const struct pki *p);
 const struct pki_leaf *pki_issue(struct pki *p, const struct pki_want *want);

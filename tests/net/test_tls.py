@@ -124,6 +124,64 @@ def test_openssl_client_sends_much(our_server, run, pki):
     assert out[out.index(b"00000000 "):] == data
 
 
+@pytest.mark.parametrize("extra", [
+    ("-record_padding", "512"),
+    ("-max_send_frag", "512", "-record_padding", "100"),
+    ("-groups", "P-521:P-256"),         # a HelloRetryRequest
+    ("-no_middlebox",),
+])
+def test_openssl_client_of_other_habits(our_server, run, pki, extra):
+    server, port = our_server()
+    c = s_client(run, pki, port, "-tls1_3", "-quiet", "-no_ign_eof", *extra)
+    data = b"".join(b"%06d " % i for i in range(9000)) + b"the end\n"
+    c.say(data)
+    assert c.until(b"the end\n").endswith(data[:-8])
+    server.until(b"opened: peer spiffe://td/ns/a/sa/client")
+
+
+def test_openssl_server_pads(run, pki):
+    port = free_port(address(1))
+    s = run("openssl", "s_server", "-accept", "%s:%d" % (address(1), port), "-tls1_3", "-cert", pki.server.cert, "-key", pki.server.key,
+            "-CAfile", pki.server.roots, "-Verify", "1", "-record_padding", "4096", "-num_tickets", "3", "-quiet")
+    wait_port(address(1), port, s.p)
+    c = run(PEER, "tls-client", "%s:%d" % (address(1), port), *pki.client.args(), "name=" + NAME)
+    c.until(b"opened: peer spiffe://td/ns/a/sa/server")
+    text = b"x" * 30000 + b"\n"
+    s.say(text)
+    c.until(text)
+
+
+def tls_socket(pki, port):
+    return pki.client.context(False, ()).wrap_socket(socket.create_connection((address(1), port), timeout=WAIT_S))
+
+
+def test_close_notify_is_answered_and_a_cut_is_told_from_it(our_server, pki):
+    server, port = our_server()
+    s = tls_socket(pki, port)
+    s.sendall(b"hello")
+    assert s.recv(5) == b"hello"
+    s.unwrap().close()          # fails without a close_notify of theirs
+    server.until(b"closed: 0")
+    s = tls_socket(pki, port)
+    s.sendall(b"hello")
+    assert s.recv(5) == b"hello"
+    s.shutdown(socket.SHUT_WR)  # a FIN, and nothing before it
+    server.until(b"closed: -104 the peer closed the connection without close_notify")
+    s.close()
+
+
+@pytest.mark.parametrize("extra, alert", [
+    (("-ciphersuites", "TLS_AES_128_CCM_SHA256"), b"alert handshake failure"),
+    (("-groups", "P-521"), b"alert handshake failure"),
+    (("-sigalgs", "RSA-PSS+SHA256"), b"alert handshake failure"),       # our certificate is ECDSA
+    (("-tls1_2",), b"alert protocol version"),
+])
+def test_nothing_in_common(our_server, run, pki, extra, alert):
+    server, port = our_server()
+    s_client(run, pki, port, *([] if "-tls1_2" in extra else ["-tls1_3"]), *extra).until(alert)
+    server.until(b"closed: 4 TLS handshake failed")
+
+
 def said_and_heard(s, c, text):
     """s_server drops what comes in one read with a command, and does not tell when it has read that."""
     for _ in range(WAIT_S):

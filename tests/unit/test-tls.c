@@ -359,6 +359,76 @@ static void certificates_that_are_no_good_are_refused(void **state)
 	}
 }
 
+static void a_server_with_a_clients_certificate_is_refused(void **state)
+{
+	struct tls_config c = config_of(TLS_CLIENT, alice), s = config_of(TLS_SERVER, NULL);
+	const struct pki_leaf *leaf = pki_issue(pki, &(struct pki_want){ .san = "URI:" BOB, .eku = "clientAuth" });
+
+	(void)state;
+	s.cert_pem = leaf->cert_pem;
+	s.key_pem = leaf->key_pem;
+	expect_refusal(&(struct refusal){ &c, &s, NULL, NULL, true, TLS_E_VERIFY, "purpose", "unsupported_certificate" });
+}
+
+static void chains_may_have_intermediates(void **state)
+{
+	struct pki *one = pki_under(pki), *two = pki_under(one);
+	const struct pki_leaf *leaves[] = { pki_issue_san(one, "URI:" ALICE), pki_issue_san(two, "URI:" ALICE) };
+	struct tls_config c, s = config_of(TLS_SERVER, bob);
+	struct pair *p;
+	char *end;
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(leaves); i++) {
+		c = config_of(TLS_CLIENT, leaves[i]);
+		p = open_pair_of(&c, &s, 0);
+		assert_string_equal(tls_peer_id(p->s), ALICE);
+		send_both_ways(p, 100);
+		free_pair(p);
+	}
+	end = strstr(leaves[1]->cert_pem, "-----END CERTIFICATE-----\n") + strlen("-----END CERTIFICATE-----\n");
+	*end = 0;			/* the leaf alone: nobody knows who signed it */
+	c = config_of(TLS_CLIENT, leaves[1]);
+	expect_refusal(&(struct refusal){ &c, &s, NULL, NULL, false, TLS_E_VERIFY, "unknown CA", "unknown_ca" });
+	pki_free(one);
+	pki_free(two);
+}
+
+/* A name with @n further names. */
+static const struct pki_leaf *large_leaf(size_t n)
+{
+	char *san = calloc(n + 2, 64), *at;
+	const struct pki_leaf *leaf;
+
+	assert_non_null(san);
+	at = stpcpy(san, "URI:" ALICE);
+	for (size_t i = 0; i < n; i++)
+		at += sprintf(at, ",DNS:a-host-with-a-long-name-%06zu.example.com", i);
+	leaf = pki_issue_san(pki, san);
+	free(san);
+	return leaf;
+}
+
+/* Longer than a record, both ways. */
+static void certificates_may_be_large_but_not_endless(void **state)
+{
+	struct tls_config c = config_of(TLS_CLIENT, large_leaf(500)), s = config_of(TLS_SERVER, NULL);
+	struct pair *p;
+
+	(void)state;
+	s.cert_pem = c.cert_pem;
+	s.key_pem = c.key_pem;
+	assert_true(strlen(c.cert_pem) > 20000);
+	for (size_t chunk = 0; chunk < 2000; chunk += 999) {
+		p = open_pair_of(&c, &s, chunk);
+		send_both_ways(p, 100);
+		free_pair(p);
+	}
+	c = config_of(TLS_CLIENT, large_leaf(4000));
+	s = config_of(TLS_SERVER, bob);
+	expect_refusal(&(struct refusal){ &c, &s, NULL, NULL, false, TLS_E_PROTOCOL, "excessive message size", "illegal_parameter" });
+}
+
 static void two_uris_from_a_foreign_stack_are_refused(void **state)
 {
 	const struct pki_leaf *bad = pki_issue_san(pki, "URI:" ALICE ",URI:" BOB);
@@ -572,6 +642,9 @@ int main(void)
 		cmocka_unit_test(a_peer_that_is_not_the_expected_one_is_refused),
 		cmocka_unit_test(a_peer_that_is_the_expected_one_is_let_in),
 		cmocka_unit_test(certificates_that_are_no_good_are_refused),
+		cmocka_unit_test(a_server_with_a_clients_certificate_is_refused),
+		cmocka_unit_test(chains_may_have_intermediates),
+		cmocka_unit_test(certificates_may_be_large_but_not_endless),
 		cmocka_unit_test(two_uris_from_a_foreign_stack_are_refused),
 		cmocka_unit_test(a_server_says_who_may_come_without_a_certificate),
 		cmocka_unit_test(protocols_must_have_something_in_common),

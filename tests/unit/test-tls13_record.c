@@ -253,6 +253,9 @@ static void what_must_not_come_is_answered_by_its_alert(void **state)
 		{ 21, "\1\0\1\0", 4, 0, TLS13_ALERT_DECODE_ERROR },		/* two alerts */
 		{ 21, "", 0, 5, TLS13_ALERT_DECODE_ERROR },
 		{ 23, NULL, TLS13_PLAINTEXT_MAX + 1, 0, TLS13_ALERT_RECORD_OVERFLOW },
+		{ 23, NULL, TLS13_PLAINTEXT_MAX, 1, TLS13_ALERT_RECORD_OVERFLOW },
+		{ 23, "x", 1, TLS13_PLAINTEXT_MAX, TLS13_ALERT_RECORD_OVERFLOW },
+		{ 0, "", 0, TLS13_PLAINTEXT_MAX, TLS13_ALERT_UNEXPECTED_MESSAGE },
 	};
 
 	for (size_t i = 0; i < ELEMENTS(table); i++) {
@@ -300,6 +303,23 @@ static void padding_of_every_length_is_stripped(void **state)
 	}
 }
 
+/* Of one record: alone, and filled up with padding to the most that there may be. */
+static void every_record_length_opens(void **state)
+{
+	static uint8_t data[TLS13_PLAINTEXT_MAX], out[TLS13_OPEN_ROOM];
+	size_t n, n_out;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 11 + 1);
+	for (size_t len = 0; len <= sizeof(data); len++) {
+		n = forge(&client, 23, data, len, len % 16 ? 0 : sizeof(data) - len, wire_bytes);
+		assert_int_equal(open_all(&server, wire_bytes, n, out, &n_out), 0);
+		assert_int_equal(n_out, len);
+		assert_memory_equal(out, data, len);
+	}
+}
+
 static void send_data(struct tls13 *from, struct tls13 *to, const char *text)
 {
 	struct iovec iov = { (void *)(uintptr_t)text, strlen(text) };
@@ -312,12 +332,15 @@ static void send_data(struct tls13 *from, struct tls13 *to, const char *text)
 	assert_memory_equal(out, text, n_out);
 }
 
-static void key_update(struct tls13 *from, struct tls13 *to, char request)
+/* In records of @piece bytes each. */
+static void key_update_in(struct tls13 *from, struct tls13 *to, char request, size_t piece)
 {
 	char message[5] = { 24, 0, 0, 1, request };
 	uint8_t next[TLS13_SECRET_MAX];
-	size_t n = forge(from, 22, message, 5, 0, wire_bytes), n_out;
+	size_t n = 0, n_out;
 
+	for (size_t at = 0; at < sizeof(message); at += piece)
+		n += forge(from, 22, message + at, MIN(piece, sizeof(message) - at), at, wire_bytes + n);
 	assert_int_equal(open_all(to, wire_bytes, n, NULL, &n_out), 0);
 	assert_int_equal(tls13_expand_label(from->suite, from->tx.secret, "traffic upd", next, 32), 0);
 	memcpy(from->tx.secret, next, 32);
@@ -326,6 +349,23 @@ static void key_update(struct tls13 *from, struct tls13 *to, char request)
 	if (from->tx.key)
 		from->aead->key_free(from->tx.key);
 	from->tx.key = NULL;
+}
+
+static void key_update(struct tls13 *from, struct tls13 *to, char request)
+{
+	key_update_in(from, to, request, 5);
+}
+
+static void a_key_update_may_come_in_pieces(void **state)
+{
+	(void)state;
+	for (size_t piece = 1; piece <= 5; piece++) {
+		key_update_in(&client, &server, 1, piece);
+		send_data(&client, &server, "there");
+		send_data(&server, &client, "back");
+		key_update_in(&server, &client, 0, piece);
+		send_data(&server, &client, "back again");
+	}
 }
 
 static void keys_are_updated_when_the_peer_asks(void **state)
@@ -484,6 +524,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(another_record_inside_a_handshake_message_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_ticket_may_come_in_pieces, setup, teardown),
 		cmocka_unit_test_setup_teardown(padding_of_every_length_is_stripped, setup, teardown),
+		cmocka_unit_test_setup_teardown(every_record_length_opens, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_key_update_may_come_in_pieces, setup, teardown),
 		cmocka_unit_test_setup_teardown(keys_are_updated_when_the_peer_asks, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_flood_of_key_updates_is_cut, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_flood_of_empty_records_is_cut, setup, teardown),
