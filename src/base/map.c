@@ -137,6 +137,11 @@ struct map_link *map_find_str(const struct map *m, const char *key)
 	return map_find(m, key, strlen(key));
 }
 
+struct map_link *map_find_same(const struct map *m, const struct map_link *like)
+{
+	return find(m, like->key, like->key_len, like->hash);
+}
+
 void map_remove(struct map *m, struct map_link *l)
 {
 	for (struct map_link **p = &m->slots[l->hash & (m->n_slots - 1)]; *p; p = &(*p)->next) {

@@ -36,6 +36,13 @@ struct ads_name *ads_name_find(const struct ads_type *t, const char *name)
 	return l ? container_of(l, struct ads_name, link) : NULL;
 }
 
+struct ads_name *ads_name_of(const struct ads_type *t, const struct map_link *key)
+{
+	struct map_link *l = map_find_same(&t->names, key);
+
+	return l ? container_of(l, struct ads_name, link) : NULL;
+}
+
 struct ads_name *ads_name_get(struct ads_type *t, const char *name)
 {
 	struct ads_name *n = ads_name_find(t, name);
@@ -73,9 +80,9 @@ void ads_names_clear(struct ads_type *t)
 	t->n_held = 0;
 }
 
-static bool wanted_name(const struct ads_type *t, const char *name)
+static bool wanted_name(const struct ads_type *t, const struct map_link *key)
 {
-	const struct ads_name *n = ads_name_find(t, name);
+	const struct ads_name *n = ads_name_of(t, key);
 
 	return n && n->wanted;
 }
@@ -84,10 +91,10 @@ static bool wanted_by_self_or_alias(const struct ads_stream *s, const struct res
 {
 	const struct ads_type *t = &s->types[res->type];
 
-	if (wanted_name(t, res->name))
+	if (wanted_name(t, &res->link))
 		return true;
 	for (size_t i = 0; i < res->n_aliases; i++)
-		if (wanted_name(t, resource_alias(res, i)) || !strcmp(resource_alias(res, i), s->own_alias))
+		if (wanted_name(t, resource_ref_link(res, i)) || !strcmp(resource_alias(res, i), s->own_alias))
 			return true;
 	return false;
 }
@@ -96,11 +103,11 @@ bool ads_wants(const struct ads_stream *s, const struct resource *res)
 {
 	if (s->types[res->type].wildcard || wanted_by_self_or_alias(s, res))
 		return true;
-	for (size_t i = 0; i < resource_n_parents(res); i++) {
-		const char *name = resource_parent(res, i);
-		const struct resource *parent = resources_find(s->ads->resources, res->type, name);
+	for (size_t i = res->n_aliases; i < res->n_refs; i++) {
+		const struct map_link *link = resource_ref_link(res, i);
+		const struct resource *parent = resources_find_same(s->ads->resources, res->type, link);
 
-		if (!strcmp(name, s->own_node) || (parent && wanted_by_self_or_alias(s, parent)))
+		if (!strcmp(resource_parent(res, i - res->n_aliases), s->own_node) || (parent && wanted_by_self_or_alias(s, parent)))
 			return true;
 	}
 	return false;

@@ -24,8 +24,10 @@ struct answer {
 	struct pool pool;
 	Envoy__Service__Discovery__V3__Resource **resources;
 	size_t n_resources;
+	size_t room_resources;
 	char **removed;
 	size_t n_removed;
+	size_t room_removed;
 	size_t n_bytes;
 	bool sent_any;
 	bool again;		/* the client comes back: it keeps what has not changed */
@@ -50,13 +52,21 @@ static void answer_init(struct answer *a, struct ads_stream *s, enum resource_ty
 	*a = (struct answer){ .s = s, .type = type, .push = push };
 }
 
-/* Room for the lists, once there is something to be put in: most changes are nothing to most streams. */
-static void answer_begin(struct answer *a)
+/* @list of @n with room for one more; NULL: no memory. Most answers are one resource, so it begins small. */
+static void *answer_grow(struct answer *a, void *list, size_t n, size_t *room)
 {
-	if (a->resources)
-		return;
-	a->resources = pool_alloc(&a->pool, ADS_ANSWER_RESOURCES, sizeof(*a->resources));
-	a->removed = pool_alloc(&a->pool, ADS_ANSWER_RESOURCES, sizeof(*a->removed));
+	size_t size = *room ? 2 * *room : 8;
+	void *more;
+
+	if (n < *room)
+		return list;
+	more = pool_alloc(&a->pool, size, sizeof(void *));
+	if (a->pool.failed)
+		return NULL;
+	if (n)
+		memcpy(more, list, n * sizeof(void *));
+	*room = size;
+	return more;
 }
 
 static void answer_send(struct answer *a)
@@ -116,7 +126,17 @@ static void answer_end(struct answer *a, bool even_if_empty)
 	pool_free(&a->pool);
 }
 
-/* The client is told of a resource, and from now on holds it. Should the answer not get out, the stream ends. */
+/* What is in the pool goes when a full answer is sent. */
+static void answer_room(struct answer *a)
+{
+	if (a->n_resources == ADS_ANSWER_RESOURCES || a->n_bytes > ADS_ANSWER_BYTES)
+		answer_next(a);
+}
+
+/*
+ * The client is told of a resource, and from now on holds it. Should the answer
+ * not get out, the stream ends. @name and @version are borrowed until it is.
+ */
 static Envoy__Service__Discovery__V3__Resource *answer_add(struct answer *a, const char *name, const char *version, uint8_t *bytes, size_t len)
 {
 	struct {
@@ -125,19 +145,18 @@ static Envoy__Service__Discovery__V3__Resource *answer_add(struct answer *a, con
 	} *m;
 	struct ads_name *n;
 
-	if (a->n_resources == ADS_ANSWER_RESOURCES || a->n_bytes > ADS_ANSWER_BYTES)
-		answer_next(a);
-	answer_begin(a);
+	answer_room(a);
 	m = pool_alloc(&a->pool, 1, sizeof(*m));
 	n = ads_name_get(type_of(a), name);
+	a->resources = answer_grow(a, a->resources, a->n_resources, &a->room_resources);
 	if (!n || a->pool.failed)
 		a->failed = a->failed ? a->failed : -ENOMEM;
 	if (a->failed)
 		return NULL;
 	envoy__service__discovery__v3__resource__init(&m->resource);
 	google__protobuf__any__init(&m->any);
-	m->resource.name = pool_printf(&a->pool, "%s", name);
-	m->resource.version = pool_printf(&a->pool, "%s", version);
+	m->resource.name = word(name);
+	m->resource.version = word(version);
 	m->resource.resource = &m->any;
 	m->any.type_url = word(ads_type_urls[a->type]);
 	m->any.value.data = bytes;
@@ -146,7 +165,7 @@ static Envoy__Service__Discovery__V3__Resource *answer_add(struct answer *a, con
 	a->n_bytes += len;
 	type_of(a)->n_held += !n->held;
 	n->held = true;
-	snprintf(n->version, sizeof(n->version), "%s", version);
+	memcpy(n->version, version, strlen(version) + 1);	/* one of ours: it fits */
 	return &m->resource;
 }
 
@@ -169,9 +188,11 @@ static void answer_put(struct answer *a, const struct resource *res)
 static void answer_no_endpoints(struct answer *a, const char *name)
 {
 	size_t len = strlen(name);
-	uint8_t *bytes = pool_alloc(&a->pool, 1, len + 4);
+	uint8_t *bytes;
 	size_t at = 0;
 
+	answer_room(a);
+	bytes = pool_alloc(&a->pool, 1, len + 4);
 	if (a->pool.failed || len >= 1 << 14)
 		return;
 	bytes[at++] = 1 << 3 | 2;
@@ -186,7 +207,7 @@ static void answer_remove(struct answer *a, const char *name)
 {
 	if (a->n_removed == ADS_ANSWER_RESOURCES)
 		answer_next(a);
-	answer_begin(a);
+	a->removed = answer_grow(a, a->removed, a->n_removed, &a->room_removed);
 	if (!a->failed && !a->pool.failed)
 		a->removed[a->n_removed++] = pool_printf(&a->pool, "%s", name);
 }
@@ -196,7 +217,7 @@ static void answer_remove(struct answer *a, const char *name)
 /* Unless the client has just that version. */
 static void put_if_new(struct answer *a, const struct resource *res)
 {
-	const struct ads_name *n = ads_name_find(type_of(a), res->name);
+	const struct ads_name *n = ads_name_of(type_of(a), &res->link);
 
 	if (!n || !n->held || strcmp(n->version, res->version) != 0)
 		answer_put(a, res);
@@ -296,7 +317,7 @@ static void put_all_wanted(struct answer *a)
 
 	map_for_each(l, &r->by_name[a->type]) {
 		const struct resource *res = container_of(l, struct resource, link);
-		const struct ads_name *n = ads_name_find(t, res->name);
+		const struct ads_name *n = ads_name_of(t, &res->link);
 
 		if (!res->removed && ((n && n->held) || ads_wants(a->s, res)))
 			put_if_new(a, res);
@@ -311,7 +332,7 @@ void ads_delta_changes(struct ads_stream *s, enum resource_type type, struct ads
 	answer_init(&a, s, type, push);
 	list_for_each(l, &s->ads->resources->changes) {
 		const struct resource *res = list_entry(l, struct resource, changed);
-		struct ads_name *n = res->type == type ? ads_name_find(t, res->name) : NULL;
+		struct ads_name *n = res->type == type ? ads_name_of(t, &res->link) : NULL;
 
 		if (res->type != type)
 			continue;

@@ -129,7 +129,7 @@ static void send_changed_endpoints(struct ads_stream *s, struct ads_push *push)
 	w.resources = pool_alloc(&w.pool, w.max, sizeof(*w.resources));
 	list_for_each(l, &s->ads->resources->changes) {
 		const struct resource *res = list_entry(l, struct resource, changed);
-		const struct ads_name *n = res->type == RESOURCE_ENDPOINTS ? ads_name_find(t, res->name) : NULL;
+		const struct ads_name *n = res->type == RESOURCE_ENDPOINTS ? ads_name_of(t, &res->link) : NULL;
 
 		if (res->type != RESOURCE_ENDPOINTS || !((n && n->wanted) || t->wildcard))
 			continue;
@@ -149,7 +149,7 @@ static bool touches(const struct ads_stream *s, enum resource_type type)
 {
 	list_for_each(l, &s->ads->resources->changes) {
 		const struct resource *res = list_entry(l, struct resource, changed);
-		const struct ads_name *n = res->type == type ? ads_name_find(&s->types[type], res->name) : NULL;
+		const struct ads_name *n = res->type == type ? ads_name_of(&s->types[type], &res->link) : NULL;
 
 		if (res->type == type && ((n && n->held) || (!res->removed && ads_wants(s, res))))
 			return true;

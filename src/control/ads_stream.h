@@ -83,6 +83,8 @@ int ads_type_find(const char *url);	/* -1: none of ours */
 /* Takes identity and node of the first request; ends the call where they do not fit. */
 bool ads_stream_identify(struct ads_stream *s, const Envoy__Config__Core__V3__Node *node);
 struct ads_name *ads_name_find(const struct ads_type *t, const char *name);
+/* The same by @key's name, a resource's or group's: without hashing it again for each stream. */
+struct ads_name *ads_name_of(const struct ads_type *t, const struct map_link *key);
 /* NULL: too many, too long, or no memory. */
 struct ads_name *ads_name_get(struct ads_type *t, const char *name);
 void ads_name_forget(struct ads_type *t, struct ads_name *n);	/* when it is neither wanted nor held */

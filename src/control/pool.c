@@ -35,15 +35,16 @@ void *pool_alloc(struct pool *p, size_t n, size_t size)
 	if (!b || b->size - b->used < want) {
 		size_t room = MAX(want, (size_t)BLOCK_SIZE);
 
-		b = calloc(1, sizeof(*b) + room);
+		b = malloc(sizeof(*b) + room);
 		if (!b)
 			return fail(p);
+		b->used = 0;
 		b->size = room;
 		b->next = p->blocks;
 		p->blocks = b;
 	}
 	b->used += want;
-	return b->data + b->used - want;
+	return memset(b->data + b->used - want, 0, want);	/* a block is zeroed as far as it is used */
 }
 
 char *pool_printf(struct pool *p, const char *fmt, ...)

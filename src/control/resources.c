@@ -139,6 +139,14 @@ struct resource *resources_find(const struct resources *r, enum resource_type ty
 	return res && !res->removed ? res : NULL;
 }
 
+struct resource *resources_find_same(const struct resources *r, enum resource_type type, const struct map_link *key)
+{
+	struct map_link *l = map_find_same(&r->by_name[type], key);
+	struct resource *res = l ? container_of(l, struct resource, link) : NULL;
+
+	return res && !res->removed ? res : NULL;
+}
+
 static struct resource *resource_new(struct resources *r, enum resource_type type, const char *name)
 {
 	struct resource *res = calloc(1, sizeof(*res));
@@ -233,9 +241,9 @@ const char *resource_alias(const struct resource *res, size_t i)
 	return res->refs[i].group->name;
 }
 
-size_t resource_n_parents(const struct resource *res)
+const struct map_link *resource_ref_link(const struct resource *res, size_t i)
 {
-	return res->n_refs - res->n_aliases;
+	return &res->refs[i].group->link;
 }
 
 const char *resource_parent(const struct resource *res, size_t i)

@@ -72,9 +72,12 @@ void resources_settle(struct resources *r);
 
 /* NULL when there is none; removed ones are none. */
 struct resource *resources_find(const struct resources *r, enum resource_type type, const char *name);
+/* By the name of another map's entry. */
+struct resource *resources_find_same(const struct resources *r, enum resource_type type, const struct map_link *key);
 const char *resource_alias(const struct resource *res, size_t i);	/* i < n_aliases */
-const char *resource_parent(const struct resource *res, size_t i);	/* i < resource_n_parents() */
-size_t resource_n_parents(const struct resource *res);
+const char *resource_parent(const struct resource *res, size_t i);	/* i < n_refs - n_aliases */
+/* The map entry with the name of alias or parent @i < n_refs: for map_find_same(). */
+const struct map_link *resource_ref_link(const struct resource *res, size_t i);
 
 /* Those that have @name as alias, or as parent; removed ones excluded. fn() returns 0 or what ends the walk. */
 int resources_each_alias(const struct resources *r, enum resource_type type, const char *name,
