@@ -31,11 +31,12 @@ struct name {
 	char text[];
 };
 
-/* A resource that we have. */
+/* A resource that we have; ten thousand of them a stream are not rare. */
 struct held {
-	struct map_link link;
-	char *version;
-	char name[];
+	struct map_link link;		/* by the name, which the version stands behind */
+	uint16_t at_version;
+	uint16_t max_version;		/* bytes there is room for, as a rule all that ever come */
+	char text[];
 };
 
 /* An answer of the server that has not been acknowledged. */
@@ -98,38 +99,54 @@ static struct held *find_held(const struct type_state *s, const char *name)
 static void drop_held(struct type_state *s, struct held *h)
 {
 	map_remove(&s->held, &h->link);
-	free(h->version);
 	free(h);
 }
 
+static char *held_version(struct held *h)
+{
+	return h->text + h->at_version;
+}
+
+static int add_held(struct type_state *s, const char *name, const char *version)
+{
+	size_t n_name = strlen(name), n_version = strlen(version);
+	struct held *h = malloc(sizeof(*h) + n_name + n_version + 2);
+
+	if (!h)
+		return -ENOMEM;
+	memcpy(h->text, name, n_name + 1);
+	memcpy(h->text + n_name + 1, version, n_version + 1);
+	h->at_version = (uint16_t)(n_name + 1);
+	h->max_version = (uint16_t)n_version;
+
+	int r = map_add(&s->held, &h->link, h->text, n_name);
+	if (r < 0)
+		free(h);
+	return r;
+}
+
+/* @name is not too long. */
 static int hold(struct type_state *s, const char *name, const char *version)
 {
 	struct held *h = find_held(s, name);
-	size_t len = strlen(name);
-	char *copy;
-	int r;
+	size_t len = strlen(version);
 
-	if (!h && s->held.n >= XDS_RESOURCES_MAX)
+	if (len > XDS_NAME_MAX || (!h && s->held.n >= XDS_RESOURCES_MAX))
 		return -E2BIG;
-	copy = strdup(version);
-	if (!copy)
-		return -ENOMEM;
-	if (h) {
-		free(h->version);
-		h->version = copy;
+	if (h && len <= h->max_version) {
+		memcpy(held_version(h), version, len + 1);
 		return 0;
 	}
-	h = malloc(sizeof(*h) + len + 1);
-	if (h)
-		memcpy(h->name, name, len + 1);
-	r = h ? map_add(&s->held, &h->link, h->name, len) : -ENOMEM;
-	if (r < 0) {
-		free(copy);
+	if (!h)
+		return add_held(s, name, version);
+	map_remove(&s->held, &h->link);
+
+	int r = add_held(s, name, version);
+	if (r < 0)
+		(void)!map_add(&s->held, &h->link, h->text, h->at_version - 1u);	/* its place is still there */
+	else
 		free(h);
-		return r;
-	}
-	h->version = copy;
-	return 0;
+	return r;
 }
 
 /* --- life --- */
@@ -329,8 +346,8 @@ static int list_versions(const struct type_state *s, struct versions *v)
 		struct held *h = container_of(l, struct held, link);
 
 		v->entries[v->n] = empty;
-		v->entries[v->n].key = h->name;
-		v->entries[v->n].value = h->version;
+		v->entries[v->n].key = h->text;
+		v->entries[v->n].value = held_version(h);
 		v->pointers[v->n] = &v->entries[v->n];
 		v->n++;
 	}
@@ -588,7 +605,7 @@ static void take_resource(struct xds *x, size_t type, const resource_t *r, struc
 	if (h && is_new)
 		drop_held(&x->state[type], h);
 	else if (h)
-		h->version[0] = 0;	/* with the version that we did not take it would never come again */
+		*held_version(h) = 0;	/* with the version that we did not take it would never come again */
 	refuse(x, reasons, r->name, diag.msg[0] ? diag.msg : result < 0 ? strerror(-result) : "refused");
 }
 
