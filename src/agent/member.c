@@ -71,9 +71,10 @@ struct wish {
 	Outrigger__Ipc__ServicePort *port_list[MEMBER_MAX_SERVICES];
 	char hosts[MEMBER_MAX_SERVICES][NAMES_HOST_LEN];
 	uint16_t numbers[MEMBER_MAX_SERVICES];
-	Outrigger__Ipc__VmPut__NodeMetadataEntry metadata[2];
-	Outrigger__Ipc__VmPut__NodeMetadataEntry *metadata_list[2];
+	Outrigger__Ipc__VmPut__NodeMetadataEntry metadata[3];
+	Outrigger__Ipc__VmPut__NodeMetadataEntry *metadata_list[3];
 	char node_labels[NODE_LABELS_LEN];
+	char proxy_config[96];
 };
 
 static void wish_addresses(struct wish *w, const struct guest *g)
@@ -138,6 +139,10 @@ static int wish_registration(struct wish *w, const struct member *m)
 		return n ? -E2BIG : -ENOMEM;
 	wish_metadata(w, "AUTO_REGISTER_GROUP", p->workload_group);
 	wish_metadata(w, "LABELS", w->node_labels);
+	if (p->health) {	/* istiod takes reports of health only from who has said that it probes */
+		snprintf(w->proxy_config, sizeof(w->proxy_config), "{\"readinessProbe\":{\"periodSeconds\":%u}}", MAX(p->health->interval_ms / 1000, 1u));
+		wish_metadata(w, "PROXY_CONFIG", w->proxy_config);
+	}
 	return 0;
 }
 

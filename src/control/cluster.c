@@ -18,6 +18,7 @@ struct cluster {
 	struct kube_source *source;
 	struct kube_watch *roots;	/* NULL: they come from a file */
 	struct entries *entries;	/* NULL: no Istio */
+	struct kube_groups *groups;	/* the same */
 	char *roots_pem;
 	struct timer probe;
 	struct kube_call *probe_call;	/* under way, or NULL */
@@ -146,12 +147,23 @@ static void on_seen(void *data, const char *nic, const struct ip *address)
 	c->ops.seen(c->data, nic, address);
 }
 
+static void on_groups(void *data)
+{
+	struct cluster *c = data;
+
+	c->ops.groups(c->data);
+}
+
 static int start_istio(struct cluster *c, const struct config *config)
 {
 	const struct entries_options entries = {
 		.client = c->kube, .wanted = on_wanted, .seen = on_seen, .data = c, .remove = config->kubernetes.remove_entries,
 	};
+	const struct kube_groups_options groups = { .client = c->kube, .changed = on_groups, .data = c };
 	int r = entries_new(c->loop, &entries, &c->entries);
+
+	if (r == 0)
+		r = kube_groups_new(c->loop, &groups, &c->groups);
 
 	return r < 0 || config->mesh.roots_file ? r : watch_roots(c, config->kubernetes.istio_namespace);
 }
@@ -193,6 +205,7 @@ struct cluster *cluster_free(struct cluster *c)
 	if (!c)
 		return NULL;
 	entries_free(c->entries);
+	kube_groups_free(c->groups);
 	kube_watch_free(c->roots);
 	kube_source_free(c->source);
 	kube_cancel(c->probe_call);
@@ -218,6 +231,11 @@ const struct entries *cluster_entries(const struct cluster *c)
 	return c->entries;
 }
 
+const struct kube_groups *cluster_groups(const struct cluster *c)
+{
+	return c->groups;
+}
+
 void cluster_guests_changed(struct cluster *c)
 {
 	if (c && c->entries)
@@ -232,7 +250,9 @@ bool cluster_watch(const struct cluster *c, size_t i, struct kube_watch_info *re
 		*ret_info = kube_source_watch(c->source, i);
 	else if (i == n && c->entries)
 		*ret_info = entries_info(c->entries).watch;
-	else if (i == n + 1 && c->roots)
+	else if (i == n + 1 && c->groups)
+		*ret_info = kube_groups_info(c->groups);
+	else if (i == n + 2 && c->roots)
 		*ret_info = kube_watch_info(c->roots);
 	else
 		return false;

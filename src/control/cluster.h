@@ -3,6 +3,7 @@
 #include "base/loop.h"
 #include "control/config.h"
 #include "control/entries.h"
+#include "control/kube_groups.h"
 #include "control/kube_client.h"
 #include "control/kube_source.h"
 
@@ -17,6 +18,7 @@ struct cluster_ops {
 	void (*roots)(void *data, const char *roots_pem);	/* Istio's roots are known, or others */
 	bool (*wanted)(void *data, const char *nic, const struct ip *address);	/* as in entries.h */
 	void (*seen)(void *data, const char *nic, const struct ip *address);
+	void (*groups)(void *data);				/* as kube_groups_options.changed */
 };
 
 /* @config is looked at here only. -EINVAL with the reason, -ENOMEM. */
@@ -33,4 +35,5 @@ bool cluster_watch(const struct cluster *cluster, size_t i, struct kube_watch_in
 /* What the last question to the API came to: KUBE_OK, or @ret_text says what is wrong. */
 enum kube_error cluster_api(const struct cluster *cluster, const char **ret_text);
 /* NULL: there is no Istio. */
+const struct kube_groups *cluster_groups(const struct cluster *cluster);
 const struct entries *cluster_entries(const struct cluster *cluster);

@@ -12,6 +12,7 @@
 #include "mesh/health_check.h"
 #include "mesh/identity.h"
 #include "mesh/names.h"
+#include "mesh/pb.h"
 
 /* --- checks of single values --- */
 
@@ -237,7 +238,7 @@ static int check_health(const struct config_onboarding *p, const char *file, uns
 
 	if (check && health_check_valid(check, &why) < 0)
 		r = diag_at(d, file, line, "onboarding '%s': health: %s", p->name, why.msg);
-	onboard_health_free(check);
+	pb_free(check);
 	return r;
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/glob.h"
+#include "mesh/pb.h"
 
 static bool matches_text(const char *glob, const char *text)
 {
@@ -129,22 +130,25 @@ static int put_labels(const struct conf_labels *labels, Outrigger__V1__Policy *p
 	return 0;
 }
 
+/* Borrows the texts. */
 static int put_headers(const struct conf_labels *headers, Outrigger__Health__Check *pb)
 {
-	if (!headers->n)
-		return 0;
-	pb->headers = calloc(headers->n, sizeof(*pb->headers));
-	if (!pb->headers)
-		return -ENOMEM;
-	for (size_t i = 0; i < headers->n; i++) {
-		Outrigger__Health__Header *h = malloc(sizeof(*h));
+	Outrigger__Health__Header *v = calloc(headers->n + 1, sizeof(*v));
 
-		if (!h)
-			return -ENOMEM;
+	pb->headers = calloc(headers->n + 1, sizeof(*pb->headers));
+	if (!v || !pb->headers) {
+		free(v);
+		free(pb->headers);
+		return -ENOMEM;
+	}
+	pb->headers[0] = v;		/* freed by it, also where there is none */
+	for (; pb->n_headers < headers->n; pb->n_headers++) {
+		Outrigger__Health__Header *h = &v[pb->n_headers];
+
 		outrigger__health__header__init(h);
-		h->name = headers->v[i].key;
-		h->value = headers->v[i].value;
-		pb->headers[pb->n_headers++] = h;
+		h->name = headers->v[pb->n_headers].key;
+		h->value = headers->v[pb->n_headers].value;
+		pb->headers[pb->n_headers] = h;
 	}
 	return 0;
 }
@@ -152,42 +156,46 @@ static int put_headers(const struct conf_labels *headers, Outrigger__Health__Che
 int onboard_health_new(const struct config_health *h, Outrigger__Health__Check **ret_check)
 {
 	static const char *const kinds[] = { "", "tcp", "http", "grpc" };
-	Outrigger__Health__Check *pb;
+	Outrigger__Health__Check pb = OUTRIGGER__HEALTH__CHECK__INIT, *copy;
 
 	if (h->kind == HEALTH_CHECK_NONE)
 		return 0;
-	pb = malloc(sizeof(*pb));
-	if (!pb)
+	pb.kind = word(kinds[h->kind]);
+	pb.port = h->port;
+	pb.path = or_empty(h->path);
+	pb.host = or_empty(h->host);
+	pb.service = or_empty(h->service);
+	pb.initial_delay_ms = h->initial_delay_ms;
+	pb.interval_ms = h->interval_ms;
+	pb.timeout_ms = h->timeout_ms;
+	pb.successes = h->successes;
+	pb.failures = h->failures;
+	if (put_headers(&h->headers, &pb) < 0)
 		return -ENOMEM;
-	outrigger__health__check__init(pb);
-	pb->kind = word(kinds[h->kind]);
-	pb->port = h->port;
-	pb->path = or_empty(h->path);
-	pb->host = or_empty(h->host);
-	pb->service = or_empty(h->service);
-	pb->initial_delay_ms = h->initial_delay_ms;
-	pb->interval_ms = h->interval_ms;
-	pb->timeout_ms = h->timeout_ms;
-	pb->successes = h->successes;
-	pb->failures = h->failures;
-	if (put_headers(&h->headers, pb) < 0) {
-		onboard_health_free(pb);
+	copy = pb_copy(&pb.base);
+	free(pb.headers[0]);
+	free(pb.headers);
+	if (!copy)
 		return -ENOMEM;
-	}
-	*ret_check = pb;
+	*ret_check = copy;
 	return 0;
 }
 
-void onboard_health_free(Outrigger__Health__Check *check)
+/* The policy's own words come first, then those of its WorkloadGroup. */
+static int put_health(const struct config_onboarding *p, const struct kube_groups *groups, Outrigger__V1__Policy *pb)
 {
-	for (size_t i = 0; check && i < check->n_headers; i++)
-		free(check->headers[i]);
-	if (check)
-		free(check->headers);
-	free(check);
+	const Outrigger__Health__Check *of_group;
+	int r = onboard_health_new(&p->health, &pb->health);
+
+	if (r < 0 || pb->health || !groups || !p->workload_group || !p->namespace)
+		return r;
+	of_group = kube_groups_check(groups, p->namespace, p->workload_group);
+	if (of_group)
+		pb->health = pb_copy(&of_group->base);
+	return of_group && !pb->health ? -ENOMEM : 0;
 }
 
-static int put_policy(const struct config_onboarding *p, Outrigger__V1__Policy *pb)
+static int put_policy(const struct config_onboarding *p, const struct kube_groups *groups, Outrigger__V1__Policy *pb)
 {
 	static const char *const modes[] = { "off", "shadow", "permissive", "strict" };
 	static const char *const isolations[] = { "namespace", "vm", "nic" };
@@ -213,11 +221,11 @@ static int put_policy(const struct config_onboarding *p, Outrigger__V1__Policy *
 	if (r == 0)
 		r = format_prefixes(&p->outbound_exclude, &pb->outbound_exclude, &pb->n_outbound_exclude);
 	if (r == 0)
-		r = onboard_health_new(&p->health, &pb->health);
+		r = put_health(p, groups, pb);
 	return r < 0 ? r : put_labels(&p->labels, pb);
 }
 
-int onboard_set_new(const struct config *c, uint64_t version, Outrigger__V1__PolicySet **ret_set)
+int onboard_set_new(const struct config *c, const struct kube_groups *groups, uint64_t version, Outrigger__V1__PolicySet **ret_set)
 {
 	Outrigger__V1__PolicySet *set = malloc(sizeof(*set));
 
@@ -237,7 +245,7 @@ int onboard_set_new(const struct config *c, uint64_t version, Outrigger__V1__Pol
 			outrigger__v1__policy__init(pb);
 			set->policies[set->n_policies++] = pb;
 		}
-		if (!pb || put_policy(p, pb) < 0) {
+		if (!pb || put_policy(p, groups, pb) < 0) {
 			onboard_set_free(set);
 			return -ENOMEM;
 		}
@@ -263,7 +271,7 @@ void onboard_set_free(Outrigger__V1__PolicySet *set)
 		for (size_t k = 0; k < pb->n_labels; k++)
 			free(pb->labels[k]);
 		free(pb->labels);
-		onboard_health_free(pb->health);
+		pb_free(pb->health);
 		free(pb);
 	}
 	if (set)

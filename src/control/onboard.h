@@ -1,5 +1,6 @@
 #pragma once
 #include "control/config.h"
+#include "control/kube_groups.h"
 #include "outrigger/provisioner.pb-c.h"
 
 /*
@@ -13,13 +14,13 @@ const struct config_onboarding *onboard_match(const struct config *c, const char
 bool onboard_joins(const struct config_onboarding *p);		/* NULL: no */
 bool onboard_allows_service(const struct config_onboarding *p, const char *service);
 
-/* The check of a policy as the NICs get it; it borrows the configuration's texts. NULL, and 0, where there is none. -ENOMEM. */
+/* The check of a policy as the NICs get it, to be freed with pb_free(); untouched, and 0, where there is none. -ENOMEM. */
 MUST_CHECK int onboard_health_new(const struct config_health *h, Outrigger__Health__Check **ret_check);
-void onboard_health_free(Outrigger__Health__Check *check);
 
 /*
- * All policies as the message for the NICs. Everything in it but its arrays
- * belongs to @c; free it with onboard_set_free(). -ENOMEM.
+ * All policies as the message for the NICs. Everything in it but its arrays and
+ * checks belongs to @c; free it with onboard_set_free(). @groups: whose probes
+ * count where a policy has no check of its own; may be NULL. -ENOMEM.
  */
-MUST_CHECK int onboard_set_new(const struct config *c, uint64_t version, Outrigger__V1__PolicySet **ret_set);
+MUST_CHECK int onboard_set_new(const struct config *c, const struct kube_groups *groups, uint64_t version, Outrigger__V1__PolicySet **ret_set);
 void onboard_set_free(Outrigger__V1__PolicySet *set);

@@ -101,6 +101,19 @@ int provisioner_apply(struct provisioner *p, const struct config *config)
 	return 0;
 }
 
+void provisioner_policies(struct provisioner *p)
+{
+	uint64_t now = (uint64_t)clock_wall_ms();
+
+	p->version = MAX(p->version + 1, now);
+	list_for_each(l, &p->sessions) {
+		struct session *s = list_entry(l, struct session, link);
+
+		if (s->nic && s->call)
+			session_push_policies(s);
+	}
+}
+
 void provisioner_containers(struct provisioner *p)
 {
 	uint64_t now = (uint64_t)clock_wall_ms();

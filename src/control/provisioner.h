@@ -43,6 +43,8 @@ void provisioner_enroll(struct provisioner *p, struct grpc_call *call, const uin
 void provisioner_renew(struct provisioner *p, struct grpc_call *call, const uint8_t *bytes, size_t len);
 void provisioner_open_session(struct provisioner *p, struct grpc_call *call);
 
+/* Something that policies are made of, beside the configuration, has changed: sessions are told. */
+void provisioner_policies(struct provisioner *p);
 /* The addresses of containers have changed: sessions are told. */
 void provisioner_containers(struct provisioner *p);
 /* Other roots of the mesh, or the first ones: until there are any, no session is welcomed. */

@@ -138,6 +138,15 @@ static const char *kube_hint(enum kube_error e)
 	}
 }
 
+static void check_groups(struct checks *c, const struct kube_groups *groups)
+{
+	const char *group, *why;
+
+	for (size_t i = 0; kube_groups_problem(groups, i, &group, &why); i++)
+		add(c, "Kubernetes", false, false, json_sprintf("the probe of WorkloadGroup %s is made", group), json_string(why),
+		    "docs/health.md says which probes are; an onboarding policy's own 'health' counts instead");
+}
+
 static void check_cluster(struct checks *c)
 {
 	const struct cluster *cluster = c->s->cluster;
@@ -154,6 +163,7 @@ static void check_cluster(struct checks *c)
 		    json_string(w.text[0] ? w.text : w.synced ? "" : "not listed yet"), kube_hint(w.error));
 	if (!cluster || !cluster_entries(cluster))
 		return;
+	check_groups(c, cluster_groups(cluster));
 	struct entries_info e = entries_info(cluster_entries(cluster));
 	add(c, "Kubernetes", !e.failure[0], false, json_string("WorkloadEntries whose VM is gone can be removed"), json_string(e.failure),
 	    kube_hint(KUBE_FORBIDDEN));

@@ -236,6 +236,14 @@ static void on_containers(void *data)
 		provisioner_containers(s->provisioner);
 }
 
+static void on_groups(void *data)
+{
+	struct server *s = data;
+
+	if (s->provisioner)
+		provisioner_policies(s->provisioner);
+}
+
 static void on_roots(void *data, const char *roots_pem)
 {
 	struct server *s = data;
@@ -296,7 +304,8 @@ static void on_guests_changed(void *data)
 
 static int start_cluster(struct server *s, struct diag *d)
 {
-	static const struct cluster_ops ops = { .containers = on_containers, .roots = on_roots, .wanted = on_wanted, .seen = on_entry };
+	static const struct cluster_ops ops = { .containers = on_containers, .roots = on_roots, .wanted = on_wanted, .seen = on_entry,
+		.groups = on_groups };
 	int r = config_has_kubernetes(s->config) ? cluster_new(s->loop, s->config, &ops, s, &s->cluster, d) : 0;
 	const struct config *c = s->config;
 	const struct tokens_options tokens = {

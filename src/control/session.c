@@ -60,9 +60,13 @@ void session_push_welcome(struct session *s)
 void session_push_policies(struct session *s)
 {
 	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	const struct kube_groups *groups = s->p->o.cluster ? cluster_groups(s->p->o.cluster) : NULL;
 	Outrigger__V1__PolicySet *set;
-	int r = onboard_set_new(s->p->config, s->p->version, &set);
+	int r;
 
+	if (groups && !kube_groups_ready(groups))
+		return;			/* provisioner_policies() does it */
+	r = onboard_set_new(s->p->config, groups, s->p->version, &set);
 	if (r < 0)
 		return;
 	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_POLICIES;

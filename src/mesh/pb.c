@@ -5,6 +5,7 @@
 #include "mesh/pb.h"
 
 #include <errno.h>
+#include <string.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -82,6 +83,15 @@ void *pb_copy(const ProtobufCMessage *message)
 	if (pb_pack(message, &data, &len) < 0)
 		return NULL;
 	return pb_unpack(message->descriptor, data, len, 0, &copy) < 0 ? NULL : copy;
+}
+
+bool pb_equal(const ProtobufCMessage *a, const ProtobufCMessage *b)
+{
+	CLEANUP_FREE uint8_t *one = NULL;
+	CLEANUP_FREE uint8_t *two = NULL;
+	size_t n_one, n_two;
+
+	return pb_pack(a, &one, &n_one) == 0 && pb_pack(b, &two, &n_two) == 0 && n_one == n_two && !memcmp(one, two, n_one);
 }
 
 void pb_free(void *message)

@@ -21,6 +21,7 @@ enum {
 MUST_CHECK int pb_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t len, size_t max_bytes,
 			 ProtobufCMessage **ret_message);
 void *pb_copy(const ProtobufCMessage *message);	/* a deep copy; NULL: no memory */
+bool pb_equal(const ProtobufCMessage *a, const ProtobufCMessage *b);	/* by their bytes; without memory they are not */
 void pb_free(void *message);		/* NULL is allowed */
 
 /* Encodes into fresh memory. -ENOMEM. */

@@ -167,13 +167,7 @@ static int add_wanted(struct vm_health *h, const Outrigger__Ipc__VmPut *put)
 
 static bool same_check(const Outrigger__Health__Check *a, const Outrigger__Health__Check *b)
 {
-	CLEANUP_FREE uint8_t *one = NULL;
-	CLEANUP_FREE uint8_t *two = NULL;
-	size_t n_one, n_two;
-
-	if (!a || !b)
-		return a == b;
-	return pb_pack(&a->base, &one, &n_one) == 0 && pb_pack(&b->base, &two, &n_two) == 0 && n_one == n_two && !memcmp(one, two, n_one);
+	return a && b ? pb_equal(&a->base, &b->base) : a == b;
 }
 
 static void set_rule(struct vm_health *h)

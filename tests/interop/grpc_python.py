@@ -1,6 +1,7 @@
 """The other end of gRPC: Google's implementation (grpcio), as server and as client. Run inside a venv that has it.
 
     grpc_python.py serve [CERT KEY ROOTS]     prints "listening ADDR", serves until stdin ends
+    grpc_python.py health ADDR FILE           grpc.health.v1.Health as FILE says: a status' number, or a code's name
     grpc_python.py call TARGET [ROOTS]        runs the conversations below against our server, prints JSON
 """
 import json
@@ -51,6 +52,23 @@ def serve(tls):
     print("listening 127.0.0.1:%d" % port, flush=True)
     sys.stdin.read()
     server.stop(1).wait()
+
+
+def health(address, path):
+    def check(request, context):
+        said = read(path).decode().strip()
+        if request != b"\x0a\x06orders":      # HealthCheckRequest{service: "orders"}
+            context.abort(grpc.StatusCode.NOT_FOUND, "another service")
+        if not said.isdigit():
+            context.abort(grpc.StatusCode[said], "as it was told")
+        return bytes([8, int(said)])
+
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    methods = {"Check": grpc.unary_unary_rpc_method_handler(check)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", methods),))
+    server.add_insecure_port(address)
+    server.start()
+    server.wait_for_termination()
 
 
 # --- client ---
@@ -117,5 +135,7 @@ if __name__ == "__main__":
     threading.stack_size(256 * 1024)
     if sys.argv[1] == "serve":
         serve(sys.argv[2:])
+    elif sys.argv[1] == "health":
+        health(*sys.argv[2:])
     else:
         call(sys.argv[2], sys.argv[3:])

@@ -92,6 +92,25 @@ class H(Handler):
         self.answer(("this is " + sys.argv[1]).encode(), "text/plain")
 Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
 """
+# /healthz answers as the file says: a status, or "hang". Everything else is always answered.
+SICK_WEB = SERVER + """
+import time
+class H(Handler):
+    def do_GET(self):
+        said = open(sys.argv[3]).read().strip()
+        if self.path == "/healthz":
+            print("agent=%s x=%s" % (self.headers["User-Agent"], self.headers.get("X-Probe")), flush=True)
+            if said == "hang":
+                time.sleep(60)
+            data = said.encode()
+            self.send_response(int(said))
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+            return
+        self.answer(("this is " + sys.argv[1]).encode(), "text/plain")
+Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
+"""
 # Says yes to every registration and remembers it; answers /v1/health/service/NAME from that.
 CONSUL = SERVER + """
 entries = {}

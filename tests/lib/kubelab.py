@@ -154,7 +154,11 @@ class KubeLab:
         """Istio's; the Gateway API's are not needed without waypoints."""
         crds = module_folder("istio.io/istio@*/manifests/charts/base/files/crd-all.gen.yaml")
         self.kubectl("apply", "--server-side", "-f", crds)
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        wait_until("the CRDs are established", self.crds_established, 60)      # `kubectl wait` fails on one without conditions
+
+    def crds_established(self):
+        crds = self.get("crd") or []
+        return crds and all(any(c["type"] == "Established" and c["status"] == "True" for c in o.get("status", {}).get("conditions") or []) for o in crds)
 
     def start_istiod(self, crds=True, **env):
         if crds:

@@ -8,33 +8,12 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
-from agentlab import ONBOARDING, SERVER, AgentLab  # noqa: E402
+from agentlab import ONBOARDING, SICK_WEB, AgentLab  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
 CHECK = "    health: { kind: %s, interval: 200ms, timeout: 300ms, failures: 2, successes: 2 }\n"
-
-# /healthz answers as the file says: a status, or "hang". Everything else is always answered.
-WEB = SERVER + """
-import time
-class H(Handler):
-    def do_GET(self):
-        said = open(sys.argv[3]).read().strip()
-        if self.path == "/healthz":
-            print("agent=%s x=%s" % (self.headers["User-Agent"], self.headers.get("X-Probe")), flush=True)
-            if said == "hang":
-                time.sleep(60)
-            data = said.encode()
-            self.send_response(int(said))
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-            return
-        self.answer(("this is " + sys.argv[1]).encode(), "text/plain")
-Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
-"""
-
 
 def onboarding(check):
     first, rest = ONBOARDING.split("  - name: shoppers", 1)
@@ -58,7 +37,7 @@ def say(mesh, vm, what):
 
 
 def serve(mesh, vm):
-    p = vm.popen(["python3", "-c", WEB, vm.address, "8080", "%s/health.%s" % (mesh.dir, vm.name)], "web")
+    p = vm.popen(["python3", "-c", SICK_WEB, vm.address, "8080", "%s/health.%s" % (mesh.dir, vm.name)], "web")
     wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
     return p
 
