@@ -290,5 +290,9 @@ void config_steer(const struct config *c, struct steer_conf *ret_steer)
 	s.sniff_bytes_per_s = (uint32_t)c->limits.sniffed_bytes;
 	s.max_vms = c->steering.max_vms;
 	s.force_clsact = c->steering.force_clsact;
+	for (size_t i = 0; i < c->ports.n && i < ELEMENTS(s.vm_ports); i++)
+		s.vm_ports[s.n_vm_ports++] = ((const struct config_port *)c->ports.v)[i].match;
+	for (size_t i = 0; i < c->uplinks.n && i < ELEMENTS(s.uplinks); i++)
+		s.uplinks[s.n_uplinks++] = c->uplinks.v[i];
 	*ret_steer = s;
 }

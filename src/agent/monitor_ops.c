@@ -8,6 +8,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
+#include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -111,6 +113,28 @@ static bool is_port(const struct monitor_state *m, const struct monitor_port *p)
 	return vm ? is_vm(m, p->vm) : p->vm == 0;
 }
 
+static bool matches(const char *const *patterns, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (fnmatch(patterns[i], name, 0) == 0)
+			return true;
+	return false;
+}
+
+/* The administrator names the devices; the worker may be somebody else by now. */
+static int check_device(const struct steer_conf *c, const struct monitor_port *p)
+{
+	char name[IF_NAMESIZE];
+
+	if (!c->n_vm_ports && !c->n_uplinks)
+		return 0;
+	if (!if_indextoname(p->ifindex, name))
+		return -errno;
+	if (p->role == MONITOR_ROLE_VM)
+		return matches(c->vm_ports, c->n_vm_ports, name) ? 0 : -EPERM;
+	return matches(c->uplinks, c->n_uplinks, name) ? 0 : -EPERM;
+}
+
 static int op_port_add(struct monitor_state *m, struct monitor_request *q)
 {
 	struct monitor_port p;
@@ -118,6 +142,9 @@ static int op_port_add(struct monitor_state *m, struct monitor_request *q)
 	memcpy(&p, q->in, sizeof(p));
 	if (!is_port(m, &p))
 		return MONITOR_OPS_E_ODD;
+	int r = check_device(m->conf, &p);
+	if (r < 0)
+		return r;
 	return steer_table_port_add(&m->table, &p);
 }
 

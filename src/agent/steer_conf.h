@@ -12,6 +12,8 @@
  * that an administrator can move whatever collides with something else.
  * docs/interception.md says what each is for.
  */
+enum { STEER_MAX_VM_PORTS = 32, STEER_MAX_UPLINKS = 8 };
+
 struct steer_conf {
 	/* The device by which diverted packets enter the stack and answers leave it. Dummy, else a veth pair. */
 	char divert_dev[IFNAMSIZ];		/* "dvt0"; the other end of a veth pair is its name plus "p" */
@@ -45,6 +47,15 @@ struct steer_conf {
 	char proxy_path[PATH_MAX];		/* outrigger-proxy */
 	uid_t proxy_uid_base;			/* 61000: the process with index i runs as uid and gid base + i */
 	uint32_t max_proxies;			/* 64; at most STEER_PROXY_UIDS */
+
+	/*
+	 * Names of devices that may be attached, patterns of fnmatch(3), borrowed: the
+	 * worker cannot have others. None at all: any.
+	 */
+	const char *vm_ports[STEER_MAX_VM_PORTS];
+	size_t n_vm_ports;
+	const char *uplinks[STEER_MAX_UPLINKS];
+	size_t n_uplinks;
 
 	/* Who the worker is. */
 	uid_t worker_uid;			/* 60999 */

@@ -641,6 +641,8 @@ static void configure(struct steer_conf *c, int argc, char **argv)
 			c->force_clsact = atoi(argv[i + 1]);
 		else if (!strcmp(argv[i], "--pin"))
 			snprintf(c->pin_dir, sizeof(c->pin_dir), "%s", argv[i + 1]);
+		else if (!strcmp(argv[i], "--only"))
+			c->vm_ports[c->n_vm_ports++] = argv[i + 1];
 		else if (!strcmp(argv[i], "--proxy"))
 			snprintf(c->proxy_path, sizeof(c->proxy_path), "%s", argv[i + 1]);
 		else if (!strcmp(argv[i], "--max-flows-per-vm"))

@@ -584,6 +584,16 @@ def test_the_monitor_stops_on_anything_odd(make, raw):
     assert "dvt0" not in n.nic.run("ip", "-br", "link")		# it cleaned up all the same
 
 
+def test_only_named_devices_are_attached(make):
+    n = make(BRIDGE)
+    with pytest.raises(DriverError, match="not permitted"):
+        n.driver("--only", "tap*")              # its VM ports were attached; an uplink has not been named
+    d = n.drivers[-1]
+    for dev in ("up0", "lo", "br0"):
+        with pytest.raises(DriverError, match="not permitted"):
+            d.port(dev=dev, vm=3, topology=BRIDGE, out="br0")
+
+
 def test_a_proxy_process_has_a_uid_of_its_own_and_two_capabilities(make):
     n = make(BRIDGE)
     folder = tempfile.mkdtemp()
