@@ -4,6 +4,7 @@ import pathlib
 import re
 import socket
 import struct
+import subprocess
 import sys
 import threading
 
@@ -11,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from h2raw import (ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, GOAWAY, HEADERS,  # noqa: E402
-                   NO_ERROR, PADDED, PING, PRIORITY, PRIORITY_FLAG, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WAIT_S, WINDOW_UPDATE, Raw, Served, frame)
+                   NO_ERROR, PADDED, PING, PRIORITY, PRIORITY_FLAG, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WAIT_S, WINDOW_UPDATE, Forwarder, Raw, Served, frame)
 from meshlab import wait_for  # noqa: E402
 from wirelab import Echo  # noqa: E402
 
@@ -271,6 +272,23 @@ def test_a_client_that_goes_away_may_finish(served, raw):
     assert raw.status(1) == "200"
     raw.send(frame(GOAWAY, payload=struct.pack(">II", 0, NO_ERROR)) + frame(DATA, END_STREAM, 1, b"hello"))
     assert echoed(raw, 1)
+
+
+@pytest.mark.parametrize("args", [
+    ("-n", "3000", "-c", "5", "-m", "100"),
+    ("-n", "200", "-c", "2", "-m", "10", "-w", "16", "-W", "16", "--data=" + __file__),
+    ("-n", "500", "-c", "1", "-m", "1000", "-H", "x: " + "y" * 3000),
+])
+def test_h2load_is_answered_each_time(served, args):
+    """nghttp2's client knows no CONNECT: each of its requests is refused with a status, and none is lost."""
+    f = Forwarder(served)
+    try:
+        r = subprocess.run(["h2load", *args, "http://%s:%d/" % (f.address, f.port)], capture_output=True, text=True, timeout=WAIT_S * 3, check=True)
+    finally:
+        f.close()
+    n = int(args[1])
+    assert "status codes: 0 2xx, 0 3xx, %d 4xx, 0 5xx" % n in r.stdout, r.stdout
+    assert re.search(r"requests: %d total, %d started, %d done, 0 succeeded, %d failed, 0 errored, 0 timeout" % (n, n, n, n), r.stdout), r.stdout
 
 
 def test_a_drained_vm_lets_streams_finish(tmp_path):

@@ -688,7 +688,7 @@ static void what_is_late_after_many_resets_is_no_flood(void **state)
 		h2_reset(&a->h, &a->streams[i], H2_CANCEL);
 	a->h.out.len = 0;
 	for (uint32_t i = 0; i < N; i++) {
-		headers(0, 2 * i + 1, ":status\0200\0");
+		headers(0, 2 * i + 1, ":status\0" "200\0");
 		for (int n = 0; n < FRAMES; n++)
 			frame(H2_DATA, n == FRAMES - 1 ? H2_FLAG_END_STREAM : 0, 2 * i + 1, chunk, sizeof(chunk));
 	}
