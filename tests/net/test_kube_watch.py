@@ -1,0 +1,121 @@
+"""List and watch against an API server that is played: bookmarks, versions that have expired (410), pages, lines that are cut."""
+import http.server
+import json
+import os
+import ssl
+import subprocess
+import threading
+import urllib.parse
+
+import pytest
+
+from controller import Controller, Nic, wait_until
+
+BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(os.path.dirname(__file__), "..", "..", "build"))
+
+
+def pod(name, address):
+    return {"metadata": {"name": name, "namespace": "shop", "uid": name}, "spec": {"nodeName": "n"}, "status": {"phase": "Running", "podIPs": [{"ip": address}], "podIP": address}}
+
+
+def page(version, *pods, more=None):
+    meta = {"resourceVersion": version, **({"continue": more} if more else {})}
+    return 200, json.dumps({"kind": "PodList", "metadata": meta, "items": list(pods)})
+
+
+def event(what, **thing):
+    return json.dumps({"type": what, "object": thing}) + "\n"
+
+
+EXPIRED = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+GONE = (410, json.dumps(EXPIRED))
+# What is asked of pods, in this order, and what is said to it. A watch that is answered with None hangs.
+STORY = [
+    ({"limit": "500"}, page("10", pod("a", "10.9.0.1"))),
+    ({"watch": "1", "resourceVersion": "10"}, (200, event("BOOKMARK", kind="Pod", metadata={"resourceVersion": "42"}))),
+    ({"watch": "1", "resourceVersion": "42"}, (200, event("ADDED", **pod("b", "10.9.0.2") | {"metadata": {"name": "b", "namespace": "shop", "uid": "b", "resourceVersion": "43"}})
+                                               + event("ERROR", **EXPIRED))),
+    ({"limit": "500"}, page("50", pod("c", "10.9.0.3"))),                       # a and b went meanwhile
+    ({"watch": "1", "resourceVersion": "50"}, GONE),
+    ({"limit": "500"}, page("60", pod("d", "10.9.0.4"), more="p 2/=")),
+    ({"limit": "500", "continue": "p 2/="}, GONE),                              # the page has expired
+    ({"limit": "500"}, page("70", pod("d", "10.9.0.4"), more="p3")),
+    ({"limit": "500", "continue": "p3"}, page("70", pod("e", "10.9.0.5"))),
+    ({"watch": "1", "resourceVersion": "70"}, (200, event("ADDED", kind="Pod")[:20])),     # cut in the middle of a line
+    ({"watch": "1", "resourceVersion": "70"}, (200, "garbage\n")),
+    ({"watch": "1", "resourceVersion": "70"}, (500, "oops")),
+    ({"watch": "1", "resourceVersion": "70"}, None),
+]
+
+
+class Api:
+    def __init__(self, folder):
+        self.asked, self.over = [], threading.Event()
+        key, cert = str(folder / "api.key"), str(folder / "api.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", cert, "-subj", "/CN=api",
+                        "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"], check=True, stderr=subprocess.DEVNULL)
+        api = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                url = urllib.parse.urlsplit(self.path)
+                api.answer(self, url.path, dict(urllib.parse.parse_qsl(url.query)))
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x", "users": [{"name": "x", "user": {"token": "x"}}],
+            "clusters": [{"name": "x", "cluster": {"server": "https://127.0.0.1:%d" % self.server.server_address[1], "certificate-authority": cert}}],
+            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}]}))
+
+    def answer(self, handler, path, query):
+        said = None if "watch" in query else (200, json.dumps({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": []}))
+        if path.endswith("/pods"):
+            n = len(self.asked)
+            self.asked.append({k: v for k, v in query.items() if k in ("limit", "watch", "resourceVersion", "continue")})
+            said = STORY[n][1] if n < len(STORY) else None
+        status, body = said or (200, "")
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+        handler.wfile.flush()
+        if not said:
+            self.over.wait(120)
+
+    def close(self):
+        self.over.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def api(tmp_path):
+    a = Api(tmp_path)
+    yield a
+    a.close()
+
+
+def test_what_expires_is_listed_anew_and_what_is_cut_is_watched_on(api, tmp_path):
+    c = Controller(BUILD, tmp_path)
+    c.start("kubernetes: { kubeconfig: %s, timeout: 2s }\n" % api.kubeconfig)
+    nic = Nic(c, "nic-1", c.enroll("nic-1"))
+    try:
+        wait_until("all of the story", lambda: len(api.asked) >= len(STORY), 60)
+        assert api.asked == [question for question, _ in STORY]
+        seen = nic.containers
+        while {a["prefix"][0] for a in seen.get("addresses", [])} != {"10.9.0.4/32", "10.9.0.5/32"}:
+            seen = nic.hear("containers", 20)
+        status = [x for x in c.get("/v1/check")["checks"] if x["what"] == "pods are watched"]
+        assert status[0]["ok"], status
+    finally:
+        nic.close()
+        assert c.stop() == 0
