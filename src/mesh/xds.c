@@ -520,6 +520,7 @@ int xds_begin(struct xds *x, const Envoy__Config__Core__V3__Node *node, xds_send
 	x->node = node;
 	x->send = send;
 	x->send_data = send_data;
+	x->counters.streams++;
 	r = xds_flush(x);
 	if (r == 0 && x->node && x->n_types)
 		r = -ENOBUFS;		/* a fresh stream takes a first request */

@@ -93,6 +93,7 @@ bool xds_synced(const struct xds *x, size_t type);
 size_t xds_n_resources(const struct xds *x, size_t type);
 
 struct xds_counters {
+	uint64_t streams;	/* begun: more than one a reconnection is what was refused */
 	uint64_t answers;
 	uint64_t resources;
 	uint64_t removed;

@@ -163,12 +163,15 @@ static int write_xds(const struct proxy *p, struct bytes *out)
 		const struct sidecar *s = container_of(l, struct sidecar, link);
 		struct xds_counters c = s->xds ? xds_counters(xds_client_state(s->xds)) : (struct xds_counters){};
 
+		sum.streams += c.streams;
 		sum.answers += c.answers;
 		sum.resources += c.resources;
 		sum.removed += c.removed;
 		sum.refused += c.refused;
 	}
-	r = metrics_line(out, "outrigger_xds_answers_total", "counter", NULL, NULL, sum.answers);
+	r = metrics_line(out, "outrigger_xds_streams_total", "counter", NULL, NULL, sum.streams);
+	if (r == 0)
+		r = metrics_line(out, "outrigger_xds_answers_total", "counter", NULL, NULL, sum.answers);
 	if (r == 0)
 		r = metrics_line(out, "outrigger_xds_resources_total", "counter", NULL, NULL, sum.resources);
 	if (r == 0)
