@@ -939,7 +939,7 @@ static void a_neighbour_is_told_of_what_reaches_it(void **state)
 	hear(s, "hello");
 	say(s, "you");
 	hear(c, "you");
-	assert_int_equal(rig.a.vm[1]->n_connections, 1);
+	assert_int_equal(__atomic_load_n(&rig.a.vm[1]->n_connections, __ATOMIC_RELAXED), 1);
 	close(c);
 	hear_end(s);
 	close(s);
