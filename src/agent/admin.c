@@ -36,6 +36,29 @@ static void on_proxies(struct httpd_request *req)
 	httpd_reply_json(req, 200, show_proxies(req->data));
 }
 
+static void on_processes(struct httpd_request *req)
+{
+	httpd_reply_json(req, 200, show_processes(req->data));
+}
+
+static const char *upgrade_refusal(int r)
+{
+	return r == -ESRCH ? "there is no such process that runs" : r == -EALREADY ? "it is being replaced already" :
+	       r == -EAGAIN ? "it was just adopted: try again when all its VMs are known" : strerror(-r);
+}
+
+static void on_upgrade(struct httpd_request *req)
+{
+	struct worker *w = req->data;
+	const char *group = httpd_param(req, "group");
+	int r = supervisor_upgrade(&w->supervisor, group);
+
+	if (r < 0)
+		httpd_reply_error(req, r == -ESRCH ? 404 : 409, "process %s: %s", group, upgrade_refusal(r));
+	else
+		httpd_reply_json(req, 202, json_pack("{s:s, s:s}", "group", group, "upgrade", "running"));
+}
+
 static void on_explain(struct httpd_request *req)
 {
 	const char *service = httpd_param(req, "service");
@@ -63,6 +86,8 @@ static const struct httpd_route routes[] = {
 	{ "GET", "/v1/guests", on_guests, "The VMs behind this NIC." },
 	{ "GET", "/v1/services", on_services, "What they offer, and the verdict on it." },
 	{ "GET", "/v1/proxies", on_proxies, "Their service proxies." },
+	{ "GET", "/v1/processes", on_processes, "The processes that host them." },
+	{ "POST", "/v1/processes/{group}/upgrade", on_upgrade, "Replaces a process by one of the installed program." },
 	{ "GET", "/v1/explain/{service*}", on_explain, "How a service was found, and what was decided why." },
 	{ "GET", "/v1/check", on_check, "What is wrong with this installation." },
 	{ "GET", "/metrics", on_metrics, "Prometheus metrics of the agent and its proxies." },

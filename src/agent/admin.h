@@ -20,6 +20,7 @@ json_t *show_status(const struct worker *w);
 json_t *show_guests(const struct worker *w);
 json_t *show_services(const struct worker *w);
 json_t *show_proxies(const struct worker *w);
+json_t *show_processes(const struct worker *w);
 /* explain.c; NULL also when nobody has claimed, asked for or been told of that name (@ret_unknown). */
 json_t *show_explain(const struct worker *w, const char *service, bool *ret_unknown);
 /* checkup.c */

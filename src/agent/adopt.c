@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -66,12 +67,12 @@ static void send_away(int fd)
 static void adopt(struct worker *w, const char *name)
 {
 	const struct config_steering *steering = &w->conf->steering;
-	char path[108], group[POLICY_GROUP_LEN];
+	char path[PATH_MAX], group[POLICY_GROUP_LEN + 1];	/* with its tilde */
 	struct ucred peer;
 	int fd, r;
 
 	snprintf(group, sizeof(group), "%.*s", (int)MIN(strlen(name) - strlen(suffix), sizeof(group) - 1), name);
-	supervisor_path(&w->supervisor, group, suffix + 1, path);
+	snprintf(path, sizeof(path), "%s/%s", w->supervisor.conf.run_dir, name);
 	fd = connect_to(path, &peer);
 	if (fd < 0) {
 		log_debug("nobody behind a resume socket", log_str("path", path), log_errno(fd));
@@ -88,7 +89,7 @@ static void adopt(struct worker *w, const char *name)
 		send_away(fd);
 		return;
 	}
-	r = supervisor_adopt(&w->supervisor, group, fd, peer.pid);
+	r = supervisor_adopt(&w->supervisor, group, fd, peer.pid, peer.uid - steering->proxy_uid_base);
 	if (r < 0)
 		log_warn("a predecessor's proxy process could not be adopted", log_str("group", group), log_errno(r));
 	else

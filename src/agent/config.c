@@ -124,6 +124,8 @@ static const struct conf_item probe_items[] = {
 };
 static const struct conf_table probe_table = CONF_TABLE_INIT("probe", struct config_probe, probe_items);
 
+static const char *const upgrade_names[] = { "auto", "manual", NULL };
+
 static const struct conf_item proxy_items[] = {
 	{ "path", CONF_STRING, AT(config_proxy, path), .check = check_absolute, .doc = "The outrigger-proxy program; beside the agent by default." },
 	{ "workers", CONF_UINT, AT(config_proxy, workers), .max = 64, .dflt = "0", .doc = "Threads of a proxy process; 0: one a processor, at most 4." },
@@ -131,6 +133,10 @@ static const struct conf_item proxy_items[] = {
 	{ "access_log_json", CONF_BOOL, AT(config_proxy, access_log_json), .dflt = "false", .doc = "One JSON object a line." },
 	{ "drain", CONF_DURATION, AT(config_proxy, drain_ms), .max = 3600000, .dflt = "5s",
 	  .doc = "Time that connections have to end when a VM leaves. For the first half of it everything is served as before, while its peers learn that it leaves." },
+	{ "upgrade", CONF_ENUM, AT(config_proxy, upgrade), .names = upgrade_names, .dflt = "auto",
+	  .doc = "An agent that adopts proxies of another program than the installed one replaces them (`auto`), or leaves it to `outrigger proxies upgrade`." },
+	{ "upgrade_drain", CONF_DURATION, AT(config_proxy, upgrade_drain_ms), .max = 86400000, .dflt = "10m",
+	  .doc = "Time that connections have to end in a proxy process that was replaced." },
 	{ "connections", CONF_UINT, AT(config_proxy, connections), .max = 1000000, .dflt = "0", .doc = "Connections a VM may have; 0: the proxy's default." },
 	{ "buffered_bytes", CONF_SIZE, AT(config_proxy, buffered_bytes), .dflt = "0", .doc = "Bytes a VM's connections may buffer; 0: the proxy's default." },
 };

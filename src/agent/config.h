@@ -63,12 +63,16 @@ struct config_probe {
 	bool own_address;		/* from the NIC's own address, not from a spare one */
 };
 
+enum config_upgrade { CONFIG_UPGRADE_AUTO, CONFIG_UPGRADE_MANUAL };
+
 struct config_proxy {
 	char *path;
 	uint32_t workers;
 	char *access_log;
 	bool access_log_json;
 	uint32_t drain_ms;
+	int upgrade;			/* enum config_upgrade */
+	uint32_t upgrade_drain_ms;
 	uint32_t connections;		/* per VM, 0: the proxy's default */
 	uint64_t buffered_bytes;
 };

@@ -269,7 +269,7 @@ static void fetch_all(struct worker *w, struct scrape *s, size_t max)
 		f->scrape = s;
 		f->fd = -1;
 		bytes_init(&f->in, FETCH_MAX);
-		if (fetch_start(f, w->loop, supervisor_path(&w->supervisor, p->group, "admin", path)) < 0)
+		if (fetch_start(f, w->loop, process_path(p, "admin", path)) < 0)
 			fetch_end(f);
 	}
 }

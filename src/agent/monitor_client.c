@@ -293,7 +293,7 @@ int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]
 
 int monitor_proxy_spawn(struct monitor_client *c, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid)
 {
-	struct monitor_msg_spawn m = { .workers = s->workers };
+	struct monitor_msg_spawn m = { .workers = s->workers, .uid_index = s->uid_index };
 	struct monitor_msg_spawned spawned;
 	int r;
 

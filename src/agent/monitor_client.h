@@ -167,6 +167,7 @@ struct monitor_spawn {
 	uint32_t workers;		/* threads, 0: one a processor; at most MONITOR_MAX_WORKERS */
 	const int *fds;			/* become 3, 4, ... in the process; by convention 3 is its socket to the worker */
 	size_t n_fds;
+	uint32_t uid_index;		/* of the proxies' users, from 0: one an isolation group */
 };
 
 /*

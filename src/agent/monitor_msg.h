@@ -73,6 +73,7 @@ struct monitor_msg_sniff {
 
 struct monitor_msg_spawn {
 	uint32_t workers;
+	uint32_t uid_index;
 	char group[MONITOR_GROUP_LEN];	/* with its zero */
 };
 

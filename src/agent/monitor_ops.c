@@ -301,13 +301,14 @@ static int op_proxy_spawn(struct monitor_state *m, struct monitor_request *q)
 	struct monitor_msg_spawned a;
 
 	memcpy(&s, q->in, sizeof(s));
-	if (!memchr(s.group, 0, sizeof(s.group)) || !is_group(s.group) || s.workers > MONITOR_MAX_WORKERS)
+	if (!memchr(s.group, 0, sizeof(s.group)) || !is_group(s.group) || s.workers > MONITOR_MAX_WORKERS ||
+	    s.uid_index >= m->conf->max_proxies)
 		return MONITOR_OPS_E_ODD;
 	snprintf(title, sizeof(title), "outrigger-proxy %s", s.group);
 	snprintf(mark, sizeof(mark), "%u", (unsigned)m->conf->mark_base);
 	snprintf(workers, sizeof(workers), "%u", (unsigned)s.workers);
 	char *argv[] = { title, option_group, s.group, option_mark, mark, option_workers, workers, NULL };
-	int r = monitor_proxies_spawn(&m->proxies, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
+	int r = monitor_proxies_spawn(&m->proxies, s.uid_index, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
 	if (r < 0)
 		return r;
 	reply(q, &a, sizeof(a));

@@ -114,7 +114,7 @@ static int read_report(int fd)
 	return n == sizeof(r) && r < 0 ? r : 0;
 }
 
-int monitor_proxies_spawn(struct monitor_proxies *p, char *const *argv, const int *fds, size_t n_fds,
+int monitor_proxies_spawn(struct monitor_proxies *p, uint32_t uid_index, char *const *argv, const int *fds, size_t n_fds,
 			  uint32_t *ret_id, pid_t *ret_pid)
 {
 	struct monitor_proxy *slot = find_free(p);
@@ -127,7 +127,7 @@ int monitor_proxies_spawn(struct monitor_proxies *p, char *const *argv, const in
 
 	pid_t pid = fork();
 	if (pid == 0)
-		child(p, p->conf->proxy_uid_base + (uid_t)(slot - p->list), argv, fds, n_fds, report[1]);
+		child(p, p->conf->proxy_uid_base + uid_index, argv, fds, n_fds, report[1]);
 
 	int r = pid < 0 ? -errno : 0;
 	close(report[1]);

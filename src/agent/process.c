@@ -5,6 +5,8 @@
 #include "agent/supervisor_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@ enum {
 	STOP_GRACE_MS = 2000,		/* beyond the drain time: then it is killed */
 	LIVED_MS = 5000,		/* so long alive: its death is an accident, it is started again at once */
 	ADOPT_GRACE_MS = 30000,		/* for the guests of an adopted process to be found again */
+	N_STATE_FILES = 2,
 };
 
 static const char *const state_names[] = {
@@ -39,13 +42,20 @@ static void complain(struct process *p, const char *what, int r)
 	p->supervisor->ops.failed(what, p->group, r, p->supervisor->ops.data);
 }
 
+const char *process_path(const struct process *p, const char *what, char path[static 108])
+{
+	if (snprintf(path, 108, "%s/%s%s.%s", p->supervisor->conf.run_dir, p->group, p->tilde ? "~" : "", what) >= 108)
+		path[0] = 0;
+	return path;
+}
+
 static int on_timer(struct timer *t)
 {
 	process_event(container_of(t, struct process, timer), PROCESS_EV_TIMER);
 	return 0;
 }
 
-static void arm(struct process *p, uint64_t delay_ms)
+void process_arm(struct process *p, uint64_t delay_ms)
 {
 	if (timer_arm(p->supervisor->loop, &p->timer, delay_ms, on_timer) < 0)
 		complain(p, "no memory for a timer", -ENOMEM);
@@ -73,29 +83,69 @@ static int send_hello(struct process *p)
 	return process_send(p, &m, NULL, 0);
 }
 
+/*
+ * The files of the last configuration. The proxy reaches no folder, so they are
+ * opened for it; without them it goes on, and a restart while the controller is
+ * away finds nothing.
+ */
+static size_t open_state(struct process *p, int fds[static N_STATE_FILES])
+{
+	const char *dir = p->supervisor->conf.state_dir;
+	char path[PATH_MAX];
+	size_t n = 0;
+
+	if (!dir[0])
+		return 0;
+	for (; n < N_STATE_FILES; n++) {
+		int len = snprintf(path, sizeof(path), "%s/%s.%zu", dir, p->group, n);
+
+		fds[n] = (size_t)len < sizeof(path) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+		if (fds[n] < 0)
+			break;
+	}
+	if (n == N_STATE_FILES)
+		return n;
+	complain(p, "the last configuration cannot be kept", -errno);
+	while (n)
+		close_fd(fds[--n]);
+	return 0;
+}
+
 int process_send_setup(struct process *p)
 {
 	Outrigger__Ipc__Setup setup = *p->supervisor->setup;
 	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
 	char admin[108], resume[108];
+	int fds[N_STATE_FILES];
+	size_t n_fds = open_state(p, fds);
+	int r;
 
-	supervisor_path(p->supervisor, p->group, "admin", admin);
-	supervisor_path(p->supervisor, p->group, "resume", resume);
-	setup.admin_path = admin;
-	setup.resume_path = resume;
+	if (!p->prev) {		/* who stands by has no names yet */
+		setup.admin_path = (char *)(uintptr_t)process_path(p, "admin", admin);
+		setup.resume_path = (char *)(uintptr_t)process_path(p, "resume", resume);
+	}
 	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_SETUP;
 	m.setup = &setup;
-	return process_send(p, &m, NULL, 0);
+	r = process_send(p, &m, fds, n_fds);
+	while (n_fds)
+		close_fd(fds[--n_fds]);
+	return r;
 }
 
 static void take_hello(struct process *p, const Outrigger__Ipc__Hello *m)
 {
+	char why[160];
+
 	if (m->version != PROCESS_IPC_VERSION) {
-		complain(p, "proxy speaks an unknown version of the protocol", -EPROTONOSUPPORT);
+		snprintf(why, sizeof(why), "it speaks version %u of the protocol, this agent %d: %.60s", m->version, PROCESS_IPC_VERSION,
+			 m->version > PROCESS_IPC_VERSION ? "it is of a newer release, upgrade the agent" : "it is of an older release, end it");
+		complain(p, why, -EPROTONOSUPPORT);
 		process_event(p, PROCESS_EV_LOST);
 		return;
 	}
 	p->pid = (pid_t)m->pid;
+	snprintf(p->software, sizeof(p->software), "%s", m->software);
+	snprintf(p->binary, sizeof(p->binary), "%s", m->binary);
 	for (size_t i = 0; i < m->n_vm_ids && p->n_had < ELEMENTS(p->had); i++) {
 		p->had[p->n_had] = strdup(m->vm_ids[i]);
 		if (p->had[p->n_had])
@@ -104,11 +154,11 @@ static void take_hello(struct process *p, const Outrigger__Ipc__Hello *m)
 	process_event(p, PROCESS_EV_HELLO);
 }
 
-static struct proxy_vm *vm_of(struct process *p, const char *id)
+struct proxy_vm *process_vm(struct process *p, const char *id)
 {
 	struct proxy_vm *vm = supervisor_find(p->supervisor, id);
 
-	return vm && vm->process == p ? vm : NULL;
+	return vm && vm->process == (p->prev ? p->prev : p) ? vm : NULL;
 }
 
 static void take_load(struct process *p, const Outrigger__Ipc__Load *m)
@@ -117,7 +167,7 @@ static void take_load(struct process *p, const Outrigger__Ipc__Load *m)
 	p->rss_bytes = m->rss_bytes;
 	for (size_t i = 0; i < m->n_vms; i++) {
 		const Outrigger__Ipc__VmLoad *l = m->vms[i];
-		struct proxy_vm *vm = vm_of(p, l->vm_id);
+		struct proxy_vm *vm = process_vm(p, l->vm_id);
 
 		if (vm)
 			vm->load = (struct vm_load){
@@ -128,7 +178,25 @@ static void take_load(struct process *p, const Outrigger__Ipc__Load *m)
 	}
 }
 
-static void on_message(struct proxy_link *l, const Outrigger__Ipc__ToAgent *m, void *data)
+static void take_credential(struct proxy_vm *vm, int *fd)
+{
+	if (!vm || *fd < 0)
+		return;
+	close_fd(vm->credential_fd);
+	vm->credential_fd = steal_fd(fd);
+}
+
+static void take_status(struct process *p, const Outrigger__Ipc__VmStatus *m)
+{
+	struct proxy_vm *vm = process_vm(p, m->vm_id);
+
+	if (p->prev)
+		upgrade_status(p, m);
+	else if (vm)
+		proxy_vm_status(vm, m);
+}
+
+static void on_message(struct proxy_link *l, const Outrigger__Ipc__ToAgent *m, int *fd, void *data)
 {
 	struct process *p = data;
 	const struct supervisor_ops *ops = &p->supervisor->ops;
@@ -140,22 +208,23 @@ static void on_message(struct proxy_link *l, const Outrigger__Ipc__ToAgent *m, v
 		take_hello(p, m->hello);
 		break;
 	case OUTRIGGER__IPC__TO_AGENT__MSG_VM_STATUS:
-		vm = vm_of(p, m->vm_status->vm_id);
-		if (vm)
-			proxy_vm_status(vm, m->vm_status);
+		take_status(p, m->vm_status);
+		break;
+	case OUTRIGGER__IPC__TO_AGENT__MSG_CREDENTIAL:
+		take_credential(process_vm(p, m->credential->vm_id), fd);
 		break;
 	case OUTRIGGER__IPC__TO_AGENT__MSG_VM_HEALTH:
-		vm = vm_of(p, m->vm_health->vm_id);
-		if (vm)
+		vm = process_vm(p, m->vm_health->vm_id);
+		if (vm && !p->prev)	/* who stands by says it again when it serves */
 			proxy_vm_health(vm, m->vm_health);
 		break;
 	case OUTRIGGER__IPC__TO_AGENT__MSG_TOKEN_WANTED:
-		vm = vm_of(p, m->token_wanted->vm_id);
+		vm = process_vm(p, m->token_wanted->vm_id);
 		if (vm)
 			ops->token_wanted(vm, m->token_wanted->reason, ops->data);
 		break;
 	case OUTRIGGER__IPC__TO_AGENT__MSG_TEE:
-		vm = vm_of(p, m->tee->vm_id);
+		vm = process_vm(p, m->tee->vm_id);
 		if (vm)
 			ops->tee(vm, m->tee, ops->data);
 		break;
@@ -202,7 +271,8 @@ static int spawn(struct process *p, int *ret_fd)
 	r = fdmsg_pair(fds);
 	if (r < 0)
 		return r;
-	r = sys->spawn(sys->data, &(struct monitor_spawn){ .group = p->group, .workers = conf->workers, .fds = &fds[1], .n_fds = 1 },
+	r = sys->spawn(sys->data, &(struct monitor_spawn){ .group = p->group, .workers = conf->workers, .fds = &fds[1], .n_fds = 1,
+							 .uid_index = p->uid_index },
 		       &p->handle, &p->pid);
 	close_fd(fds[1]);
 	if (r < 0) {
@@ -242,10 +312,10 @@ static int start(struct process *p)
 	if (r < 0) {
 		complain(p, "proxy process could not be started", r);
 		put_down(p);
-		arm(p, backoff_next(&p->backoff));
+		process_arm(p, backoff_next(&p->backoff));
 		return PROCESS_BACKOFF;
 	}
-	arm(p, HELLO_TIMEOUT_MS);
+	process_arm(p, HELLO_TIMEOUT_MS);
 	return PROCESS_STARTING;
 }
 
@@ -257,33 +327,45 @@ static int on_hello(struct process *p)
 		complain(p, "proxy process does not take its setup", r);
 	timer_cancel(&p->timer);
 	p->state = PROCESS_RUNNING;	/* what follows may send */
+	if (p->prev) {
+		upgrade_hello(p);
+		return (int)p->state;
+	}
 	list_for_each_safe(l, &p->vms)
 		proxy_vm_event(list_entry(l, struct proxy_vm, in_process), VM_EV_PROCESS_UP);
 	if (list_empty(&p->vms))
-		arm(p, p->n_had ? ADOPT_GRACE_MS : p->supervisor->conf.linger_ms);
+		process_arm(p, p->n_had ? ADOPT_GRACE_MS : p->supervisor->conf.linger_ms);
 	else if (p->n_had)
-		arm(p, ADOPT_GRACE_MS);
+		process_arm(p, ADOPT_GRACE_MS);
 	return PROCESS_RUNNING;
 }
 
 static int on_lost(struct process *p)
 {
 	bool accident = p->state == PROCESS_STOPPING || clock_mono_ms() - p->started_ms > LIVED_MS;
+	struct process *prev = p->prev;
 
 	put_down(p);
+	if (prev) {
+		timer_cancel(&p->timer);
+		p->state = PROCESS_IDLE;
+		upgrade_give_up(prev, "the new process has ended");
+		return PROCESS_IDLE;
+	}
+	upgrade_give_up(p, "the old process has ended by itself");
 	while (p->n_had)
 		free(p->had[--p->n_had]);
 	p->state = PROCESS_BACKOFF;	/* so that the VMs, which hear of it now, do not start it themselves */
 	list_for_each_safe(l, &p->vms)
 		proxy_vm_event(list_entry(l, struct proxy_vm, in_process), VM_EV_PROCESS_LOST);
 	timer_cancel(&p->timer);
-	if (list_empty(&p->vms))
+	if (list_empty(&p->vms) || p->retired)
 		return PROCESS_IDLE;
 	if (accident) {
 		backoff_reset(&p->backoff);
 		return start(p);
 	}
-	arm(p, backoff_next(&p->backoff));
+	process_arm(p, backoff_next(&p->backoff));
 	return PROCESS_BACKOFF;
 }
 
@@ -303,7 +385,7 @@ static int stop(struct process *p, uint32_t drain_ms)
 	m.shutdown = &shutdown;
 	if (process_send(p, &m, NULL, 0) < 0)
 		return on_lost(p);
-	arm(p, drain_ms + STOP_GRACE_MS);
+	process_arm(p, drain_ms + STOP_GRACE_MS);
 	return PROCESS_STOPPING;
 }
 
@@ -325,6 +407,8 @@ static void drop_orphans(struct process *p)
 
 static int on_linger_over(struct process *p)
 {
+	if (p->prev)
+		return PROCESS_RUNNING;
 	drop_orphans(p);
 	return list_empty(&p->vms) ? stop(p, 0) : PROCESS_RUNNING;
 }
@@ -332,7 +416,7 @@ static int on_linger_over(struct process *p)
 static int on_empty(struct process *p)
 {
 	if (!p->n_had)
-		arm(p, p->supervisor->conf.linger_ms);
+		process_arm(p, p->supervisor->conf.linger_ms);
 	return PROCESS_RUNNING;
 }
 
@@ -386,33 +470,51 @@ void process_event(struct process *p, enum process_event ev)
 
 /* --- life --- */
 
-struct process *process_get(struct supervisor *s, const char *group)
+/* Adopted processes keep theirs, so the monitor, which did not start them, could not tell. */
+static bool uid_is_taken(const struct supervisor *s, uint32_t index)
 {
-	struct process *p;
+	list_for_each(l, &s->processes)
+		if (list_entry(l, struct process, link)->uid_index == index)
+			return true;
+	return false;
+}
 
-	list_for_each_safe(l, &s->processes) {
-		p = list_entry(l, struct process, link);
-		if (!strcmp(p->group, group))
-			return p;
-		/* Groups come and go with namespaces and VMs: what is left of an old one goes here. */
-		if (p->state == PROCESS_IDLE && list_empty(&p->vms))
-			process_free(p);
-	}
-	p = calloc(1, sizeof(*p));
+struct process *process_new(struct supervisor *s, const char *group)
+{
+	struct process *p = calloc(1, sizeof(*p));
+
 	if (!p)
 		return NULL;
 	p->supervisor = s;
 	snprintf(p->group, sizeof(p->group), "%s", group);
+	while (uid_is_taken(s, p->uid_index))
+		p->uid_index++;
 	p->backoff = (struct backoff){ .min_ms = 40, .max_ms = 30000 };
 	list_init(&p->vms);
 	list_append(&s->processes, &p->link);
 	return p;
 }
 
+struct process *process_get(struct supervisor *s, const char *group)
+{
+	struct process *p;
+
+	list_for_each_safe(l, &s->processes) {
+		p = list_entry(l, struct process, link);
+		if (!strcmp(p->group, group) && !p->prev && !p->retired)
+			return p;
+		/* Groups come and go with namespaces and VMs: what is left of an old one goes here. */
+		if (p->state == PROCESS_IDLE && list_empty(&p->vms) && !p->prev)
+			process_free(p);
+	}
+	return process_new(s, group);
+}
+
 struct process *process_free(struct process *p)
 {
 	p->ipc = proxy_link_free(p->ipc);
 	timer_cancel(&p->timer);
+	timer_cancel(&p->deadline);
 	while (p->n_had)
 		free(p->had[--p->n_had]);
 	list_unlink(&p->link);

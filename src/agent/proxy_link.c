@@ -13,7 +13,7 @@
 #include "base/list.h"
 #include "mesh/pb.h"
 
-enum { LINK_MAX_FDS = 2, MESSAGES_A_TURN = 64 };
+enum { LINK_MAX_FDS = 3, MESSAGES_A_TURN = 64 };
 
 struct queued {
 	struct list link;
@@ -83,8 +83,9 @@ static bool receive(struct proxy_link *l)
 {
 	bool freed = false;
 	ProtobufCMessage *m;
+	int fd = -1;
 	size_t n_fds;
-	ssize_t n = fdmsg_recv(l->fd, l->buffer, FDMSG_MAX_LEN, NULL, 0, &n_fds);
+	ssize_t n = fdmsg_recv(l->fd, l->buffer, FDMSG_MAX_LEN, &fd, 1, &n_fds);
 
 	if (n == -EAGAIN)
 		return false;
@@ -93,11 +94,13 @@ static bool receive(struct proxy_link *l)
 		return false;
 	}
 	if (pb_unpack(&outrigger__ipc__to_agent__descriptor, l->buffer, (size_t)n, 0, &m) < 0) {
+		close_fd(fd);
 		fail(l, "it sent what is no message");
 		return false;
 	}
 	l->freed = &freed;
-	l->ops.message(l, (const Outrigger__Ipc__ToAgent *)(const void *)m, l->data);
+	l->ops.message(l, (const Outrigger__Ipc__ToAgent *)(const void *)m, &fd, l->data);
+	close_fd(fd);
 	if (!freed)
 		l->freed = NULL;
 	pb_free(m);

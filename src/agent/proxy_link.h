@@ -17,8 +17,8 @@ enum {
 };
 
 struct proxy_link_ops {
-	/* @m is valid for the call. */
-	void (*message)(struct proxy_link *l, const Outrigger__Ipc__ToAgent *m, void *data);
+	/* @m is valid for the call; @fd is -1, or a descriptor that came with it: set to -1 by whoever takes it over. */
+	void (*message)(struct proxy_link *l, const Outrigger__Ipc__ToAgent *m, int *fd, void *data);
 	/* The proxy has closed its end, or broke the protocol: @why is for people. The owner frees the link, also in here. */
 	void (*closed)(struct proxy_link *l, const char *why, void *data);
 };

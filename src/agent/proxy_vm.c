@@ -90,16 +90,25 @@ static void undivert_open(struct proxy_vm *vm)
 
 /* --- messages --- */
 
-static int send_put(struct proxy_vm *vm, const int *fds, size_t n_fds)
+int proxy_vm_send_put(struct proxy_vm *vm, struct process *p, const int listeners[2])
 {
 	Outrigger__Ipc__VmPut put = *vm->put;
 	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
 
+	int fds[3];
+	size_t n_fds = 0;
+
 	if (vm->token)
 		put.token = vm->token;
+	for (size_t i = 0; listeners && i < 2; i++)
+		fds[n_fds++] = listeners[i];
+	if (vm->credential_fd >= 0 && (listeners || p->prev))	/* who has the VM already has it, too */
+		fds[n_fds++] = vm->credential_fd;
+	put.has_credential = n_fds & 1;
+	put.standby = p->prev != NULL;
 	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT;
 	m.vm_put = &put;
-	return process_send(vm->process, &m, fds, n_fds);
+	return process_send(p, &m, fds, n_fds);
 }
 
 void proxy_vm_send_token(struct proxy_vm *vm, const char *refused)
@@ -122,6 +131,8 @@ void proxy_vm_send_token(struct proxy_vm *vm, const char *refused)
 	r = process_send(vm->process, &m, NULL, 0);
 	if (r < 0)
 		complain(vm, "the proxy does not take a token", r);
+	if (vm->next_held && process_send(vm->process->next, &m, NULL, 0) < 0)
+		upgrade_give_up(vm->process, "the new process does not take a token");
 	free(why);
 }
 
@@ -135,18 +146,18 @@ static uint32_t linger_ms(const struct proxy_vm *vm)
 	return vm->drain_ms / 2;
 }
 
-static int send_remove(struct proxy_vm *vm)
+int proxy_vm_send_remove(struct proxy_vm *vm, struct process *p, uint32_t drain_ms)
 {
 	Outrigger__Ipc__VmRemove remove = OUTRIGGER__IPC__VM_REMOVE__INIT;
 	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
 
 	remove.vm_id = vm->id;
-	remove.drain_ms = vm->drain_ms;
-	if (linger_ms(vm))		/* what came before the diverts went is taken yet */
+	remove.drain_ms = drain_ms;
+	if (drain_ms && linger_ms(vm))	/* what came before the diverts went is taken yet */
 		remove.linger_ms = linger_ms(vm) + LINGER_MORE_MS;
 	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE;
 	m.vm_remove = &remove;
-	return process_send(vm->process, &m, NULL, 0);
+	return process_send(p, &m, NULL, 0);
 }
 
 /* --- the state machine --- */
@@ -160,16 +171,15 @@ static int put(struct proxy_vm *vm)
 	int r = 0;
 
 	if (process_had(vm->process, vm->id)) {
-		vm->held = true;	/* adopted: it has its listeners */
-		r = send_put(vm, NULL, 0);
+		r = proxy_vm_send_put(vm, vm->process, NULL);	/* adopted: it has its listeners */
 	} else {
 		r = sys->listeners_make(sys->data, vm->slot, fds);
 		if (r == 0)
-			r = send_put(vm, fds, 2);
+			r = proxy_vm_send_put(vm, vm->process, fds);
 		close_fd(fds[0]);
 		close_fd(fds[1]);
-		vm->held = r == 0;
 	}
+	vm->held = r == 0;	/* else the next tick hands it over, with new listeners */
 	if (r < 0) {
 		complain(vm, "the VM could not be handed to its proxy", r);
 		snprintf(vm->detail, sizeof(vm->detail), "could not be handed to its proxy: %s", strerror(-r));
@@ -185,8 +195,9 @@ static int on_want_waiting(struct proxy_vm *vm)
 
 static int update(struct proxy_vm *vm)
 {
-	int r = send_put(vm, NULL, 0);
+	int r = proxy_vm_send_put(vm, vm->process, NULL);
 
+	upgrade_vm_changed(vm);
 	if (r < 0)
 		complain(vm, "the proxy does not take a change", r);
 	return r;
@@ -284,7 +295,8 @@ static int on_unwant(struct proxy_vm *vm)
 
 	if (!lingers)
 		proxy_vm_divert(vm, false);
-	if (!vm->held || send_remove(vm) < 0)
+	upgrade_vm_leaves(vm);
+	if (!vm->held || proxy_vm_send_remove(vm, vm->process, vm->drain_ms) < 0)
 		return on_left(vm);
 	if (lingers)
 		r = timer_arm(vm->process->supervisor->loop, &vm->timer, linger_ms(vm), on_lingered);
@@ -402,7 +414,9 @@ void proxy_vm_free(struct proxy_vm *vm)
 	struct process *p = vm->process;
 	struct supervisor *s = p->supervisor;
 
+	upgrade_vm_leaves(vm);
 	timer_cancel(&vm->timer);
+	close_fd(vm->credential_fd);
 	map_remove(&s->vms, &vm->by_id);
 	list_unlink(&vm->in_process);
 	diverts_deinit(&vm->diverts);

@@ -262,3 +262,34 @@ json_t *show_proxies(const struct worker *w)
 	}
 	return json_pack("{s:o}", "proxies", list);
 }
+
+static json_t *show_process(const struct worker *w, const struct process *p)
+{
+	size_t n = 0;
+
+	list_for_each(l, &p->vms)
+		n++;
+	return json_pack("{s:s, s:i, s:s, s:o, s:b, s:i, s:o, s:I, s:I}",
+		"group", p->group,
+		"pid", (int)p->pid,
+		"state", p->prev ? "getting ready" : p->retired ? "draining" : process_state_name(p->state),
+		"software", text(p->software),
+		"outdated", p->state == PROCESS_RUNNING && supervisor_outdated(&w->supervisor, p),
+		"guests", (int)n,
+		"upgrade", text(p->upgrade),
+		"cpu_ms", (json_int_t)(p->cpu_ns / 1000000),
+		"rss_bytes", (json_int_t)p->rss_bytes);
+}
+
+json_t *show_processes(const struct worker *w)
+{
+	json_t *list = json_array();
+
+	list_for_each(l, &w->supervisor.processes) {
+		const struct process *p = list_entry(l, struct process, link);
+
+		if (p->state != PROCESS_IDLE)
+			json_array_append_new(list, show_process(w, p));
+	}
+	return json_pack("{s:o}", "processes", list);
+}

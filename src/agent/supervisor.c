@@ -27,12 +27,6 @@ const char *supervisor_said_name(Outrigger__Ipc__VmState said)
 	return (unsigned)said < ELEMENTS(said_names) ? said_names[said] : "unknown";
 }
 
-const char *supervisor_path(const struct supervisor *s, const char *group, const char *what, char path[static 108])
-{
-	snprintf(path, 108, "%.80s/%s.%s", s->conf.run_dir, group, what);
-	return path;
-}
-
 /* A deep copy, by way of its bytes. */
 static int copy_message(const ProtobufCMessage *m, ProtobufCMessage **ret_copy)
 {
@@ -106,6 +100,7 @@ static int vm_new(struct supervisor *s, const struct supervisor_wish *wish, stru
 	snprintf(vm->id, sizeof(vm->id), "%s", wish->put->vm_id);
 	vm->slot = wish->slot;
 	vm->wanted_ns = clock_mono_ns();
+	vm->credential_fd = -1;
 	list_init(&vm->in_process);
 	r = map_add(&s->vms, &vm->by_id, vm->id, strlen(vm->id));
 	if (r < 0) {
@@ -232,16 +227,25 @@ void supervisor_exited(struct supervisor *s, const struct monitor_exit *e)
 	}
 }
 
-int supervisor_adopt(struct supervisor *s, const char *group, int fd, pid_t pid)
+int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid, uint32_t uid_index)
 {
-	struct process *p = process_get(s, group);
+	size_t len = strlen(name);
+	bool tilde = len && name[len - 1] == '~';
+	char group[POLICY_GROUP_LEN];
+	struct process *p;
 	int r;
+
+	snprintf(group, sizeof(group), "%.*s", (int)MIN(len - tilde, sizeof(group) - 1), name);
+	p = process_get(s, group);
 
 	if (!p || p->state != PROCESS_IDLE) {
 		close_fd(fd);
 		return p ? -EBUSY : -ENOMEM;
 	}
 	p->pid = pid;
+	p->uid_index = uid_index;
+	p->tilde = tilde;
+	p->adopted = true;
 	p->started_ms = clock_mono_ms();
 	r = process_connect(p, fd);
 	if (r < 0)
@@ -261,6 +265,16 @@ static void retry_broken(struct process *p)
 	}
 }
 
+static void free_retired(struct supervisor *s)
+{
+	list_for_each_safe(l, &s->processes) {
+		struct process *p = list_entry(l, struct process, link);
+
+		if (p->retired && p->state == PROCESS_IDLE && list_empty(&p->vms))
+			process_free(p);
+	}
+}
+
 void supervisor_tick(struct supervisor *s)
 {
 	Outrigger__Ipc__LoadRequest request = OUTRIGGER__IPC__LOAD_REQUEST__INIT;
@@ -268,12 +282,14 @@ void supervisor_tick(struct supervisor *s)
 
 	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_LOAD_REQUEST;
 	m.load_request = &request;
-	list_for_each(l, &s->processes) {
+	free_retired(s);
+	list_for_each_safe(l, &s->processes) {
 		struct process *p = list_entry(l, struct process, link);
 
-		if (p->state != PROCESS_RUNNING)
+		if (p->state != PROCESS_RUNNING || p->prev)
 			continue;
 		retry_broken(p);
+		upgrade_tick(p);
 		if (process_send(p, &m, NULL, 0) < 0)
 			s->ops.failed("proxy process does not take a message", p->group, -EIO, s->ops.data);
 	}

@@ -72,6 +72,20 @@ struct process {
 	struct list vms;		/* struct proxy_vm.in_process */
 	uint64_t cpu_ns;
 	uint64_t rss_bytes;
+
+	char software[64];		/* as it says itself */
+	char binary[96];		/* its program's file */
+	uint32_t uid_index;		/* of the user that it runs under: an isolation group keeps its own */
+	bool tilde;			/* names its sockets "<group>~": two processes of a group have different ones */
+	bool adopted;			/* from a predecessor of this agent */
+
+	/* upgrade.c */
+	struct process *next;		/* its successor, which gets ready; NULL: none */
+	struct process *prev;		/* of such a one: whom it succeeds */
+	bool retired;			/* has handed over, and drains */
+	struct timer deadline;		/* of one that gets ready */
+	uint64_t upgrade_after_ms;	/* not by itself before */
+	char upgrade[200];		/* how the last one went: "", "running", "done", or why it was given up */
 };
 
 struct vm_load {
@@ -87,6 +101,9 @@ struct proxy_vm {
 	enum vm_state state;
 	bool wanted;			/* else it goes for good when it has left */
 	bool held;			/* the process has it (VmPut was sent, or it was adopted) */
+	bool next_held;			/* the process's successor has it, to get ready */
+	bool next_ready;		/* and is */
+	int credential_fd;		/* its key and certificate in sealed memory, never read here; -1: none */
 
 	Outrigger__Ipc__VmPut *put;	/* as it was last wished, without the token */
 	char *token;
@@ -121,7 +138,10 @@ struct supervisor_ops {
 
 struct supervisor_conf {		/* borrowed for the supervisor's life */
 	const char *run_dir;		/* sockets of the proxies */
-	const char *state_dir;		/* their state; "" for none */
+	const char *state_dir;		/* a folder for their last configurations; "" for none */
+	const char *proxy_path;		/* the installed program; NULL: it is not looked at */
+	bool upgrade_adopted;		/* adopted processes of another program are replaced by themselves */
+	uint32_t upgrade_drain_ms;	/* for the connections of a process that was replaced */
 	uint32_t mark_base;
 	uint32_t workers;
 	const char *log_level;
@@ -168,15 +188,24 @@ struct proxy_vm *supervisor_find(const struct supervisor *s, const char *id);
 
 /* The monitor says that a process has ended. */
 void supervisor_exited(struct supervisor *s, const struct monitor_exit *e);
-/* A process that a predecessor left, by its connected resume socket (taken over). */
-MUST_CHECK int supervisor_adopt(struct supervisor *s, const char *group, int fd, pid_t pid);
+/* A process that a predecessor left, by its connected resume socket (taken over). @name: the group, or "<group>~". -EBUSY: the group has one. */
+MUST_CHECK int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid, uint32_t uid_index);
+/*
+ * Begins to replace the process of @group by one of the installed program:
+ * the new one gets certificates and configuration, then the listeners; the old
+ * one drains. process.upgrade says how it goes. -ESRCH: there is none that runs;
+ * -EALREADY; -EAGAIN: it was just adopted and not all its guests are known yet.
+ */
+MUST_CHECK int supervisor_upgrade(struct supervisor *s, const char *group);
+/* It runs another program than the one that is installed, or does not say which. */
+bool supervisor_outdated(const struct supervisor *s, const struct process *p);
 /* About once a second: asks every process for its load (the answers come in proxy_vm.load), tries again what failed. */
 void supervisor_tick(struct supervisor *s);
 /* All processes are told to end. */
 void supervisor_shutdown(struct supervisor *s, uint32_t drain_ms);
 
-/* "<run_dir>/proxy-<group>.<what>" */
-const char *supervisor_path(const struct supervisor *s, const char *group, const char *what, char path[static 108]);
+/* "<run_dir>/<group>.<what>" or "<run_dir>/<group>~.<what>"; "" when that is longer than a socket's path may be. */
+const char *process_path(const struct process *p, const char *what, char path[static 108]);
 
 const char *process_state_name(enum process_state state);
 const char *vm_state_name(enum vm_state state);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 
 #include "agent/admin.h"
 #include "agent/adopt.h"
@@ -461,11 +462,24 @@ static int start_knowledge(struct worker *w)
 	return feed_set_ports(w);
 }
 
+/* Of the proxies' last configurations. */
+static const char *make_state_dir(struct worker *w)
+{
+	int n = snprintf(w->proxy_state, sizeof(w->proxy_state), "%s/proxies", w->conf->state_dir);
+
+	if ((size_t)n < sizeof(w->proxy_state) && (mkdir(w->proxy_state, 0700) == 0 || errno == EEXIST))
+		return w->proxy_state;
+	log_error("the proxies' last configurations cannot be kept", log_str("folder", w->proxy_state), log_errno(-errno));
+	return "";
+}
+
 static int start_supervisor(struct worker *w, const char *run_dir)
 {
 	static const char *const levels[] = { "error", "warn", "info", "debug" };
 	struct supervisor_conf conf = {
-		.run_dir = run_dir, .state_dir = "", .mark_base = w->conf->steering.mark_base, .workers = w->conf->proxy.workers,
+		.run_dir = run_dir, .state_dir = make_state_dir(w), .proxy_path = w->conf->proxy.path,
+		.upgrade_adopted = w->conf->proxy.upgrade == CONFIG_UPGRADE_AUTO, .upgrade_drain_ms = w->conf->proxy.upgrade_drain_ms,
+		.mark_base = w->conf->steering.mark_base, .workers = w->conf->proxy.workers,
 		.log_level = levels[w->conf->log.level], .log_json = w->conf->log.json, .drain_ms = w->conf->proxy.drain_ms, .linger_ms = LINGER_MS,
 	};
 	struct supervisor_system system = {

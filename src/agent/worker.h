@@ -1,5 +1,6 @@
 #pragma once
 #include <jansson.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "agent/capture.h"
@@ -59,6 +60,7 @@ struct worker {
 	struct engine *engine;
 	struct capture *capture;
 	struct supervisor supervisor;
+	char proxy_state[PATH_MAX];	/* folder of the proxies' last configurations */
 	struct session *session;
 	struct admin *admin;
 	struct timer tick;

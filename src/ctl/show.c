@@ -40,6 +40,8 @@ int show_options(const struct show_spec *spec, int argc, char **argv, struct sho
 	int r = command_options(&opts, argc, argv, ret_show, &n_args);
 	if (r < 0 && n_args)
 		ret_show->argument = argv[1];
+	if (r < 0 && n_args > 1)
+		ret_show->second = argv[2];
 	return r;
 }
 
@@ -66,25 +68,28 @@ int show_json(const json_t *json)
 	return fflush(stdout) || ferror(stdout) ? COMMAND_FAILED : COMMAND_OK;
 }
 
-int show_table(const struct show_spec *spec, int argc, char **argv, const char *path, const char *key, const struct table_column *columns)
+int show_rows(const struct show *s, const char *command, const char *path, const char *key, const struct table_column *columns)
 {
-	struct show s;
-	int r = show_options(spec, argc, argv, &s);
+	json_t *json = show_get(s, command, path);
+	const json_t *array = json_object_get(json, key);
+	int r = COMMAND_OK;
 
-	if (r >= 0)
-		return r;
-
-	json_t *json = show_get(&s, argv[0], path);
 	if (!json)
 		return COMMAND_FAILED;
-
-	const json_t *array = json_object_get(json, key);
-	if (s.target.json)
+	if (s->target.json)
 		r = show_json(json);
 	else if (json_array_size(array))
 		table_print(stdout, array, columns);
 	else
 		printf("No %s.\n", key);
 	json_decref(json);
-	return s.target.json ? r : COMMAND_OK;
+	return r;
+}
+
+int show_table(const struct show_spec *spec, int argc, char **argv, const char *path, const char *key, const struct table_column *columns)
+{
+	struct show s;
+	int r = show_options(spec, argc, argv, &s);
+
+	return r >= 0 ? r : show_rows(&s, argv[0], path, key, columns);
 }

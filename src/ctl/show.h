@@ -12,6 +12,7 @@ struct show {
 	struct client_target target;
 	bool from_controller;	/* --controller was given: the whole mesh, not one NIC */
 	const char *argument;	/* the word behind the options, or NULL */
+	const char *second;	/* the one behind it */
 };
 
 struct show_spec {
@@ -29,6 +30,9 @@ json_t *show_get(const struct show *s, const char *command, const char *path);
 
 /* Prints JSON as it is. Returns the exit code. */
 int show_json(const json_t *json);
+
+/* Asks for @path and prints the array @key as a table, or all as JSON. Returns the exit code. */
+int show_rows(const struct show *s, const char *command, const char *path, const char *key, const struct table_column *columns);
 
 /* A whole command: a table out of the array @key. */
 int show_table(const struct show_spec *spec, int argc, char **argv, const char *path, const char *key, const struct table_column *columns);

@@ -20,9 +20,12 @@ enum { MESSAGES_A_TURN = 64 };
 
 struct queued {
 	struct list link;
+	int fd;				/* ours; -1: none */
 	size_t len;
 	uint8_t data[];
 };
+
+static char binary[96];			/* fixed before the first link */
 
 struct agent_link {
 	struct loop *loop;
@@ -43,14 +46,17 @@ struct agent_link {
 	char resume_path[108];
 };
 
+static void queued_free(struct queued *q)
+{
+	list_unlink(&q->link);
+	close_fd(q->fd);
+	free(q);
+}
+
 static void queue_clear(struct agent_link *l)
 {
-	list_for_each_safe(link, &l->queue) {
-		struct queued *q = list_entry(link, struct queued, link);
-
-		list_unlink(link);
-		free(q);
-	}
+	list_for_each_safe(link, &l->queue)
+		queued_free(list_entry(link, struct queued, link));
 	l->queued_bytes = 0;
 }
 
@@ -74,18 +80,17 @@ static int flush(struct agent_link *l)
 {
 	while (!list_empty(&l->queue)) {
 		struct queued *q = list_first(&l->queue, struct queued, link);
-		int r = fdmsg_send(l->fd, q->data, q->len, NULL, 0);
+		int r = fdmsg_send(l->fd, q->data, q->len, &q->fd, q->fd >= 0);
 
 		if (r < 0)
 			return r;
-		list_unlink(&q->link);
 		l->queued_bytes -= q->len;
-		free(q);
+		queued_free(q);
 	}
 	return watch_modify(&l->watch, EPOLLIN);
 }
 
-static int enqueue(struct agent_link *l, const uint8_t *data, size_t len, bool bulk)
+static int enqueue(struct agent_link *l, const uint8_t *data, size_t len, int fd, bool bulk)
 {
 	struct queued *q;
 
@@ -94,6 +99,11 @@ static int enqueue(struct agent_link *l, const uint8_t *data, size_t len, bool b
 	q = malloc(sizeof(*q) + len);
 	if (!q)
 		return -ENOMEM;
+	q->fd = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
+	if (fd >= 0 && q->fd < 0) {
+		free(q);
+		return -errno;
+	}
 	q->len = len;
 	memcpy(q->data, data, len);
 	list_append(&l->queue, &q->link);
@@ -101,7 +111,7 @@ static int enqueue(struct agent_link *l, const uint8_t *data, size_t len, bool b
 	return watch_modify(&l->watch, EPOLLIN | EPOLLOUT);
 }
 
-int agent_link_send(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, bool bulk)
+static int send_message(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, int fd, bool bulk)
 {
 	CLEANUP_FREE uint8_t *data = NULL;
 	size_t len;
@@ -114,8 +124,27 @@ int agent_link_send(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, bool
 		return r;
 	if (len > FDMSG_MAX_LEN)
 		return -EMSGSIZE;
-	r = list_empty(&l->queue) ? fdmsg_send(l->fd, data, len, NULL, 0) : -EAGAIN;
-	return r == -EAGAIN ? enqueue(l, data, len, bulk) : r;
+	r = list_empty(&l->queue) ? fdmsg_send(l->fd, data, len, &fd, fd >= 0) : -EAGAIN;
+	return r == -EAGAIN ? enqueue(l, data, len, fd, bulk) : r;
+}
+
+int agent_link_send(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, bool bulk)
+{
+	return send_message(l, m, -1, bulk);
+}
+
+int agent_link_send_fd(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, int fd)
+{
+	return send_message(l, m, fd, false);
+}
+
+void agent_link_find_binary(void)
+{
+	struct stat st;
+
+	if (stat("/proc/self/exe", &st) == 0)
+		snprintf(binary, sizeof(binary), "%llu:%llu:%lld:%lld", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino,
+			 (long long)st.st_size, (long long)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec);
 }
 
 static int say_hello(struct agent_link *l)
@@ -128,6 +157,7 @@ static int say_hello(struct agent_link *l)
 	hello.software = software;
 	hello.pid = (uint32_t)getpid();
 	hello.group = (char *)(uintptr_t)l->group;
+	hello.binary = binary;
 	hello.vm_ids = l->ops.vm_ids(l->data, &hello.n_vm_ids);
 	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_HELLO;
 	m.hello = &hello;
@@ -327,15 +357,20 @@ int agent_link_new(struct loop *loop, const char *group, const struct agent_link
 	return 0;
 }
 
+void agent_link_unlisten(struct agent_link *l)
+{
+	watch_remove(&l->resume_watch);
+	if (l->resume_fd >= 0)
+		unlink(l->resume_path);
+	l->resume_fd = close_fd(l->resume_fd);
+}
+
 struct agent_link *agent_link_free(struct agent_link *l)
 {
 	if (!l)
 		return NULL;
 	hang_up(l);
-	watch_remove(&l->resume_watch);
-	if (l->resume_fd >= 0)
-		unlink(l->resume_path);
-	close_fd(l->resume_fd);
+	agent_link_unlisten(l);
 	free(l->buffer);
 	free(l);
 	return NULL;

@@ -18,7 +18,7 @@ struct agent_link;
 
 enum {
 	IPC_VERSION = 1,
-	AGENT_LINK_MAX_FDS = 2,
+	AGENT_LINK_MAX_FDS = 3,
 	AGENT_LINK_QUEUE_MAX = 4 * 1024 * 1024,		/* bytes that wait for a slow agent; bulk gets half of it */
 };
 
@@ -37,6 +37,8 @@ struct agent_link_ops {
 MUST_CHECK int agent_link_new(struct loop *loop, const char *group, const struct agent_link_ops *ops, void *data,
 			      struct agent_link **ret_link);
 struct agent_link *agent_link_free(struct agent_link *l);
+/* No successor of the agent is waited for any more. */
+void agent_link_unlisten(struct agent_link *l);
 
 /* The socket that the agent gave us. Takes @fd over, also when it fails. Says Hello. */
 MUST_CHECK int agent_link_open(struct agent_link *l, int fd);
@@ -47,3 +49,7 @@ bool agent_link_connected(const struct agent_link *l);
 bool agent_link_trusts(const struct agent_link *l, uid_t uid);	/* root, the agent, ourselves */
 /* -ENOTCONN, -ENOBUFS: the agent is too far behind, -ENOMEM. @bulk gives way to what is not. */
 MUST_CHECK int agent_link_send(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, bool bulk);
+/* The same with a descriptor, which stays the caller's. */
+MUST_CHECK int agent_link_send_fd(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, int fd);
+/* "<device>:<inode>:<size>:<mtime>" of this program's file, for Hello: to be called before the process is confined. */
+void agent_link_find_binary(void);

@@ -181,6 +181,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	agent_link_find_binary();
 	r = run(&o, &d);
 	if (r < 0) {
 		log_error("cannot go on", log_str("reason", diag_format(&d, text)), log_errno(r));

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mesh/pb.h"
+#include "proxy/credential.h"
 #include "proxy/sidecar.h"
 
 enum {
@@ -301,8 +302,8 @@ static void on_agent_gone(void *data, const char *why)
 {
 	struct proxy *p = data;
 
-	if (!p->setup) {
-		log_error("agent is gone before it said what to do", log_str("reason", why));
+	if (!p->setup || p->standby) {	/* nobody could find it */
+		log_error("agent is gone before there was anything to serve", log_str("reason", why));
 		loop_stop(p->loop);
 		return;
 	}
@@ -376,12 +377,23 @@ static void send_load(struct proxy *p)
 		log_warn("agent does not take a load report", log_errno(r));
 }
 
+/* The credential goes last, and is read after all the rest: what is wrong with it is no reason not to serve. */
+static int vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *d)
+{
+	size_t n_listeners = n_fds - (m->has_credential && n_fds);
+	int r = proxy_vm_put(p, m, fds, n_listeners, d);
+
+	if (r >= 0 && n_listeners < n_fds)
+		credential_take(proxy_sidecar(p, m->vm_id), fds[n_listeners]);
+	return r;
+}
+
 static void take_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds)
 {
 	Outrigger__Ipc__ToAgent answer = OUTRIGGER__IPC__TO_AGENT__INIT;
 	Outrigger__Ipc__VmStatus status = OUTRIGGER__IPC__VM_STATUS__INIT;
 	struct diag d = {};
-	int r = proxy_vm_put(p, m, fds, n_fds, &d);
+	int r = vm_put(p, m, fds, n_fds, &d);
 
 	if (r >= 0)
 		return;
@@ -400,6 +412,7 @@ static void take_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fd
 }
 
 static void proxy_stop(struct proxy *p, uint32_t drain_ms);
+static void proxy_retire(struct proxy *p, uint32_t linger_ms, uint32_t drain_ms);
 
 static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, size_t n_fds)
 {
@@ -410,7 +423,7 @@ static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, s
 
 	switch (m->msg_case) {
 	case OUTRIGGER__IPC__TO_PROXY__MSG_SETUP:
-		r = proxy_setup(p, m->setup, &d);
+		r = proxy_setup(p, m->setup, n_fds == STATE_FILES ? fds : NULL, &d);
 		if (r < 0)
 			log_error("setup is not used", log_str("reason", d.msg), log_errno(r));
 		break;
@@ -428,7 +441,10 @@ static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, s
 			sidecar_token(s, m->vm_token->token, m->vm_token->refused);
 		break;
 	case OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN:
-		proxy_stop(p, m->shutdown->drain_ms);
+		if (m->shutdown->linger_ms)
+			proxy_retire(p, m->shutdown->linger_ms, m->shutdown->drain_ms);
+		else
+			proxy_stop(p, m->shutdown->drain_ms);
 		break;
 	case OUTRIGGER__IPC__TO_PROXY__MSG_LOAD_REQUEST:
 		send_load(p);
@@ -493,10 +509,24 @@ static int setup_channel(struct proxy *p, const Outrigger__Ipc__MeshController *
 	return r == -EINVAL ? diag_set(d, "mesh controller \"%.200s\" is not host:port", mc->address) : r;
 }
 
+static bool same_message(const ProtobufCMessage *a, const ProtobufCMessage *b)
+{
+	CLEANUP_FREE uint8_t *pa = NULL, *pb = NULL;
+	size_t na, nb;
+
+	if (pb_pack(a, &pa, &na) < 0 || pb_pack(b, &pb, &nb) < 0)
+		return false;
+	return na == nb && (!na || !memcmp(pa, pb, na));
+}
+
+static bool same_controller(const Outrigger__Ipc__Setup *a, const Outrigger__Ipc__Setup *b)
+{
+	return a && a->mesh_controller && same_message(&a->mesh_controller->base, &b->mesh_controller->base);
+}
+
 static int setup_files(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *d)
 {
 	struct access_log *log = NULL;
-	bool restored = knowledge_n(p->knowledge) == 0;
 	int r = 0;
 
 	if (!p->setup || strcmp(m->access_log, p->setup->access_log) || m->access_log_json != p->setup->access_log_json) {
@@ -510,19 +540,27 @@ static int setup_files(struct proxy *p, const Outrigger__Ipc__Setup *m, struct d
 		r = agent_link_listen(p->link, m->resume_path, d);
 	if (r == 0 && *m->admin_path)
 		r = admin_listen(p, m->admin_path, d);
+	return r;
+}
+
+/* Once; when there is knowledge already, the files are only to be written. */
+static void setup_state(struct proxy *p, int *fds)
+{
+	bool restored = knowledge_n(p->knowledge) == 0;
+	struct diag d = {};
+	int r;
+
+	if (!fds || state_file_is_open(&p->state))
+		return;
+	r = state_file_open(&p->state, fds, restored ? p->knowledge : NULL, &d);
+	fds[0] = fds[1] = -1;
 	if (r < 0)
-		return r;
-	r = state_file_open(&p->state, m->state_dir, p->options.group, p->knowledge, d);
-	if (r < 0) {
-		log_warn("last configuration is not used", log_str("reason", d->msg), log_errno(r));
-		*d = (struct diag){};
-	}
+		log_warn("last configuration is not used", log_str("reason", d.msg), log_errno(r));
 	if (restored && knowledge_n(p->knowledge)) {
 		p->restored = true;
 		knowledge_policies_known(p->knowledge);
 		log_info("last configuration is in force", log_int("resources", (int64_t)knowledge_n(p->knowledge)));
 	}
-	return r == -ENOMEM ? r : 0;
 }
 
 static int setup_check(const Outrigger__Ipc__Setup *m, struct diag *d)
@@ -536,7 +574,7 @@ static int setup_check(const Outrigger__Ipc__Setup *m, struct diag *d)
 	return 0;
 }
 
-int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *reterr_diag)
+int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, int *state_fds, struct diag *reterr_diag)
 {
 	Outrigger__Ipc__Setup *copy;
 	enum log_level level;
@@ -544,13 +582,18 @@ int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *re
 
 	if (r < 0)
 		return r;
+	p->standby = !p->options.static_file && !*m->resume_path;
+	setup_state(p, state_fds);
+	/* An agent that was restarted says what the last one said: no reason to leave the mesh controller and come back. */
+	if (p->setup && same_message(&p->setup->base, &m->base))
+		return 0;
 	copy = pb_copy(&m->base);
 	if (!copy)
 		return -ENOMEM;
 	if (*m->log_level && log_level_parse(m->log_level, &level) == 0)
 		log_change(level, m->log_json);
 	r = setup_files(p, m, reterr_diag);
-	if (r == 0 && *m->mesh_controller->address)
+	if (r == 0 && *m->mesh_controller->address && !(p->channel && same_controller(p->setup, m)))
 		r = setup_channel(p, m->mesh_controller, reterr_diag);
 	if (r < 0) {
 		protobuf_c_message_free_unpacked(&copy->base, NULL);
@@ -570,7 +613,7 @@ static void save_state(struct proxy *p)
 {
 	struct diag d = {};
 
-	if (!p->restored && state_file_save(&p->state, p->knowledge, &d) < 0)
+	if (!p->restored && !p->standby && state_file_save(&p->state, p->knowledge, &d) < 0)
 		LOG_LIMITED(LOG_L_WARN, "configuration is not kept", log_str("reason", d.msg));
 }
 
@@ -602,6 +645,32 @@ static int on_tick(struct timer *t)
 	if (++p->n_ticks % SAVE_EVERY == 0)
 		save_state(p);
 	return timer_arm(p->loop, &p->tick, TICK_MS, on_tick);
+}
+
+static int on_linger_over(struct timer *t)
+{
+	struct proxy *p = container_of(t, struct proxy, stop_timer);
+
+	proxy_stop(p, p->drain_ms);
+	return 0;
+}
+
+/*
+ * Another process has our VMs' listeners in its hands. Ours have connections
+ * yet that were under way; what they carry may end in peace, whether there is
+ * an agent or not.
+ */
+static void proxy_retire(struct proxy *p, uint32_t linger_ms, uint32_t drain_ms)
+{
+	if (p->stopping)
+		return;
+	log_info("another process takes over", log_int("linger_ms", linger_ms), log_int("drain_ms", drain_ms));
+	agent_link_unlisten(p->link);
+	p->admin = httpd_free(p->admin);
+	state_file_close(&p->state);
+	p->drain_ms = drain_ms;
+	if (timer_arm(p->loop, &p->stop_timer, linger_ms, on_linger_over) < 0)
+		proxy_stop(p, drain_ms);
 }
 
 static int on_stop_timer(struct timer *t)

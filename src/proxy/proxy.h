@@ -87,6 +87,8 @@ struct proxy {
 	size_t trimmed_open;		/* one more than there were when it was last given back; 0: no wave of ends */
 	struct timer stop_timer;
 	bool stopping;
+	bool standby;			/* a process before this one serves still: names and state files are its */
+	uint32_t drain_ms;		/* of a retired process: the stop timer begins it */
 	void (*reload)(struct proxy *p);	/* on SIGHUP; NULL: nothing to read again */
 	char **vm_ids;			/* of the last Hello */
 };
@@ -98,8 +100,8 @@ MUST_CHECK int proxy_init(struct proxy *p, const struct proxy_options *options, 
 void proxy_deinit(struct proxy *p);
 unsigned proxy_n_workers(const struct proxy_options *options);
 
-/* Puts everything of a Setup into force that can change. @m is copied. */
-MUST_CHECK int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, struct diag *reterr_diag);
+/* Puts everything of a Setup into force that can change. @m is copied. @state_fds: two, taken over (then -1), or NULL. */
+MUST_CHECK int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, int *state_fds, struct diag *reterr_diag);
 MUST_CHECK int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag);
 
 /* Gives the workers the newest snapshot. */

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "proxy/credential.h"
 #include "proxy/sidecar_mesh.h"
 
 enum {
@@ -104,6 +105,7 @@ void sidecar_greet(struct sidecar *s)
 {
 	sidecar_report_health(s);	/* before the state: who hears that it serves knows how it is */
 	sidecar_report(s);
+	credential_give(s);
 	if (s->token_wanted)
 		sidecar_ask_token(s);
 }
@@ -373,7 +375,7 @@ static int take_listeners(struct sidecar *s, int *fds, size_t n_fds, struct diag
 	int r;
 
 	if (!n_fds)
-		return s->vm ? 0 : diag_set(d, "VM %s: without listeners", s->put->vm_id);
+		return s->vm || s->put->standby ? 0 : diag_set(d, "VM %s: without listeners", s->put->vm_id);
 	if (n_fds != 2)
 		return diag_set(d, "VM %s: %zu listeners, must be 2", s->put->vm_id, n_fds);
 	r = set_vm(s, steal_fd(&fds[0]), steal_fd(&fds[1]), LISTENER_DRAIN_MS);
@@ -460,6 +462,8 @@ int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, 
 	if (r == 0 && s->serving && !wants_to_serve(s))
 		r = renew_vm(s);
 	sidecar_set_health(s);
+	if (n_fds)
+		sidecar_report_health(s);
 	sidecar_review(s);
 	if (r == 0 && (s->state == SIDECAR_READY || s->state == SIDECAR_DEGRADED))
 		r = serve(s);

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mesh/model.h"
+#include "proxy/credential.h"
 #include "proxy/sidecar.h"
 #include "proxy/sidecar_mesh.h"
 
@@ -100,6 +101,8 @@ static void on_issued(struct ca_client *client, void *data, const struct ca_cred
 		log_error("certificate cannot be used", log_str("vm", s->put->vm_id), log_str("reason", d.msg), log_errno(r));
 	else
 		log_info("certificate", log_str("vm", s->put->vm_id), log_str("identity", s->identity), log_int("not_after", s->not_after));
+	if (r == 0)
+		credential_give(s);
 }
 
 static void want_token(struct sidecar *s, const struct grpc_status *status)

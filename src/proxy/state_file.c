@@ -1,113 +1,164 @@
 /*
- * The file of the last configuration.
+ * The files of the last configuration.
  */
 #include "proxy/state_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <openssl/sha.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-enum { STATE_MAX = 256 * 1024 * 1024 };
+enum { STATE_MAX = 256 * 1024 * 1024, HEADER_LEN = 128 };
 
-static int fail(struct diag *d, const char *what, const char *path)
+static const char magic[] = "outrigger-proxy state file ";
+static const unsigned version = 1;
+
+static void hash(const uint8_t *data, size_t len, char hex[static 2 * SHA256_DIGEST_LENGTH + 1])
 {
-	int r = -errno;
+	uint8_t digest[SHA256_DIGEST_LENGTH];
 
-	diag_set(d, "%s %s: %s", what, path, strerror(-r));
-	return r;
+	SHA256(data, len, digest);
+	for (size_t i = 0; i < sizeof(digest); i++)
+		snprintf(hex + 2 * i, 3, "%02x", digest[i]);
 }
 
-static int read_all(const char *path, struct bytes *out, struct diag *d)
+/* Padded with spaces, so that what follows has its place before its length is known. */
+static void header_format(uint64_t serial, const struct bytes *content, char header[static HEADER_LEN + 1])
 {
-	CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	struct stat st;
+	char hex[2 * SHA256_DIGEST_LENGTH + 1];
+	int n;
 
-	if (fd < 0)
-		return errno == ENOENT ? 0 : fail(d, "cannot read", path);
-	if (fstat(fd, &st) < 0)
-		return fail(d, "cannot read", path);
-	if (!S_ISREG(st.st_mode) || st.st_size > STATE_MAX)
-		return diag_set(d, "%s is not a file of ours", path);
-	while (out->len < (size_t)st.st_size) {
-		size_t want = (size_t)st.st_size - out->len;
-		uint8_t *to = bytes_reserve(out, want);
-		ssize_t n = to ? read(fd, to, want) : -1;
-
-		if (!to)
-			return -ENOMEM;
-		if (n < 0)
-			return fail(d, "cannot read", path);
-		if (!n)
-			break;
-		bytes_commit(out, (size_t)n);
-	}
-	return 0;
+	hash(content->data, content->len, hex);
+	n = snprintf(header, HEADER_LEN, "%s%u %llu %zu %s", magic, version, (unsigned long long)serial, content->len, hex);
+	memset(header + n, ' ', (size_t)(HEADER_LEN - 1 - n));
+	header[HEADER_LEN - 1] = '\n';
+	header[HEADER_LEN] = 0;
 }
 
-int state_file_open(struct state_file *f, const char *dir, const char *group, struct knowledge *k, struct diag *reterr_diag)
-{
-	struct bytes in;
-	char *path;
-	int r;
+/* --- reading --- */
 
-	if (!*dir) {
-		state_file_close(f);
-		return 0;
-	}
-	if (asprintf(&path, "%s/%s.mesh", dir, group) < 0)
-		return -ENOMEM;
-	if (f->path && !strcmp(f->path, path)) {
-		free(path);
-		return 0;
-	}
-	free(f->path);
-	f->path = path;
-	bytes_init(&in, STATE_MAX);
-	r = read_all(path, &in, reterr_diag);
-	if (r == 0 && in.len)
-		r = knowledge_load(k, in.data, in.len, reterr_diag);
-	bytes_deinit(&in);
-	f->generation = knowledge_generation(k);
-	return r;
-}
-
-static int write_all(int fd, const uint8_t *data, size_t len)
+static int read_at(int fd, uint8_t *to, size_t len, off_t at)
 {
 	while (len) {
-		ssize_t n = write(fd, data, len);
+		ssize_t n = pread(fd, to, len, at);
 
-		if (n < 0)
-			return -errno;
-		data += n;
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EBADMSG;
+		to += n;
+		at += n;
 		len -= (size_t)n;
 	}
 	return 0;
 }
 
-static int replace(const char *path, const struct bytes *content, struct diag *d)
+struct found {
+	uint64_t serial;		/* 0: nothing that is whole */
+	struct bytes content;
+};
+
+/* 0 with or without something; -EINVAL with a reason when it is not ours to understand. */
+static int read_one(int fd, struct found *found, struct diag *d)
 {
-	CLEANUP_FREE char *tmp = NULL;
-	int r;
+	char header[HEADER_LEN + 1] = {}, is[2 * SHA256_DIGEST_LENGTH + 1], must[2 * SHA256_DIGEST_LENGTH + 1];
+	unsigned long long serial;
+	unsigned v;
+	size_t len;
+	struct stat st;
+	uint8_t *to;
 
-	if (asprintf(&tmp, "%s.new", path) < 0) {
-		tmp = NULL;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return diag_set(d, "it is not a file of ours");
+	if (st.st_size < HEADER_LEN || read_at(fd, (uint8_t *)header, HEADER_LEN, 0) < 0)
+		return 0;
+	if (strncmp(header, magic, sizeof(magic) - 1) || sscanf(header + sizeof(magic) - 1, "%u", &v) != 1)
+		return diag_set(d, "it is not a file of ours");
+	if (v != version)
+		return diag_set(d, "its version is %u, this program reads %u", v, version);
+	if (sscanf(header + sizeof(magic) - 1, "%u %llu %zu %64s", &v, &serial, &len, must) != 4 || len > STATE_MAX)
+		return 0;
+	to = bytes_reserve(&found->content, len ? len : 1);
+	if (!to)
 		return -ENOMEM;
-	}
+	if (read_at(fd, to, len, HEADER_LEN) < 0)
+		return 0;
+	hash(to, len, is);
+	if (strcmp(is, must))
+		return 0;		/* half written: the other one is whole */
+	bytes_commit(&found->content, len);
+	found->serial = serial;
+	return 0;
+}
 
-	CLEANUP_FD int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return fail(d, "cannot write", tmp);
-	r = write_all(fd, content->data, content->len);
+int state_file_open(struct state_file *f, const int fds[STATE_FILES], struct knowledge *k, struct diag *reterr_diag)
+{
+	struct found found[STATE_FILES] = {};
+	int r = 0;
+
+	*f = (struct state_file){ .open = true, .fds = { fds[0], fds[1] } };
+	for (int i = 0; i < STATE_FILES; i++) {
+		int e;
+
+		bytes_init(&found[i].content, STATE_MAX);
+		e = read_one(fds[i], &found[i], reterr_diag);
+		if (e < 0)
+			r = e;
+	}
+	unsigned newer = found[1].serial > found[0].serial;
+	f->serial = found[newer].serial;
+	f->next = f->serial && !newer;
+	if (k && f->serial) {
+		r = knowledge_load(k, found[newer].content.data, found[newer].content.len, reterr_diag);
+		f->generation = knowledge_generation(k);
+	}
+	for (int i = 0; i < STATE_FILES; i++)
+		bytes_deinit(&found[i].content);
+	return r;
+}
+
+bool state_file_is_open(const struct state_file *f)
+{
+	return f->open;
+}
+
+/* --- writing --- */
+
+static int write_at(int fd, const uint8_t *data, size_t len, off_t at)
+{
+	while (len) {
+		ssize_t n = pwrite(fd, data, len, at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		data += n;
+		at += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+static int write_one(int fd, uint64_t serial, const struct bytes *content)
+{
+	char header[HEADER_LEN + 1];
+	int r = 0;
+
+	header_format(serial, content, header);
+	if (ftruncate(fd, 0) < 0)
+		r = -errno;
+	if (r == 0)
+		r = write_at(fd, (const uint8_t *)header, HEADER_LEN, 0);
+	if (r == 0)
+		r = write_at(fd, content->data, content->len, HEADER_LEN);
 	if (r == 0 && fdatasync(fd) < 0)
 		r = -errno;
-	if (r < 0) {
-		diag_set(d, "cannot write %s: %s", tmp, strerror(-r));
-		unlink(tmp);
-		return r;
-	}
-	return rename(tmp, path) < 0 ? fail(d, "cannot rename to", path) : 0;
+	return r;
 }
 
 int state_file_save(struct state_file *f, const struct knowledge *k, struct diag *reterr_diag)
@@ -115,14 +166,18 @@ int state_file_save(struct state_file *f, const struct knowledge *k, struct diag
 	struct bytes out;
 	int r;
 
-	if (!f->path || f->generation == knowledge_generation(k))
+	if (!f->open || f->generation == knowledge_generation(k))
 		return 0;
 	bytes_init(&out, STATE_MAX);
 	r = knowledge_save(k, &out);
 	if (r == 0)
-		r = replace(f->path, &out, reterr_diag);
-	else
+		r = write_one(f->fds[f->next], f->serial + 1, &out);
+	if (r == 0) {
+		f->serial++;
+		f->next = !f->next;
+	} else {
 		diag_set(reterr_diag, "the configuration cannot be kept: %s", strerror(-r));
+	}
 	bytes_deinit(&out);
 	f->generation = knowledge_generation(k);	/* tried, at least: the next change tries again */
 	return r;
@@ -130,6 +185,8 @@ int state_file_save(struct state_file *f, const struct knowledge *k, struct diag
 
 void state_file_close(struct state_file *f)
 {
-	free(f->path);
+	if (f->open)
+		for (int i = 0; i < STATE_FILES; i++)
+			close_fd(f->fds[i]);
 	*f = (struct state_file){};
 }

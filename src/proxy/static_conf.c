@@ -345,7 +345,6 @@ static int read_setup(struct reading *rd, struct proxy *p, const struct conf_nod
 	setup.access_log_json = !strcmp(text_of(root, "access_log_json", "false"), "true");
 	setup.log_level = (char *)(uintptr_t)p->options.log_level;
 	setup.log_json = p->options.log_json;
-	setup.state_dir = (char *)(uintptr_t)text_of(root, "state_dir", "");
 	setup.resume_path = (char *)(uintptr_t)text_of(root, "resume", "");
 	setup.mesh_controller = &mc;
 	mc.roots_pem = roots_pem;
@@ -356,7 +355,7 @@ static int read_setup(struct reading *rd, struct proxy *p, const struct conf_nod
 		if (r < 0)
 			return r;
 	}
-	r = proxy_setup(p, &setup, &d);
+	r = proxy_setup(p, &setup, NULL, &d);
 	return r == -EINVAL ? wrong(rd, root, d.msg) : r;
 }
 

@@ -318,6 +318,11 @@ static int on_drained(struct timer *t)
 
 static void drain(struct worker_vm *v, uint32_t drain_ms)
 {
+	/* What has connected already is not left in a queue that nobody looks at. */
+	if (v->outbound.loop)
+		(void)!on_outbound(&v->outbound, EPOLLIN);
+	if (v->inbound.loop)
+		(void)!on_inbound(&v->inbound, EPOLLIN);
 	v->removed = true;
 	watch_remove(&v->outbound);
 	watch_remove(&v->inbound);

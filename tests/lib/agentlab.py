@@ -18,6 +18,7 @@ from netlab import Lab, wait_until
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(HERE, "..", "..", "build"))
 AGENT = os.path.abspath(os.path.join(BUILD, "src", "agent", "outrigger-agent"))
+OUTRIGGER = os.path.abspath(os.path.join(BUILD, "src", "ctl", "outrigger"))
 PROXY = os.path.abspath(os.path.join(BUILD, "src", "proxy", "outrigger-proxy"))
 CONTROLLER = os.path.abspath(os.path.join(BUILD, "src", "control", "outrigger-controller"))
 

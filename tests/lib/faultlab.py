@@ -67,7 +67,7 @@ guests:
 %(guests)s
 state_dir: %(dir)s/state-%(nic)s
 run_dir: %(dir)s/run-%(nic)s
-proxy: { path: %(proxy)s, access_log: %(dir)s/run-%(nic)s/proxies/access.log, access_log_json: true, drain: 200ms }
+proxy: { path: %(proxy)s, access_log: %(dir)s/run-%(nic)s/proxies/access.log, access_log_json: true, drain: 200ms, upgrade_drain: 2s }
 steering: { pin_dir: "%(dir)s/bpf/%(nic)s" }
 log: { level: info }
 """
@@ -130,10 +130,15 @@ class Nic:
         self.process.wait(10)
         wait_until("the agent's end", lambda: not any(alive(p) for p in pids))
 
+    def proxy_of(self, vm):
+        """The proxy of @vm, whatever its state."""
+        found = [p for p in self.get("/v1/proxies")["proxies"] if p["guest"].endswith(vm.mac)]
+        return found[0] if found else None
+
     def proxy(self, vm):
         """The proxy of @vm when it is ready."""
-        found = [p for p in self.get("/v1/proxies")["proxies"] if p["guest"].endswith(vm.mac) and p["state"] == "ready"]
-        return found[0] if found else None
+        p = self.proxy_of(vm)
+        return p if p and p["state"] == "ready" else None
 
     def metric(self, name, **labels):
         """The sum of all series of that name that have these labels."""

@@ -1,14 +1,17 @@
 """What must hold when things go wrong: a fault is put into a small mesh under load, and every request is counted."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 
 import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
+from agentlab import OUTRIGGER, PROXY  # noqa: E402
 from faultlab import REGISTRY, FaultLab, Watcher, alive, rss_kib  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
@@ -289,3 +292,122 @@ def test_a_full_disk_stops_the_controller_from_nothing_but_writing(mesh):
     assert mesh.virtual_address("orders") == vip
     got = load.goes_on().end()
     assert got["failed"] == 0, got
+
+
+def newer_proxy(mesh, title="outrigger-proxy.2"):
+    """Another build of the program takes the place of the installed one, as a package manager does it."""
+    path = os.path.join(mesh.dir, title)
+    shutil.copy(PROXY, path)
+    os.chmod(path, 0o755)
+    os.symlink(path, mesh.proxy_path + ".new")
+    os.rename(mesh.proxy_path + ".new", mesh.proxy_path)
+
+
+def upgrade(mesh, nic):
+    return subprocess.run([OUTRIGGER, "proxies", "--agent", mesh.dir + "/run-%s/agent.sock" % nic, "upgrade"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=120)
+
+
+def test_nothing_is_lost_when_a_proxy_is_replaced(mesh):
+    shopper, vip = served(mesh)
+    a, vm = mesh.nics["a"], mesh.vms["orders-1"]
+    uid = Watcher(lambda: [w["uid"] for w in mesh.workload(vm)])
+    endpoints = Watcher(lambda: mesh.endpoints("orders"))
+    load = mesh.load(shopper, vip, rate=100)
+    outsider = mesh.load(mesh.reg, vm.address)
+    load.goes_on(who="orders-1").goes_on(who="orders-2")
+    for i in range(3):
+        pid = a.proxy(vm)["pid"]
+        newer_proxy(mesh, "outrigger-proxy.%d" % i)
+        assert [p["outdated"] for p in a.get("/v1/processes")["processes"] if p["state"] == "running"] == [True]
+        r = upgrade(mesh, "a")
+        assert r.returncode == 0, (r.stdout, a.log()[-3000:])
+        assert a.proxy(vm)["pid"] != pid and a.proxy(shopper)["pid"] != pid
+        assert [p["outdated"] for p in a.get("/v1/processes")["processes"] if p["state"] == "running"] == [False]
+        load.goes_on(40, who="orders-1").goes_on(40, who="orders-2")
+        wait_until("the old one's end", lambda: not alive(pid))
+        load.goes_on(who="orders-1").goes_on(who="orders-2")
+    plain, got = outsider.end(), load.end()
+    assert got["failed"] == 0, (got, [r for r in load.done() if r["error"]][:5])
+    assert plain["requests"] and plain["failed"] == plain["requests"], plain
+    # The mesh has not noticed.
+    assert len({str(u) for u in uid.end()}) == 1
+    assert len({str(e) for e in endpoints.end()}) == 1
+
+
+def test_a_proxy_that_cannot_be_replaced_serves_on(mesh):
+    shopper, vip = served(mesh)
+    a, vm = mesh.nics["a"], mesh.vms["orders-1"]
+    load = mesh.load(shopper, vip).goes_on()
+    pid = a.proxy(vm)["pid"]
+    broken = os.path.join(mesh.dir, "broken")
+    with open(broken, "w") as f:
+        f.write("#!/bin/sh\nexit 1\n")
+    os.chmod(broken, 0o755)
+    os.symlink(broken, mesh.proxy_path + ".new")
+    os.rename(mesh.proxy_path + ".new", mesh.proxy_path)
+    r = upgrade(mesh, "a")
+    assert r.returncode == 1 and "given up" in r.stdout, r.stdout
+    load.goes_on()
+    assert a.proxy(vm)["pid"] == pid
+    newer_proxy(mesh)
+    assert upgrade(mesh, "a").returncode == 0
+    got = load.goes_on().end()
+    assert got["failed"] == 0, got
+
+
+def test_an_agent_that_is_upgraded_replaces_the_proxies_it_adopts(mesh):
+    shopper, vip = served(mesh)
+    a = mesh.nics["a"]
+    load = mesh.load(shopper, vip).goes_on()
+    pid = a.proxy(shopper)["pid"]
+    newer_proxy(mesh)
+    a.process.terminate()
+    a.process.wait(30)
+    load.goes_on()
+    assert alive(pid)
+    a.start()
+    wait_until("another process", lambda: a.proxy(shopper) and a.proxy(shopper)["pid"] != pid)
+    wait_until("the old one's end", lambda: not alive(pid))
+    load.goes_on(who="orders-1").goes_on(who="orders-2")
+    # And the one after that finds nothing to do.
+    pid = a.proxy(shopper)["pid"]
+    a.kill()
+    a.start()
+    wait_until("it is adopted", lambda: a.proxy(shopper))
+    load.goes_on(60)
+    assert a.proxy(shopper)["pid"] == pid
+    got = load.end()
+    assert got["failed"] == 0, got
+
+
+def test_without_a_controller_a_killed_or_replaced_proxy_serves_with_the_last_configuration(mesh):
+    shopper, vip = served(mesh)
+    a, vm = mesh.nics["a"], mesh.vms["orders-1"]
+    identity = a.proxy(vm)["identity"]
+    kept = mesh.dir + "/state-a/proxies"
+    wait_until("the configuration is on the disk", lambda: any(os.path.getsize(os.path.join(kept, f)) for f in os.listdir(kept)))
+    load = mesh.load(shopper, vip).goes_on()
+    # Until what it knows of the destination is on the disk, too.
+    wait_until("with the service", lambda: any(b"orders" in open(os.path.join(kept, f), "rb").read() for f in os.listdir(kept)))
+    mesh.kill_controller()
+    load.goes_on()
+    assert upgrade(mesh, "a").returncode == 0, a.log()[-3000:]
+    load.goes_on(who="orders-1").goes_on(who="orders-2")
+    before = len(load.failed())
+    assert before == 0, load.failed()[:5]
+    pid = a.proxy_of(vm)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until("another process", lambda: a.proxy_of(vm) and a.proxy_of(vm)["pid"] != pid and a.proxy_of(vm)["state"] == "degraded")
+    assert a.proxy_of(vm)["identity"] == identity
+    load.goes_on(60, who="orders-1").goes_on(60, who="orders-2")
+    # No key on the disk.
+    for root, _, files in os.walk(mesh.dir + "/state-a/proxies"):
+        for f in files:
+            with open(os.path.join(root, f), "rb") as g:
+                assert b"PRIVATE KEY" not in g.read()
+    mesh.start_controller()
+    wait_until("ready again", lambda: a.proxy(vm) and a.proxy(shopper))
+    load.goes_on()
+    got = load.end()
+    assert got["failed"] <= 4, got  # what was inside the killed process

@@ -120,7 +120,7 @@ static void set_mesh(struct world *w)
 
 static void world_init(struct world *w)
 {
-	struct supervisor_conf conf = { .run_dir = "/run/x", .state_dir = "", .log_level = "info", .drain_ms = 50, .linger_ms = 30 };
+	struct supervisor_conf conf = { .run_dir = "/run/x", .state_dir = "", .log_level = "info", .drain_ms = 50, .linger_ms = 30, .upgrade_drain_ms = 40 };
 	struct supervisor_system system = { spawn, kill_proxy, listeners_make, divert_add, divert_remove, w };
 	struct supervisor_ops ops = { on_changed, on_gone, on_health, on_token_wanted, on_tee, on_failed, w };
 
@@ -519,7 +519,7 @@ static void a_successor_adopts_what_serves(void **state)
 	world_init(&w);
 	assert_int_equal(fdmsg_pair(fds), 0);
 	w.proxy = fds[1];
-	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77), 0);
+	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77, 5), 0);
 	expect(&w, HELLO);
 	say_hello(&w, 1, "a");
 	expect(&w, SETUP);
@@ -565,6 +565,187 @@ static void what_the_proxy_finds_of_the_vms_health_is_kept(void **state)
 	world_deinit(&w);
 }
 
+/* What the last message was, with its descriptors counted; to be freed. */
+static Outrigger__Ipc__ToProxy *got(struct world *w, int proxy, size_t *ret_n_fds)
+{
+	int last = w->proxy;
+	Outrigger__Ipc__ToProxy *m;
+
+	w->proxy = proxy;
+	m = next(w, ret_n_fds);
+	w->proxy = last;
+	assert_non_null(m);
+	return m;
+}
+
+/* Begins to replace the process that serves "a"; returns the old one's end, the new one's is w->proxy. */
+static int begin_upgrade(struct world *w)
+{
+	Outrigger__Ipc__ToProxy *m;
+	size_t n;
+	int old;
+
+	serve(w, "a", true);
+	assert_int_equal(supervisor_upgrade(&w->s, "nobody"), -ESRCH);
+	old = fcntl(w->proxy, F_DUPFD_CLOEXEC, 3);
+	assert_int_equal(supervisor_upgrade(&w->s, "ns-shop"), 0);
+	assert_int_equal(supervisor_upgrade(&w->s, "ns-shop"), -EALREADY);
+	assert_int_equal(w->n_spawned, 2);
+	expect(w, HELLO);
+	say_hello(w, 1, NULL);
+	m = got(w, w->proxy, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_SETUP);
+	assert_string_equal(m->setup->resume_path, "");		/* the names are the old one's yet */
+	pb_free(m);
+	m = got(w, w->proxy, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT);
+	assert_true(m->vm_put->standby);
+	assert_int_equal(n, 0);
+	pb_free(m);
+	return old;
+}
+
+static void a_successor_gets_the_listeners_when_it_can_serve(void **state)
+{
+	Outrigger__Ipc__ToProxy *m;
+	unsigned n_diverts;
+	struct world w;
+	size_t n;
+	int old;
+
+	(void)state;
+	world_init(&w);
+	old = begin_upgrade(&w);
+	n_diverts = w.n_diverts;
+	assert_int_equal(w.n_listeners, 1);
+	want(&w, "b", "ns-shop", 81, false);		/* one that comes meanwhile is the old one's */
+	m = got(&w, old, &n);
+	assert_string_equal(m->vm_put->vm_id, "b");
+	assert_int_equal(n, 2);
+	pb_free(m);
+	say_status(&w, "a", STATE(CERTIFICATE));
+	expect_nothing(&w);
+	say_status(&w, "a", STATE(READY));
+	m = got(&w, w.proxy, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT);
+	assert_string_equal(m->vm_put->vm_id, "a");
+	assert_false(m->vm_put->standby);
+	assert_int_equal(n, 2);
+	pb_free(m);
+	m = got(&w, w.proxy, &n);
+	assert_string_equal(m->vm_put->vm_id, "b");	/* was not served yet */
+	assert_int_equal(n, 2);
+	pb_free(m);
+	m = got(&w, w.proxy, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_SETUP);
+	assert_string_equal(m->setup->resume_path, "/run/x/ns-shop~.resume");
+	pb_free(m);
+	m = got(&w, old, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN);
+	assert_true(m->shutdown->linger_ms > 0);
+	pb_free(m);
+	assert_int_equal(w.n_diverts, n_diverts);	/* not for a moment undone */
+	assert_int_equal(w.n_listeners, 4);
+	assert_int_equal(w.last, VM_PREPARING);
+	say_status(&w, "b", STATE(READY));
+	assert_int_equal(w.last, VM_SERVING);
+	/* The old one ends: nobody minds. */
+	supervisor_exited(&w.s, &(struct monitor_exit){ .proxy = 1 });
+	turn(&w);
+	assert_int_equal(w.n_spawned, 2);
+	supervisor_tick(&w.s);
+	assert_int_equal(w.last, VM_SERVING);
+	close(old);
+	world_deinit(&w);
+}
+
+static void a_successor_that_fails_changes_nothing(void **state)
+{
+	for (int how = 0; how < 3; how++) {
+		Outrigger__Ipc__ToProxy *m;
+		struct world w;
+		size_t n;
+		int old;
+
+		(void)state;
+		world_init(&w);
+		old = begin_upgrade(&w);
+		if (how == 0)
+			say_status(&w, "a", STATE(FAILED));
+		else if (how == 1)
+			supervisor_exited(&w.s, &(struct monitor_exit){ .proxy = 2 });
+		else
+			w.proxy = close_fd(w.proxy);
+		turn(&w);
+		supervisor_tick(&w.s);
+		assert_int_equal(w.n_listeners, 1);
+		assert_int_equal(w.last, VM_SERVING);
+		assert_true(w.n_failed >= 1);
+		/* The old one serves on, and hears of changes. */
+		m = got(&w, old, &n);
+		assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_LOAD_REQUEST);
+		pb_free(m);
+		want(&w, "a", "ns-shop", 90, true);
+		m = got(&w, old, &n);
+		assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT);
+		pb_free(m);
+		assert_int_equal(supervisor_upgrade(&w.s, "ns-shop"), 0);
+		assert_int_equal(w.n_spawned, 3);
+		close(old);
+		world_deinit(&w);
+	}
+}
+
+static void a_vm_that_leaves_leaves_the_successor_as_well(void **state)
+{
+	Outrigger__Ipc__ToProxy *m;
+	struct world w;
+	size_t n;
+	int old;
+
+	(void)state;
+	world_init(&w);
+	old = begin_upgrade(&w);
+	supervisor_unwant(&w.s, "a", 20);
+	expect(&w, VM_REMOVE);
+	m = got(&w, old, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE);
+	pb_free(m);
+	supervisor_tick(&w.s);			/* nobody to wait for: it takes over */
+	expect(&w, SETUP);
+	turn_until(&w, &w.n_gone, 1);
+	close(old);
+	world_deinit(&w);
+}
+
+static void a_restarted_process_gets_the_credential_of_the_one_before(void **state)
+{
+	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__Credential credential = OUTRIGGER__IPC__CREDENTIAL__INIT;
+	CLEANUP_FREE uint8_t *data = NULL;
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	struct world w;
+	size_t len;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", true);
+	credential.vm_id = TEXT("a");
+	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_CREDENTIAL;
+	m.credential = &credential;
+	assert_int_equal(pb_pack(&m.base, &data, &len), 0);
+	assert_int_equal(fdmsg_send(w.proxy, data, len, &fd, 1), 0);
+	close(fd);
+	turn(&w);
+	supervisor_exited(&w.s, &(struct monitor_exit){ .proxy = 1 });
+	turn_until(&w, &w.n_spawned, 2);
+	expect(&w, HELLO);
+	say_hello(&w, 1, NULL);
+	expect(&w, SETUP);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 3);
+	world_deinit(&w);
+}
+
 static void garbage_from_a_proxy_ends_it(void **state)
 {
 	struct world w;
@@ -597,6 +778,10 @@ int main(void)
 		cmocka_unit_test(an_unknown_version_is_refused),
 		cmocka_unit_test(a_successor_adopts_what_serves),
 		cmocka_unit_test(what_the_proxy_finds_of_the_vms_health_is_kept),
+		cmocka_unit_test(a_successor_gets_the_listeners_when_it_can_serve),
+		cmocka_unit_test(a_successor_that_fails_changes_nothing),
+		cmocka_unit_test(a_vm_that_leaves_leaves_the_successor_as_well),
+		cmocka_unit_test(a_restarted_process_gets_the_credential_of_the_one_before),
 		cmocka_unit_test(garbage_from_a_proxy_ends_it),
 	};
 
