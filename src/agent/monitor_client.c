@@ -276,6 +276,13 @@ int monitor_divert_remove(struct monitor_client *c, const struct monitor_divert 
 	return tell(c, MONITOR_OP_DIVERT_REMOVE, d, sizeof(*d));
 }
 
+int monitor_diverts_settle(struct monitor_client *c, uint32_t vm)
+{
+	struct monitor_msg_vm m = { .vm = vm };
+
+	return tell(c, MONITOR_OP_DIVERTS_SETTLE, &m, sizeof(m));
+}
+
 int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2])
 {
 	struct monitor_msg_vm m = { .vm = vm };

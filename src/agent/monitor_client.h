@@ -146,6 +146,8 @@ struct monitor_divert {
 /* Connections that exist when an entry comes or goes are not touched. Adding again replaces the flags. */
 MUST_CHECK int monitor_divert_add(struct monitor_client *c, const struct monitor_divert *d);
 MUST_CHECK int monitor_divert_remove(struct monitor_client *c, const struct monitor_divert *d);
+/* Entries of @vm that were found at the load and have not been added again go. */
+MUST_CHECK int monitor_diverts_settle(struct monitor_client *c, uint32_t vm);
 
 /*
  * Two new transparent listeners of a VM (dual-stack AF_INET6, non-blocking,

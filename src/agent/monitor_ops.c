@@ -49,6 +49,14 @@ void monitor_ops_unload(struct monitor_state *m)
 	m->loaded = false;
 }
 
+/* A predecessor's entry whose route went with the rules that were set up anew. */
+static int route_found(const struct monitor_divert *d, void *data)
+{
+	struct monitor_state *m = data;
+
+	return d->flags & MONITOR_DIVERT_SAME_NIC ? steer_routes_same_nic_add(&m->routes, &d->dst.ip, d->port) : 0;
+}
+
 static int load(struct monitor_state *m)
 {
 	int r = netlink_open(&m->nl);
@@ -67,7 +75,10 @@ static int load(struct monitor_state *m)
 	r = steer_bpf_load(&m->bpf, m->conf, &m->divert);
 	if (r < 0)
 		return r;
-	return steer_table_init(&m->table, &m->bpf);
+	r = steer_table_init(&m->table, &m->bpf);
+	if (r < 0)
+		return r;
+	return steer_table_each_found(&m->table, 0, route_found, m);
 }
 
 static int op_load(struct monitor_state *m, struct monitor_request *q)
@@ -255,6 +266,16 @@ static int op_divert_remove(struct monitor_state *m, struct monitor_request *q)
 	return divert_remove(&d, m);
 }
 
+static int op_diverts_settle(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_vm v;
+
+	memcpy(&v, q->in, sizeof(v));
+	if (!is_vm(m, v.vm))
+		return MONITOR_OPS_E_ODD;
+	return steer_table_each_found(&m->table, v.vm, divert_remove, m);
+}
+
 static int op_vm_clear(struct monitor_state *m, struct monitor_request *q)
 {
 	struct monitor_msg_vm v;
@@ -412,6 +433,7 @@ static const struct {
 	[MONITOR_OP_SNIFF_SET]      = { op_sniff_set, sizeof(struct monitor_msg_sniff) },
 	[MONITOR_OP_DIVERT_ADD]     = { op_divert_add, sizeof(struct monitor_divert) },
 	[MONITOR_OP_DIVERT_REMOVE]  = { op_divert_remove, sizeof(struct monitor_divert) },
+	[MONITOR_OP_DIVERTS_SETTLE] = { op_diverts_settle, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_fds = MONITOR_MAX_FDS, .early = true },
 	[MONITOR_OP_PROXY_SIGNAL]   = { op_proxy_signal, sizeof(struct monitor_msg_signal), .early = true },

@@ -68,12 +68,18 @@ static int copy(const struct diverts *from, struct diverts *ret)
 
 static void proxy_vm_divert(struct proxy_vm *vm, bool on)
 {
+	struct supervisor_system *sys = &vm->process->supervisor->system;
 	static const struct diverts none;
 	struct diverts now;
 	int r = copy(on ? &vm->diverts : &none, &now);
 
 	if (r == 0) {
-		r = diverts_change(&vm->set, &now, add_divert, remove_divert, &vm->process->supervisor->system);
+		r = diverts_change(&vm->set, &now, add_divert, remove_divert, sys);
+		if (r == 0 && !vm->settled) {
+			/* Also when it is to have none: what is closed never comes here for that before it leaves. */
+			r = sys->diverts_settle(sys->data, vm->slot);
+			vm->settled = r == 0;
+		}
 		diverts_deinit(&vm->set);
 		vm->set = now;
 	}

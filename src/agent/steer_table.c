@@ -7,6 +7,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/counters.h"
@@ -79,19 +80,76 @@ static void count_divert(struct steer_table *t, unsigned direction, uint16_t por
 		refresh_flags(t, direction, port);
 }
 
-static void recount_diverts(struct steer_table *t)
+static struct monitor_divert divert_of(const struct steer_divert_key *key, const struct steer_divert *v)
+{
+	struct monitor_divert d = {
+		.vm = v->vm, .direction = key->direction, .port = ntohs(key->port), .flags = (uint16_t)v->flags,
+		.dst.len = (uint8_t)(key->prefix_len - STEER_DIVERT_FIXED_BITS),
+	};
+
+	memcpy(&d.dst.ip, &key->addr, sizeof(d.dst.ip));
+	return d;
+}
+
+static int note_found(struct steer_table *t, const struct monitor_divert *d)
+{
+	if (!(t->n_found & (t->n_found - 1))) {		/* 0 and the powers of two */
+		struct monitor_divert *v = realloc(t->found, (t->n_found ? 2 * t->n_found : 1) * sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		t->found = v;
+	}
+	t->found[t->n_found++] = *d;
+	return 0;
+}
+
+static void forget_found(struct steer_table *t, const struct monitor_divert *d)
+{
+	for (size_t i = 0; i < t->n_found; i++) {
+		const struct monitor_divert *f = &t->found[i];
+
+		if (f->vm == d->vm && f->direction == d->direction && f->port == d->port && f->dst.len == d->dst.len &&
+		    ip_equal(&f->dst.ip, &d->dst.ip)) {
+			t->found[i] = t->found[--t->n_found];
+			return;
+		}
+	}
+}
+
+static int recount_diverts(struct steer_table *t)
 {
 	struct steer_divert_key key, next;
 	const void *at = NULL;
+	struct steer_divert v;
+	int r = 0;
 
-	while (bpf_map_get_next_key(t->bpf->diverts, at, &next) == 0) {
+	while (r == 0 && bpf_map_get_next_key(t->bpf->diverts, at, &next) == 0) {
 		key = next;
 		at = &key;
-		if (key.direction < 2)
-			t->n_diverts[key.direction][ntohs(key.port)]++;
+		if (key.direction >= 2 || lookup(t->bpf->diverts, &key, &v) < 0)
+			continue;
+
+		struct monitor_divert d = divert_of(&key, &v);
+		t->n_diverts[key.direction][ntohs(key.port)]++;
+		r = note_found(t, &d);
 	}
 	refresh_flags(t, MONITOR_OUTBOUND, 0);
 	refresh_flags(t, MONITOR_INBOUND, 0);
+	return r;
+}
+
+int steer_table_each_found(struct steer_table *t, uint32_t vm,
+			   int (*fn)(const struct monitor_divert *d, void *data), void *data)
+{
+	for (size_t i = t->n_found; i-- > 0;) {
+		struct monitor_divert d = t->found[i];	/* @fn may take it off the list, and then the last one stands there */
+		int r = vm && d.vm != vm ? 0 : fn(&d, data);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 int steer_table_init(struct steer_table *t, struct steer_bpf *bpf)
@@ -101,13 +159,15 @@ int steer_table_init(struct steer_table *t, struct steer_bpf *bpf)
 	t->ports = calloc(STEER_MAX_PORTS, sizeof(*t->ports));
 	if (!t->ports)
 		return -ENOMEM;
-	recount_diverts(t);
-	return 0;
+	return recount_diverts(t);
 }
 
 void steer_table_deinit(struct steer_table *t)
 {
 	free(t->ports);
+	free(t->found);
+	t->found = NULL;
+	t->n_found = 0;
 	t->ports = NULL;
 	t->n_ports = 0;
 }
@@ -296,6 +356,7 @@ int steer_table_divert_add(struct steer_table *t, const struct monitor_divert *d
 	int r = update(t->bpf->diverts, &k, &v);
 	if (r < 0)
 		return r;
+	forget_found(t, d);
 	if (replaced) {
 		*ret_old_flags = old.flags;
 		return STEER_TABLE_E_REPLACED;
@@ -317,6 +378,7 @@ int steer_table_divert_remove(struct steer_table *t, const struct monitor_divert
 	if (r < 0)
 		return r;
 	count_divert(t, d->direction, d->port, false);
+	forget_found(t, d);
 	*ret_flags = old.flags;
 	return 0;
 }
@@ -334,11 +396,7 @@ int steer_table_each_divert(struct steer_table *t, uint32_t vm,
 		if (lookup(t->bpf->diverts, &key, &v) < 0 || v.vm != vm)
 			continue;
 
-		struct monitor_divert d = {
-			.vm = vm, .direction = key.direction, .port = ntohs(key.port), .flags = (uint16_t)v.flags,
-			.dst.len = (uint8_t)(key.prefix_len - STEER_DIVERT_FIXED_BITS),
-		};
-		memcpy(&d.dst.ip, &key.addr, sizeof(d.dst.ip));
+		struct monitor_divert d = divert_of(&key, &v);
 		int e = fn(&d, data);
 		if (e < 0)
 			return e;

@@ -18,6 +18,8 @@ struct steer_table {
 	struct monitor_port *ports;
 	size_t n_ports;
 	uint32_t n_diverts[2][65536];	/* by direction and port; [..][0]: those for all ports */
+	struct monitor_divert *found;	/* entries of a predecessor that were neither added again nor removed */
+	size_t n_found;
 };
 
 enum { STEER_MAX_PORTS = 1024 };
@@ -37,6 +39,10 @@ MUST_CHECK int steer_table_sniff_set(struct steer_table *t, const struct monitor
 enum { STEER_TABLE_E_REPLACED = 1 };
 MUST_CHECK int steer_table_divert_add(struct steer_table *t, const struct monitor_divert *d, uint32_t *ret_old_flags);
 MUST_CHECK int steer_table_divert_remove(struct steer_table *t, const struct monitor_divert *d, uint32_t *ret_flags);
+
+/* Calls @fn for each entry of a predecessor that nobody has added again, of @vm or (0) of all; @fn may remove it. */
+MUST_CHECK int steer_table_each_found(struct steer_table *t, uint32_t vm,
+				      int (*fn)(const struct monitor_divert *d, void *data), void *data);
 
 /* Listeners of a VM into the socket map; from then on its TCP packets are looked up. */
 MUST_CHECK int steer_table_listeners_set(struct steer_table *t, uint32_t vm, const int fds[2]);

@@ -52,6 +52,7 @@ struct supervisor_system {
 	int (*listeners_make)(void *data, uint32_t vm, int ret_fds[2]);
 	int (*divert_add)(void *data, const struct monitor_divert *d);
 	int (*divert_remove)(void *data, const struct monitor_divert *d);
+	int (*diverts_settle)(void *data, uint32_t vm);	/* what a predecessor left and was not added again goes */
 	void *data;
 };
 
@@ -110,6 +111,7 @@ struct proxy_vm {
 	bool fail_closed;
 	struct diverts diverts;		/* as wished */
 	struct diverts set;		/* as they are now */
+	bool settled;			/* of a predecessor's nothing is left */
 	char next_group[POLICY_GROUP_LEN];	/* it moves there when it has left; empty: no */
 	uint32_t drain_ms;		/* VM_LEAVING: how long, and the timer of its end */
 	struct timer timer;

@@ -251,6 +251,25 @@ static int sys_divert_remove(void *data, const struct monitor_divert *d)
 	return monitor_divert_remove(((struct worker *)data)->monitor, d);
 }
 
+static int sys_diverts_settle(void *data, uint32_t vm)
+{
+	return monitor_diverts_settle(((struct worker *)data)->monitor, vm);
+}
+
+/* VMs that have not come back to the mesh after a restart are no longer treated as if they had. */
+static void settle_others(struct worker *w)
+{
+	list_for_each(l, &w->places.places) {
+		const struct place *p = list_entry(l, struct place, link);
+		bool has = false;
+
+		map_for_each(v, &w->supervisor.vms)
+			has |= container_of(v, struct proxy_vm, by_id)->slot == p->slot;
+		if (!has && monitor_diverts_settle(w->monitor, p->slot) < 0)
+			log_error("what a predecessor diverted is still diverted", log_str("port", p->port));
+	}
+}
+
 /* --- the controller --- */
 
 static void on_welcome(const Outrigger__V1__Welcome *m, void *data)
@@ -369,6 +388,7 @@ static int on_tick(struct timer *t)
 	if (w->memory_ticks && !--w->memory_ticks) {
 		memory_forget(w);
 		places_drop_kept(&w->places);
+		settle_others(w);
 	}
 	map_for_each(l, &w->guests.by_id) {
 		struct guest *g = container_of(l, struct guest, by_id);
@@ -484,7 +504,7 @@ static int start_supervisor(struct worker *w, const char *run_dir)
 	};
 	struct supervisor_system system = {
 		.spawn = sys_spawn, .kill = sys_kill, .listeners_make = sys_listeners_make, .divert_add = sys_divert_add,
-		.divert_remove = sys_divert_remove, .data = w,
+		.divert_remove = sys_divert_remove, .diverts_settle = sys_diverts_settle, .data = w,
 	};
 	struct supervisor_ops ops = {
 		.changed = on_vm_changed, .gone = on_vm_gone, .health = on_vm_health, .token_wanted = on_token_wanted, .tee = feed_tee,

@@ -414,6 +414,12 @@ static int cmd_divert_remove(json_t *o, json_t *a)
 	return r < 0 ? r : monitor_divert_remove(driver.client, &d);
 }
 
+static int cmd_settle(json_t *o, json_t *a)
+{
+	(void)a;
+	return monitor_diverts_settle(driver.client, num(o, "vm"));
+}
+
 static int cmd_listen(json_t *o, json_t *a)
 {
 	int fds[2];
@@ -558,6 +564,7 @@ static const struct {
 	{ "sniff", cmd_sniff },
 	{ "divert", cmd_divert },
 	{ "divert_remove", cmd_divert_remove },
+	{ "settle", cmd_settle },
 	{ "listen", cmd_listen },
 	{ "unlisten", cmd_unlisten },
 	{ "counters", cmd_counters },

@@ -339,6 +339,46 @@ def test_pinned_steering_goes_on_without_the_agent_and_is_adopted(make, tmp_path
         subprocess.run(["umount", "-l", pins], check=False)
 
 
+def test_what_a_predecessor_diverted_is_whole_or_gone(make, tmp_path):
+    n = make(BRIDGE)
+    Server(n.peer, 80)
+    Server(n.peer, 81)
+    pins = str(tmp_path)
+    subprocess.run(["mount", "-t", "bpf", "bpf", pins], check=True)
+    try:
+        d = n.driver("--pin", pins + "/og")
+        d.listen(vm=1)
+        d.listen(vm=2)
+        for vm in (1, 2):
+            d.divert(vm=vm, direction=IN, dst=n.addresses[vm][0], port=15008, flags=SAME_NIC)
+        everywhere(d, 1, 80)
+        everywhere(d, 1, 81)
+        d.kill()
+        d = n.driver("--pin", pins + "/og")
+        assert d.loaded["adopted"]
+        d.listen(vm=1)
+        d.listen(vm=2)
+        # Nobody has said anything about these again: they are there, with their routes.
+        assert greeting(n.nic, n.addresses[2][0], 15008)[1].startswith("in2 ")
+        assert greeting(n.vm[1], n.peer_addresses[0], 81)[1].startswith("out1 ")
+        # VM 1 is to have one of its two, and not the tunnels' port.
+        everywhere(d, 1, 80)
+        d.settle(vm=1)
+        assert greeting(n.vm[1], n.peer_addresses[0], 80)[1].startswith("out1 ")
+        assert greeting(n.vm[1], n.peer_addresses[0], 81)[1].startswith("real ")
+        assert greeting(n.nic, n.addresses[2][0], 15008)[1].startswith("in2 ")
+        with pytest.raises(OSError):
+            greeting(n.nic, n.addresses[1][0], 15008)
+        d.divert(vm=2, direction=IN, dst=n.addresses[2][0], port=15008, flags=SAME_NIC)
+        d.settle(vm=2)
+        assert greeting(n.nic, n.addresses[2][0], 15008)[1].startswith("in2 ")
+        d.divert_remove(vm=2, direction=IN, dst=n.addresses[2][0], port=15008, flags=SAME_NIC)
+        assert "15008" not in n.nic.run("ip", "rule")
+        d.close()
+    finally:
+        subprocess.run(["umount", "-l", pins], check=False)
+
+
 # --- who speaks for whom ---
 
 

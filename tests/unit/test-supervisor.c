@@ -23,7 +23,7 @@ struct world {
 	int proxy;			/* the last process's end, -1: none */
 	unsigned n_spawned, n_killed, n_listeners, n_diverts;	/* n_diverts: set now */
 	int spawn_error;
-	unsigned n_gone, n_token_wanted, n_failed, n_tee, n_health;
+	unsigned n_settled, n_gone, n_token_wanted, n_failed, n_tee, n_health;
 	enum vm_state last;
 };
 
@@ -68,6 +68,13 @@ static int divert_remove(void *data, const struct monitor_divert *d)
 {
 	(void)d;
 	((struct world *)data)->n_diverts--;
+	return 0;
+}
+
+static int diverts_settle(void *data, uint32_t vm)
+{
+	(void)vm;
+	((struct world *)data)->n_settled++;
 	return 0;
 }
 
@@ -121,7 +128,7 @@ static void set_mesh(struct world *w)
 static void world_init(struct world *w)
 {
 	struct supervisor_conf conf = { .run_dir = "/run/x", .state_dir = "", .log_level = "info", .drain_ms = 50, .linger_ms = 30, .upgrade_drain_ms = 40 };
-	struct supervisor_system system = { spawn, kill_proxy, listeners_make, divert_add, divert_remove, w };
+	struct supervisor_system system = { spawn, kill_proxy, listeners_make, divert_add, divert_remove, diverts_settle, w };
 	struct supervisor_ops ops = { on_changed, on_gone, on_health, on_token_wanted, on_tee, on_failed, w };
 
 	*w = (struct world){ .proxy = -1 };
@@ -527,8 +534,10 @@ static void a_successor_adopts_what_serves(void **state)
 	expect(&w, VM_PUT);			/* no listeners: it has its own */
 	assert_int_equal(w.n_listeners, 0);
 	assert_int_equal(w.n_spawned, 0);
+	assert_int_equal(w.n_settled, 0);
 	say_status(&w, "a", STATE(READY));
 	assert_int_equal(w.last, VM_SERVING);
+	assert_int_equal(w.n_settled, 1);	/* of its own entries none was away for a moment */
 	want(&w, "b", "ns-shop", 81, false);
 	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
 	world_deinit(&w);
