@@ -232,6 +232,8 @@ void rest_reload(struct httpd_request *req)
 	server_reload(s);
 	if (s->config_error.msg[0])
 		httpd_reply_error(req, 409, "%s", diag_format(&s->config_error, text));
+	else if (s->restart_needed[0])
+		httpd_reply_error(req, 409, "%s: \"%s\" has changed, which takes a restart; until then nothing of the file is in force", s->config_path, s->restart_needed);
 	else
 		httpd_reply_json(req, 200, json_pack("{s:s, s:I}", "file", s->config_path, "loaded_at", (json_int_t)s->config_loaded_at));
 }

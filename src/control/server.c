@@ -428,6 +428,26 @@ static void refuse_config(struct server *s, const struct diag *diag)
 	log_error("the configuration is refused, the last good one stays in force", log_str("reason", diag_format(diag, text)));
 }
 
+/* As an editor or a full disk leaves it for a moment: nobody means "take all policies away" by that. */
+static bool says_nothing(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	char line[256];
+	bool found = false;
+
+	if (!f)
+		return false;		/* its error is found by reading it */
+	while (!found && fgets(line, sizeof(line), f)) {
+		const char *at = line + strspn(line, " \t\r\n");
+
+		found = *at && *at != '#' && strncmp(at, "---", 3) != 0;
+		while (!strchr(line, '\n') && fgets(line, sizeof(line), f))
+			;		/* the rest of a long line */
+	}
+	fclose(f);
+	return !found;
+}
+
 /* Settings that only a start reads keep their old value; that they differ is shown. */
 static bool needs_restart(struct server *s, const struct config *next)
 {
@@ -472,8 +492,14 @@ void server_reload(struct server *s)
 	struct diag diag = {};
 	struct config *next;
 	char path[CONF_PATH_LEN];
-	int r = config_load(s->config_path, &next, &diag);
+	int r;
 
+	if (says_nothing(s->config_path)) {
+		diag_at(&diag, s->config_path, 1, "the file is empty");
+		refuse_config(s, &diag);
+		return;
+	}
+	r = config_load(s->config_path, &next, &diag);
 	if (r < 0) {
 		if (!diag.msg[0])
 			diag_set(&diag, "%s", strerror(-r));

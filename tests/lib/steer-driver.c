@@ -508,7 +508,7 @@ static int cmd_probe(json_t *o, json_t *a)
 
 static int cmd_spawn(json_t *o, json_t *a)
 {
-	struct monitor_spawn s = { .group = str(o, "group"), .workers = 1 };
+	struct monitor_spawn s = { .group = str(o, "group"), .workers = 1, .uid_index = num(o, "user") };
 	uint32_t proxy = 0;
 	pid_t pid = 0;
 

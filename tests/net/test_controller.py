@@ -759,6 +759,20 @@ def test_a_bad_file_keeps_the_last_good_one_in_force(controller, nic):
     assert in_mesh(controller)
     controller.write(CONFIG, base=controller.base().replace("10.99.0.0", "10.98.0.0"))
     wait_until("waits", lambda: controller.get("/v1/status")["config"]["restart_needed_for"] == "virtual_addresses")
+    status, answer = controller.call("POST", "/v1/reload", {})
+    assert status == 409 and '"virtual_addresses" has changed, which takes a restart' in answer["error"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# all of it is a comment, and a long one: %s\n---\n" % ("x" * 600)])
+def test_an_empty_file_takes_nobody_out(controller, nic, text):
+    nic.vm()
+    wait_until("in the mesh", lambda: in_mesh(controller))
+    controller.write(text, base="")
+    wait_until("refused", lambda: "the file is empty" in controller.get("/v1/status")["config"]["error"])
+    assert in_mesh(controller)
+    controller.write(CONFIG)
+    wait_until("good again", lambda: not controller.get("/v1/status")["config"]["error"])
+    assert in_mesh(controller)
 
 
 def test_a_changed_policy_takes_vms_out_and_in(controller, nic):

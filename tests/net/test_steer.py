@@ -645,7 +645,7 @@ def test_a_proxy_process_has_a_uid_of_its_own_and_two_capabilities(make):
     os.chmod(folder, 0o755)
     d = n.driver("--proxy", proxy)
     a = d.spawn(group="tenant-a")
-    b = d.spawn(group="tenant-b")
+    b = d.spawn(group="tenant-b", user=1)
     wait_until("their status", lambda: d.errors.count("Seccomp:") == 2, 5)
     lines = [l.split() for l in d.errors.splitlines()]
     assert sorted(l[1:] for l in lines if l and l[0] == "Uid:") == [["61000"] * 4, ["61001"] * 4]
