@@ -59,6 +59,19 @@ static void on_upgrade(struct httpd_request *req)
 		httpd_reply_json(req, 202, json_pack("{s:s, s:s}", "group", group, "upgrade", "running"));
 }
 
+static void on_reload(struct httpd_request *req)
+{
+	struct worker *w = req->data;
+	char text[DIAG_TEXT_LEN];
+	struct diag d = {};
+	json_t *waiting;
+
+	if (reload_config(w, &waiting, &d) < 0)
+		httpd_reply_error(req, 409, "%s", diag_format(&d, text));
+	else
+		httpd_reply_json(req, 200, json_pack("{s:s, s:o}", "file", w->conf_path, "restart_needed_for", waiting));
+}
+
 static void on_explain(struct httpd_request *req)
 {
 	const char *service = httpd_param(req, "service");
@@ -88,6 +101,7 @@ static const struct httpd_route routes[] = {
 	{ "GET", "/v1/proxies", on_proxies, "Their service proxies." },
 	{ "GET", "/v1/processes", on_processes, "The processes that host them." },
 	{ "POST", "/v1/processes/{group}/upgrade", on_upgrade, "Replaces a process by one of the installed program." },
+	{ "POST", "/v1/reload", on_reload, "Reads the configuration file again." },
 	{ "GET", "/v1/explain/{service*}", on_explain, "How a service was found, and what was decided why." },
 	{ "GET", "/v1/check", on_check, "What is wrong with this installation." },
 	{ "GET", "/metrics", on_metrics, "Prometheus metrics of the agent and its proxies." },

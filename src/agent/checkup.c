@@ -62,9 +62,12 @@ static void check_ports(struct checkup *c, struct worker *w)
 
 static void check_controller(struct checkup *c, const struct worker *w)
 {
+	char text[DIAG_TEXT_LEN];
 	struct session_info s;
 	int64_t left;
 
+	add(c, "agent", "the configuration file is taken", !w->conf_error.msg[0], true, "mend it, and reload; the last good one stays in force",
+	    "%s", diag_format(&w->conf_error, text));
 	session_get_info(w->session, &s);
 	add(c, "controller", "a controller is configured", w->conf->controller.address, false,
 	    "without one nobody joins a mesh: \"controller\" in agent.yaml", "no");

@@ -41,13 +41,13 @@ static const char *check_protocol(const char *text)
 #define AT(type, member) offsetof(struct type, member)
 
 static const struct conf_item controller_items[] = {
-	{ "address", CONF_STRING, AT(config_controller, address), .check = check_host_port,
+	{ "address", CONF_STRING, AT(config_controller, address), .reload = CONF_RESTART, .check = check_host_port,
 	  .doc = "The edge services controller's provisioner, `host:port`. Without it the agent draws its map and lets nobody join." },
-	{ "roots", CONF_STRING, AT(config_controller, roots),
+	{ "roots", CONF_STRING, AT(config_controller, roots), .reload = CONF_RESTART,
 	  .doc = "PEM file with the trust roots of the controller's certificate." },
-	{ "server_name", CONF_STRING, AT(config_controller, server_name),
+	{ "server_name", CONF_STRING, AT(config_controller, server_name), .reload = CONF_RESTART,
 	  .doc = "Name or address that the controller's certificate must be for; the host of `address` by default." },
-	{ "join_token_file", CONF_STRING, AT(config_controller, join_token_file),
+	{ "join_token_file", CONF_STRING, AT(config_controller, join_token_file), .reload = CONF_RESTART,
 	  .doc = "File with the one-time join token. Needed once; the environment's OUTRIGGER_JOIN_TOKEN goes before it." },
 };
 static const struct conf_table controller_table = CONF_TABLE_INIT("controller", struct config_controller, controller_items);
@@ -107,7 +107,7 @@ static const struct conf_item limits_items[] = {
 	  .doc = "MACs behind one port." },
 	{ "address_lifetime", CONF_DURATION, AT(config_limits, address_lifetime_ms), .min = 10000, .max = 7 * 86400000u, .dflt = "1h",
 	  .doc = "How long an address stays a guest's after its last sign of life." },
-	{ "sniffed_per_second", CONF_SIZE, AT(config_limits, sniffed_bytes), .min = 65536, .max = 1 << 30, .dflt = "8MiB",
+	{ "sniffed_per_second", CONF_SIZE, AT(config_limits, sniffed_bytes), .reload = CONF_RESTART, .min = 65536, .max = 1 << 30, .dflt = "8MiB",
 	  .doc = "Of one guest's discovery traffic, in a second and at once; each packet counts for 512 bytes more than it has. The rest is not looked at." },
 };
 static const struct conf_table limits_table = CONF_TABLE_INIT("limits", struct config_limits, limits_items);
@@ -127,8 +127,8 @@ static const struct conf_table probe_table = CONF_TABLE_INIT("probe", struct con
 static const char *const upgrade_names[] = { "auto", "manual", NULL };
 
 static const struct conf_item proxy_items[] = {
-	{ "path", CONF_STRING, AT(config_proxy, path), .check = check_absolute, .doc = "The outrigger-proxy program; beside the agent by default." },
-	{ "workers", CONF_UINT, AT(config_proxy, workers), .max = 64, .dflt = "0", .doc = "Threads of a proxy process; 0: one a processor, at most 4." },
+	{ "path", CONF_STRING, AT(config_proxy, path), .reload = CONF_RESTART, .check = check_absolute, .doc = "The outrigger-proxy program; beside the agent by default." },
+	{ "workers", CONF_UINT, AT(config_proxy, workers), .reload = CONF_RESTART, .max = 64, .dflt = "0", .doc = "Threads of a proxy process; 0: one a processor, at most 4." },
 	{ "access_log", CONF_STRING, AT(config_proxy, access_log), .doc = "A file, or `stderr`. Nothing by default." },
 	{ "access_log_json", CONF_BOOL, AT(config_proxy, access_log_json), .dflt = "false", .doc = "One JSON object a line." },
 	{ "drain", CONF_DURATION, AT(config_proxy, drain_ms), .max = 3600000, .dflt = "5s",
@@ -151,19 +151,19 @@ static const struct conf_item log_items[] = {
 static const struct conf_table log_table = CONF_TABLE_INIT("log", struct config_log, log_items);
 
 static const struct conf_item steering_items[] = {
-	{ "divert_device", CONF_STRING, AT(config_steering, divert_device), .dflt = "dvt0", .doc = "Device by which diverted packets enter the stack." },
-	{ "mark_base", CONF_UINT, AT(config_steering, mark_base), .min = 16, .max = 0xfffffff0u, .dflt = "23296",
+	{ "divert_device", CONF_STRING, AT(config_steering, divert_device), .reload = CONF_RESTART, .dflt = "dvt0", .doc = "Device by which diverted packets enter the stack." },
+	{ "mark_base", CONF_UINT, AT(config_steering, mark_base), .reload = CONF_RESTART, .min = 16, .max = 0xfffffff0u, .dflt = "23296",
 	  .doc = "First of 16 packet marks; a multiple of 16." },
-	{ "rule_preference", CONF_UINT, AT(config_steering, rule_preference), .min = 1, .max = 32000, .dflt = "5100", .doc = "First of 32 rule preferences." },
-	{ "table", CONF_UINT, AT(config_steering, table), .min = 1, .max = 0xfffffff0u, .dflt = "5101", .doc = "First routing table." },
-	{ "pin_dir", CONF_STRING, AT(config_steering, pin_dir), .dflt = "/sys/fs/bpf/outrigger",
+	{ "rule_preference", CONF_UINT, AT(config_steering, rule_preference), .reload = CONF_RESTART, .min = 1, .max = 32000, .dflt = "5100", .doc = "First of 32 rule preferences." },
+	{ "table", CONF_UINT, AT(config_steering, table), .reload = CONF_RESTART, .min = 1, .max = 0xfffffff0u, .dflt = "5101", .doc = "First routing table." },
+	{ "pin_dir", CONF_STRING, AT(config_steering, pin_dir), .reload = CONF_RESTART, .dflt = "/sys/fs/bpf/outrigger",
 	  .doc = "Where steering is pinned, so that it outlives the agent; empty: nowhere." },
-	{ "worker_uid", CONF_UINT, AT(config_steering, worker_uid), .min = 1, .max = 0x7fffffff, .dflt = "60999", .doc = "User and group of the agent's worker." },
-	{ "proxy_uid_base", CONF_UINT, AT(config_steering, proxy_uid_base), .min = 1, .max = 0x7fffffff, .dflt = "61000",
+	{ "worker_uid", CONF_UINT, AT(config_steering, worker_uid), .reload = CONF_RESTART, .min = 1, .max = 0x7fffffff, .dflt = "60999", .doc = "User and group of the agent's worker." },
+	{ "proxy_uid_base", CONF_UINT, AT(config_steering, proxy_uid_base), .reload = CONF_RESTART, .min = 1, .max = 0x7fffffff, .dflt = "61000",
 	  .doc = "User and group of the first proxy process; each has its own." },
-	{ "ring_bytes", CONF_SIZE, AT(config_steering, ring_bytes), .min = 65536, .max = 1 << 30, .dflt = "8MiB", .doc = "Capture ring; a power of two." },
-	{ "max_vms", CONF_UINT, AT(config_steering, max_vms), .min = 2, .max = 4096, .dflt = "1024", .doc = "VM slots." },
-	{ "force_clsact", CONF_BOOL, AT(config_steering, force_clsact), .dflt = "false", .doc = "Do not try TCX." },
+	{ "ring_bytes", CONF_SIZE, AT(config_steering, ring_bytes), .reload = CONF_RESTART, .min = 65536, .max = 1 << 30, .dflt = "8MiB", .doc = "Capture ring; a power of two." },
+	{ "max_vms", CONF_UINT, AT(config_steering, max_vms), .reload = CONF_RESTART, .min = 2, .max = 4096, .dflt = "1024", .doc = "VM slots." },
+	{ "force_clsact", CONF_BOOL, AT(config_steering, force_clsact), .reload = CONF_RESTART, .dflt = "false", .doc = "Do not try TCX." },
 };
 
 static int check_steering(const void *obj, const char *file, unsigned line, struct diag *d)
@@ -185,10 +185,10 @@ static struct conf_item discovery_items[CONFIG_MAX_PROTOCOLS];
 static struct conf_table discovery_table = { .name = "discovery", .size = sizeof(struct config_discovery), .items = discovery_items };
 
 static const struct conf_item items[] = {
-	{ "nic", CONF_STRING, AT(config, nic), .required = true, .check = check_nic, .doc = "The name of this NIC: unique in the mesh." },
+	{ "nic", CONF_STRING, AT(config, nic), .reload = CONF_RESTART, .required = true, .check = check_nic, .doc = "The name of this NIC: unique in the mesh." },
 	{ "controller", CONF_SUB, AT(config, controller), .sub = &controller_table, .doc = "Who provisions this agent." },
-	{ "ports", CONF_LIST, AT(config, ports), .sub = &port_table, .max = 32, .doc = "VM ports, as they come and go." },
-	{ "uplinks", CONF_STRINGS, AT(config, uplinks), .max = 8, .doc = "Devices towards the network." },
+	{ "ports", CONF_LIST, AT(config, ports), .reload = CONF_RESTART, .sub = &port_table, .max = 32, .doc = "VM ports, as they come and go." },
+	{ "uplinks", CONF_STRINGS, AT(config, uplinks), .reload = CONF_RESTART, .max = 8, .doc = "Devices towards the network." },
 	{ "guests", CONF_LIST, AT(config, guests), .sub = &guest_table, .max = 4096, .doc = "What is known of guests beforehand. The first entry that fits counts." },
 	{ "discovery", CONF_SUB, AT(config, discovery), .sub = &discovery_table,
 	  .doc = "Ports where registries listen, beside the protocols' own, by protocol." },
@@ -199,19 +199,20 @@ static const struct conf_item items[] = {
 	{ "proxy", CONF_SUB, AT(config, proxy), .sub = &proxy_table, .doc = "The service proxies." },
 	{ "log", CONF_SUB, AT(config, log), .sub = &log_table, .doc = "The agent's and its proxies' log, on standard error." },
 	{ "steering", CONF_SUB, AT(config, steering), .sub = &steering_table, .doc = "What interception takes for itself. Change it only where it collides with something." },
-	{ "state_dir", CONF_STRING, AT(config, state_dir), .dflt = "/var/lib/outrigger/agent", .check = check_absolute, .doc = "What a restart needs." },
-	{ "run_dir", CONF_STRING, AT(config, run_dir), .dflt = "/run/outrigger", .check = check_absolute, .doc = "Sockets." },
-	{ "metrics", CONF_IP_PORT, AT(config, metrics), .dflt = "127.0.0.1:15020", .doc = "Where /metrics is served, with those of the proxies." },
+	{ "state_dir", CONF_STRING, AT(config, state_dir), .reload = CONF_RESTART, .dflt = "/var/lib/outrigger/agent", .check = check_absolute, .doc = "What a restart needs." },
+	{ "run_dir", CONF_STRING, AT(config, run_dir), .reload = CONF_RESTART, .dflt = "/run/outrigger", .check = check_absolute, .doc = "Sockets." },
+	{ "metrics", CONF_IP_PORT, AT(config, metrics), .reload = CONF_RESTART, .dflt = "127.0.0.1:15020", .doc = "Where /metrics is served, with those of the proxies." },
 };
 static const struct conf_table table = CONF_TABLE_INIT("agent.yaml", struct config, items,
-						       .doc = "The mesh agent's configuration, /etc/outrigger/agent.yaml. It is read when the agent starts.");
+						       .doc = "The mesh agent's configuration, /etc/outrigger/agent.yaml. It is read when the agent starts, and "
+						       "again at SIGHUP or when `POST /v1/reload` asks its socket to.");
 
 const struct conf_table *config_table(void)
 {
 	for (size_t i = 0; i < n_discover_protocols && i < CONFIG_MAX_PROTOCOLS; i++)
 		discovery_items[i] = (struct conf_item){
 			discover_protocols[i]->name, CONF_UINTS, i * sizeof(struct conf_uints), .min = 1, .max = 65535,
-			.doc = "Further ports of this protocol.",
+			.reload = CONF_RESTART, .doc = "Further ports of this protocol.",
 		};
 	discovery_table.n_items = MIN(n_discover_protocols, (size_t)CONFIG_MAX_PROTOCOLS);
 	return &table;
@@ -251,7 +252,7 @@ static int rule_fill(const struct config_guest *g, struct guest_rule *r)
 	return 0;
 }
 
-static void rules_free(struct guest_rule *rules, size_t n)
+void config_rules_free(struct guest_rule *rules, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		free((struct ip *)(uintptr_t)rules[i].addresses);
@@ -267,7 +268,7 @@ int config_rules(const struct config *c, struct guest_rule **ret_rules, size_t *
 		return -ENOMEM;
 	for (size_t i = 0; i < c->guests.n; i++)
 		if (rule_fill(&guests[i], &rules[i]) < 0) {
-			rules_free(rules, i);
+			config_rules_free(rules, i);
 			return -ENOMEM;
 		}
 	*ret_rules = rules;

@@ -127,6 +127,7 @@ const struct conf_table *config_table(void);
 
 /* What the file says of guests, for guest_table_init(). Borrows from @c, and is there as long as the process. */
 MUST_CHECK int config_rules(const struct config *c, struct guest_rule **ret_rules, size_t *ret_n);
+void config_rules_free(struct guest_rule *rules, size_t n);
 
 /* Steering's settings, with what the file changes. */
 void config_steer(const struct config *c, struct steer_conf *ret_steer);

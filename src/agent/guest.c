@@ -387,6 +387,37 @@ int guest_learn(struct guest_table *t, const struct guest_sighting *s, uint64_t 
 
 /* --- ports --- */
 
+static bool take_rule(struct guest_table *t, struct guest *g)
+{
+	const struct guest_rule *rule = rule_find(t, &g->link);
+	char name[GUEST_NAME_LEN];
+	bool changed;
+
+	g->rule = rule;
+	snprintf(name, sizeof(name), "%s", rule && rule->name ? rule->name : "");
+	changed = strcmp(name, g->name) != 0;
+	memcpy(g->name, name, sizeof(name));
+	for (size_t i = g->n_addresses; i-- > 0;)
+		if (!may_have(rule, &g->addresses[i]->ip)) {
+			address_free(t, g, i);
+			changed = true;
+		}
+	return changed;
+}
+
+void guest_table_change(struct guest_table *t, const struct guest_rule *rules, size_t n_rules, const struct guest_limits *limits)
+{
+	t->rules = rules;
+	t->n_rules = n_rules;
+	t->limits = *limits;
+	map_for_each(l, &t->by_id) {
+		struct guest *g = container_of(l, struct guest, by_id);
+
+		if (take_rule(t, g))
+			t->events.changed(g, t->events.data);
+	}
+}
+
 int guest_port_up(struct guest_table *t, const char *port, uint64_t now_ms)
 {
 	static const uint8_t any[6];

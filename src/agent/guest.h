@@ -132,6 +132,12 @@ void guest_table_init(struct guest_table *t, const char *nic, const struct guest
 void guest_table_deinit(struct guest_table *t);	/* calls no event */
 
 /*
+ * Other rules and limits: guests get other names, and lose addresses that they
+ * may not have any more. @rules is borrowed; the old one is not used any more.
+ */
+void guest_table_change(struct guest_table *t, const struct guest_rule *rules, size_t n_rules, const struct guest_limits *limits);
+
+/*
  * Takes notice of a guest and of one address of his. @ret_guest is written with
  * 0 and with every GUEST_E_* while there is a guest (else NULL). -ENOMEM.
  */

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,9 +195,9 @@ static void wipe(char *text)
 		explicit_bzero(text, strlen(text));
 }
 
-static int run(const struct config *conf, char *roots, char *token)
+static int run(struct config *conf, const char *path, char *roots, char *token)
 {
-	struct worker_start start = { .conf = conf, .roots_pem = roots, .join_token = token };
+	struct worker_start start = { .conf = conf, .conf_path = path, .roots_pem = roots, .join_token = token };
 	struct steer_conf steer;
 	int socks[2], status = 0, r;
 	pid_t pid;
@@ -219,7 +220,7 @@ static int run(const struct config *conf, char *roots, char *token)
 	close_fd(socks[1]);
 	wipe(token);
 	log_setup("outrigger-agent-monitor", (enum log_level)conf->log.level, conf->log.json);
-	r = monitor_run(&steer, socks[0]);
+	r = monitor_run(&steer, socks[0], pid);
 	if (r < 0)
 		log_error("the monitor ends", log_errno(r));
 	if (waitpid(pid, &status, 0) < 0 || r < 0)
@@ -258,7 +259,8 @@ int main(int argc, char **argv)
 	log_setup("outrigger-agent", (enum log_level)conf.log.level, conf.log.json);
 	if (read_secrets(&conf, &roots, &token, &d) < 0 || find_proxy(&conf, &d) < 0 || make_dirs(&conf, &d) < 0)
 		return complain(&d);
-	r = run(&conf, roots, token);
+	signal(SIGHUP, SIG_IGN);	/* until there is somebody who can read it again */
+	r = run(&conf, o.config, roots, token);
 	free(roots);
 	free(token);
 	config_free(&conf);

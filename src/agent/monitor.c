@@ -26,6 +26,7 @@ enum {
 };
 
 struct monitor {
+	pid_t worker;
 	struct loop *loop;
 	struct watch watch;
 	struct timer sweep;
@@ -106,6 +107,11 @@ static void on_signal(int signo, void *data)
 		struct monitor_exit e;
 	} msg = { .h.op = MONITOR_OP_EXITED };
 
+	if (signo == SIGHUP) {
+		if (m->worker && kill(m->worker, SIGHUP) < 0)
+			log_warn("the worker could not be told to read its configuration again", log_errno(errno));
+		return;
+	}
 	if (signo != SIGCHLD) {
 		loop_stop(m->loop);
 		return;
@@ -145,7 +151,7 @@ static int mount_bpffs(const struct steer_conf *conf)
 
 static int set_up(struct monitor *m, const struct steer_conf *conf, int sock)
 {
-	static const int signals[] = { SIGCHLD, SIGTERM, SIGINT };
+	static const int signals[] = { SIGCHLD, SIGTERM, SIGINT, SIGHUP };
 
 	m->sock = sock;
 	m->state.conf = conf;
@@ -170,12 +176,13 @@ static int set_up(struct monitor *m, const struct steer_conf *conf, int sock)
 	return timer_arm(m->loop, &m->sweep, SWEEP_MS, on_sweep);
 }
 
-int monitor_run(const struct steer_conf *conf, int sock)
+int monitor_run(const struct steer_conf *conf, int sock, pid_t worker)
 {
 	CLEANUP_FREE struct monitor *m = calloc(1, sizeof(*m));
 
 	if (!m)
 		return -ENOMEM;
+	m->worker = worker;
 	int r = set_up(m, conf, sock);
 	if (r == 0)
 		r = loop_run(m->loop);

@@ -22,10 +22,12 @@
  * the worker misbehaved (-EPROTO). Reads the kernel's state only when the
  * worker asks for it, so it may be called before any device exists.
  *
+ * SIGHUP is passed on to @worker, when that is not 0.
+ *
  * Keeps CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_SETUID,
  * CAP_SETGID, CAP_KILL and CAP_SYS_RESOURCE, and installs a seccomp filter.
  */
-MUST_CHECK int monitor_run(const struct steer_conf *conf, int sock);
+MUST_CHECK int monitor_run(const struct steer_conf *conf, int sock, pid_t worker);
 
 /*
  * For the worker's side of the fork: no supplementary groups, the uid and gid

@@ -56,7 +56,7 @@ static void on_guest_gone(struct guest *g, const char *reason, void *data)
 	memory_touch(w);
 }
 
-static void touch_everybody(struct worker *w)
+void worker_touch_everybody(struct worker *w)
 {
 	map_for_each(l, &w->guests.by_id) {
 		struct member *m = member_of(container_of(l, struct guest, by_id));
@@ -284,19 +284,19 @@ static void on_welcome(const Outrigger__V1__Welcome *m, void *data)
 		if (member)
 			member->token_asked_ms = 0;
 	}
-	touch_everybody(w);
+	worker_touch_everybody(w);
 }
 
 static void on_policies(const Outrigger__V1__PolicySet *m, void *data)
 {
 	knowledge_take_policies(data, m, true);
-	touch_everybody(data);
+	worker_touch_everybody(data);
 }
 
 static void on_containers(const Outrigger__V1__ContainerSet *m, void *data)
 {
 	knowledge_take_containers(data, m, true);
-	touch_everybody(data);
+	worker_touch_everybody(data);
 }
 
 static void on_token(const Outrigger__V1__Token *t, void *data)
@@ -338,7 +338,7 @@ static void on_revoked(const char *reason, void *data)
 
 	(void)reason;
 	w->revoked = true;
-	touch_everybody(w);
+	worker_touch_everybody(w);
 }
 
 static void on_session_changed(enum session_state state, const char *detail, void *data)
@@ -429,6 +429,14 @@ static void on_signal(int signo, void *data)
 {
 	struct worker *w = data;
 
+	json_t *waiting;
+	struct diag d = {};
+
+	if (signo == SIGHUP) {
+		if (reload_config(w, &waiting, &d) == 0)
+			json_decref(waiting);
+		return;
+	}
 	log_info("told to end", log_int("signal", signo));
 	loop_stop(w->loop);
 }
@@ -545,7 +553,7 @@ static int start_places(struct worker *w)
 
 static int start_all(struct worker *w, const struct worker_start *start, int sock, const char *run_dir)
 {
-	static const int signals[] = { SIGTERM, SIGINT };
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
 	struct diag d = {};
 	int r = start_monitor(w, sock);
 
@@ -601,6 +609,7 @@ int worker_run(const struct worker_start *start, int sock)
 		return r;
 	}
 	w->conf = start->conf;
+	w->conf_path = start->conf_path;
 	w->started_ms = clock_mono_ms();
 	w->memory_ticks = MEMORY_TICKS;
 	w->loaded.ring_fd = -1;

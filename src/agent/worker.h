@@ -30,7 +30,8 @@ struct admin;
 struct worker {
 	/* Fixed for its life. */
 	struct loop *loop;
-	const struct config *conf;
+	struct config *conf;		/* reload.c changes what may change */
+	const char *conf_path;
 	struct monitor_client *monitor;
 	struct watch monitor_watch;
 	struct monitor_loaded loaded;
@@ -45,6 +46,7 @@ struct worker {
 	struct catalog catalog;
 	struct policy_set *policies;	/* NULL: none yet */
 	struct containers *containers;
+	struct diag conf_error;		/* why the file was not taken when it was read again; msg "" when it was */
 	char policy_refused[256];	/* why the last set was not taken; "" when it was */
 	char trust_domain[256];
 	char cluster_id[128];
@@ -83,7 +85,8 @@ struct worker {
 };
 
 struct worker_start {			/* the strings are borrowed for the worker's life */
-	const struct config *conf;
+	struct config *conf;
+	const char *conf_path;
 	const char *roots_pem;
 	const char *join_token;
 };
@@ -94,6 +97,16 @@ struct worker_start {			/* the strings are borrowed for the worker's life */
  * any more and needs none.
  */
 MUST_CHECK int worker_run(const struct worker_start *start, int sock);
+
+/* --- reload.c --- */
+/*
+ * Reads the file again. Whole or not at all: -EINVAL with a reason (kept in
+ * conf_error, too), -ENOMEM; then the last good one stays in force. Settings
+ * that only a start reads keep their value; @ret_waiting (the caller's) lists
+ * them as "section.name".
+ */
+MUST_CHECK int reload_config(struct worker *w, json_t **ret_waiting, struct diag *reterr_diag);
+void worker_touch_everybody(struct worker *w);
 
 /* --- feed.c --- */
 int feed_record(const struct capture_record *r, void *data);		/* a capture_fn */

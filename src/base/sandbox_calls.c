@@ -53,7 +53,8 @@ const struct sandbox_call sandbox_calls[] = {
 
 	CALL(WRITE_FILES, open), CALL(WRITE_FILES, openat), CALL(WRITE_FILES, creat), CALL(WRITE_FILES, rename), CALL(WRITE_FILES, renameat),
 	CALL(WRITE_FILES, renameat2), CALL(WRITE_FILES, unlink), CALL(WRITE_FILES, unlinkat), CALL(WRITE_FILES, mkdir), CALL(WRITE_FILES, mkdirat),
-	CALL(WRITE_FILES, rmdir), CALL(WRITE_FILES, ftruncate), CALL(WRITE_FILES, fsync), CALL(WRITE_FILES, fdatasync), CALL(WRITE_FILES, fallocate), CALL(WRITE_FILES, memfd_create),
+	CALL(WRITE_FILES, rmdir), CALL(WRITE_FILES, ftruncate), CALL(WRITE_FILES, fsync), CALL(WRITE_FILES, fdatasync), CALL(WRITE_FILES, fallocate),
+	CALL(WRITE_FILES, memfd_create),
 	CALL(WRITE_FILES, chmod), CALL(WRITE_FILES, fchmod), CALL(WRITE_FILES, fchmodat), CALL(WRITE_FILES, fchown), CALL(WRITE_FILES, fchownat),
 	CALL(WRITE_FILES, chown), CALL(WRITE_FILES, lchown), CALL(WRITE_FILES, umask), CALL(WRITE_FILES, utimensat), CALL(WRITE_FILES, link),
 	CALL(WRITE_FILES, linkat), CALL(WRITE_FILES, symlinkat),

@@ -678,7 +678,7 @@ int main(int argc, char **argv)
 	}
 	close(pair[0]);
 	close(0);	/* the worker's */
-	int r = monitor_run(&conf, pair[1]);
+	int r = monitor_run(&conf, pair[1], 0);
 	if (r < 0)
 		fprintf(stderr, "monitor: %s\n", strerror(-r));
 	kill(pid, SIGKILL);

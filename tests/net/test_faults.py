@@ -411,3 +411,48 @@ def test_without_a_controller_a_killed_or_replaced_proxy_serves_with_the_last_co
     load.goes_on()
     got = load.end()
     assert got["failed"] <= 4, got  # what was inside the killed process
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
+def test_an_agents_configuration_is_read_again_whole_or_not_at_all(mesh):
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    shopper, vm, a = mesh.vms["shopper-1"], mesh.vms["orders-1"], mesh.nics["a"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    load = mesh.load(shopper, vip).goes_on()
+    pids = (a.worker_pid(), a.proxy(vm)["pid"])
+    path = mesh.dir + "/agent-a.yaml"
+    with open(path) as f:
+        good = f.read()
+
+    def name():
+        (g,) = [g for g in a.get("/v1/guests")["guests"] if g["mac"] == vm.mac]
+        return g["name"]
+
+    def reload(text):
+        mesh.replace("agent-a.yaml", text)
+        return mesh.ask("run-a/agent.sock", "/v1/reload", {})
+
+    other = good.replace("name: orders-1 }", "name: orders-one }")
+    assert other != good
+    for bad, line in ((other + "nonsense: 1\n", other.count("\n") + 1), (other.replace("level: info", "level: loud"), None),
+                      (other + "guests: [ {\n", None), ("", None), (other.replace("nic: nic-a\n", ""), None)):
+        error = reload(bad)["error"]
+        assert error.startswith(path) and (not line or "%s:%d: " % (path, line) in error), error
+        assert name() == "orders-1"
+        assert [c for c in a.get("/v1/check")["checks"] if not c["ok"] and c["what"] == "the configuration file is taken"]
+    os.unlink(path)
+    assert "No such file" in mesh.ask("run-a/agent.sock", "/v1/reload", {})["error"]
+    load.goes_on()
+    assert reload(other.replace("uplinks: [up0]", "uplinks: [up0, up9]").replace("nic: nic-a", "nic: nic-z"))["restart_needed_for"] == ["nic", "uplinks"]
+    wait_until("another name", lambda: name() == "orders-one")
+    assert a.get("/v1/status")["nic_id"] == "nic-a"
+    load.goes_on()
+    mesh.replace("agent-a.yaml", good)
+    os.kill(a.process.pid, signal.SIGHUP)
+    wait_until("the name of before", lambda: name() == "orders-1")
+    assert not [c for c in a.get("/v1/check")["checks"] if not c["ok"] and c["what"] == "the configuration file is taken"]
+    got = load.goes_on().end()
+    assert got["failed"] == 0, got
+    assert (a.worker_pid(), a.proxy(vm)["pid"]) == pids
