@@ -221,7 +221,7 @@ size_t balance_n_remembered(const struct balance *b)
 
 /* --- one endpoint --- */
 
-enum fitness { FIT, FIT_OUT, FIT_TRIED, FIT_UNHEALTHY, FIT_NOT };	/* from best to worst */
+enum fitness { FIT, FIT_OUT, FIT_TRIED, FIT_UNHEALTHY, FIT_ELSEWHERE, FIT_NOT };	/* from best to worst */
 
 static bool was_tried(const struct balance_ask *ask, uint32_t id)
 {
@@ -235,7 +235,11 @@ static enum fitness fitness(const struct balance *b, const struct balance_ask *a
 {
 	struct snap_endpoint e;
 
-	if (!w->weight || !snap_endpoint_of(ask->snapshot, ask->route, w, &e))
+	if (!w->weight)
+		return FIT_NOT;
+	if (!w->reachable && !ip_is_none(&w->ip))
+		return FIT_ELSEWHERE;	/* its address may be somebody else's here */
+	if (!snap_endpoint_of(ask->snapshot, ask->route, w, &e))
 		return FIT_NOT;
 	if (!w->healthy && !ask->route->service->def->allow_unhealthy)
 		return FIT_UNHEALTHY;
@@ -361,6 +365,8 @@ static int survey_all(struct balance *b, const struct balance_ask *ask, const st
 		return BALANCE_E_TRIED;
 	case FIT_UNHEALTHY:
 		return BALANCE_E_UNHEALTHY;
+	case FIT_ELSEWHERE:
+		return BALANCE_E_ELSEWHERE;
 	default:
 		return BALANCE_E_NONE;
 	}

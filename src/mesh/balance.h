@@ -26,6 +26,7 @@ enum {
 
 	BALANCE_E_NONE,		/* no endpoint serves this port */
 	BALANCE_E_UNHEALTHY,	/* there are some, all said to be unhealthy */
+	BALANCE_E_ELSEWHERE,	/* there are some, all on networks that are not ours */
 	BALANCE_E_TRIED,	/* all that could be picked are in @tried */
 };
 

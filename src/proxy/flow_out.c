@@ -193,6 +193,9 @@ static void pick(struct flow *f, const struct snap_route *route)
 	case BALANCE_E_UNHEALTHY:
 		flow_end(f, FLOW_R_NO_ENDPOINT, "no endpoint of the service is healthy");
 		break;
+	case BALANCE_E_ELSEWHERE:
+		flow_end(f, FLOW_R_NO_ENDPOINT, "the service's endpoints are on other networks; gateways between networks are not used");
+		break;
 	default:
 		flow_end(f, FLOW_R_CONNECT, "no endpoint could be reached");
 		break;

@@ -20,6 +20,7 @@ struct ep {
 	bool unhealthy;
 	const char *zone;
 	const char *node;
+	const char *network;
 };
 
 static void put(struct snap_store *st, const struct ep *e, unsigned i)
@@ -28,7 +29,7 @@ static void put(struct snap_store *st, const struct ep *e, unsigned i)
 	struct port_map port = { 80, 8080, APP_TCP };
 	struct workload_service service = { "shop/web", &port, 1 };
 	struct workload w = {
-		.uid = e->uid, .name = e->uid, .namespace = "shop", .network = "", .trust_domain = "td", .service_account = "web",
+		.uid = e->uid, .name = e->uid, .namespace = "shop", .network = e->network ? e->network : "", .trust_domain = "td", .service_account = "web",
 		.addresses = &ip, .n_addresses = 1, .unhealthy = e->unhealthy, .capacity = e->capacity,
 		.services = &service, .n_services = 1, .locality = { "r", e->zone, "" }, .node = e->node,
 	};
@@ -205,6 +206,28 @@ static void the_unhealthy_are_left_alone(void **state)
 	}
 }
 
+static void what_is_on_another_network_is_not_dialled(void **state)
+{
+	const struct ep eps[] = { { "a", 1, .network = "far" }, { "b", 1 }, { "c", 1, .network = "far" } };
+	struct snap_endpoint e;
+	unsigned counts[26];
+	struct rig r;
+
+	(void)state;
+	for (int method = 0; method < 2; method++) {
+		rig_init(&r, (enum balance_method)method, eps, 3, NULL);
+		count(&r, 20, counts);
+		assert_int_equal(counts[1], 20);
+		put(r.store, &(struct ep){ "b", 1, .network = "far" }, 1);
+		refresh(&r);
+		assert_int_equal(balance_pick(r.balance, &r.ask, &e), BALANCE_E_ELSEWHERE);
+		put(r.store, &(struct ep){ "b", 1, true }, 1);
+		refresh(&r);
+		assert_int_equal(balance_pick(r.balance, &r.ask, &e), BALANCE_E_UNHEALTHY);
+		rig_deinit(&r);
+	}
+}
+
 static void what_was_tried_is_not_picked_again(void **state)
 {
 	struct snap_endpoint e;
@@ -354,6 +377,7 @@ int main(void)
 		cmocka_unit_test(least_request_spreads_and_prefers_the_idle),
 		cmocka_unit_test(least_request_is_fair_by_weight),
 		cmocka_unit_test(the_unhealthy_are_left_alone),
+		cmocka_unit_test(what_is_on_another_network_is_not_dialled),
 		cmocka_unit_test(what_was_tried_is_not_picked_again),
 		cmocka_unit_test(a_failed_one_rests_longer_each_time),
 		cmocka_unit_test(only_what_is_not_idle_is_remembered),
