@@ -95,12 +95,13 @@ static void format_time(int64_t ms, char *text, size_t size)
 
 static int format(struct bytes *out, const struct flow_report *r, const struct access_log_self *self, bool json)
 {
-	static const struct flow_peer nobody = { .identity = "", .workload_name = "", .namespace = "", .cluster = "", .service_host = "" };
+	static const struct flow_peer nobody = { .identity = "", .workload_name = "", .namespace = "", .cluster = "", .service_host = "",
+		.canonical_name = "", .canonical_revision = "" };
 	const struct flow_peer *peer = r->peer ? r->peer : &nobody;
 	bool outbound = r->direction == FLOW_OUTBOUND;
 	const struct flow_peer us = {
 		.identity = peer->mutual_tls ? self->identity : "", .workload_name = self->workload, .namespace = self->namespace,
-		.cluster = "",
+		.cluster = "", .canonical_name = self->canonical_name, .canonical_revision = *self->canonical_revision ? self->canonical_revision : "latest",
 	};
 	const struct flow_peer *src = outbound ? &us : peer;
 	const struct flow_peer *dst = outbound ? peer : &us;
@@ -114,11 +115,13 @@ static int format(struct bytes *out, const struct flow_report *r, const struct a
 	const struct pair pairs[] = {
 		{ "src.addr", TEXT, ip_port_format(&r->source, source) },
 		{ "src.workload", TEXT, src->workload_name }, { "src.namespace", TEXT, src->namespace },
+		{ "src.canonical_service", TEXT, src->canonical_name }, { "src.canonical_revision", TEXT, src->canonical_revision },
 		{ "src.identity", TEXT, src->identity }, { "src.cluster", TEXT, src->cluster },
 		{ "dst.addr", TEXT, ip_port_format(r->upstream.port ? &r->upstream : &r->destination, target) },
 		{ "dst.hbone_addr", TEXT, hbone },
 		{ "dst.service", TEXT, outbound ? peer->service_host : self->service },
 		{ "dst.workload", TEXT, dst->workload_name }, { "dst.namespace", TEXT, dst->namespace },
+		{ "dst.canonical_service", TEXT, dst->canonical_name }, { "dst.canonical_revision", TEXT, dst->canonical_revision },
 		{ "dst.identity", TEXT, dst->identity }, { "dst.cluster", TEXT, dst->cluster },
 		{ "direction", TEXT, outbound ? "outbound" : "inbound" }, { "vm", TEXT, r->vm->id },
 		{ "connection_id", NUMBER, .number = r->id },

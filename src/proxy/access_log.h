@@ -23,6 +23,8 @@ struct access_log_self {		/* our VM; strings are not NULL */
 	const char *workload;
 	const char *namespace;
 	const char *identity;
+	const char *canonical_name;
+	const char *canonical_revision;	/* "": latest */
 	const char *service;		/* inbound: host name of the service; "" */
 };
 

@@ -153,6 +153,7 @@ static void count_report(struct proxy *p, const struct sidecar *s, const struct 
 	if (r->event == FLOW_CLOSED && p->access_log)
 		access_log_write(p->access_log, r, &(struct access_log_self){
 			.workload = m->workload_name, .namespace = m->namespace_, .identity = s->identity,
+			.canonical_name = self.canonical_name, .canonical_revision = self.canonical_revision,
 			.service = port ? port->hostname : "" });
 }
 

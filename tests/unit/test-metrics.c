@@ -176,7 +176,8 @@ static void the_number_of_series_is_bounded(void **state)
 static void a_line_of_the_access_log_has_ztunnels_keys(void **state)
 {
 	struct rig *g = *state;
-	const struct access_log_self us = { .workload = "web", .namespace = "shop", .identity = self.identity, .service = "" };
+	const struct access_log_self us = { .workload = "web", .namespace = "shop", .identity = self.identity,
+		.canonical_name = "web", .canonical_revision = "v2", .service = "" };
 	char path[] = "/tmp/test-metrics-XXXXXX";
 	char line[4096] = "";
 	struct access_log *a;
@@ -214,8 +215,8 @@ static void a_line_of_the_access_log_has_ztunnels_keys(void **state)
 			json_decref(o);
 		} else {
 			assert_non_null(strstr(line, " access connection complete src.addr=10.0.0.1:4000 src.workload=web src.namespace=shop "
-					       "src.identity=spiffe://td/ns/shop/sa/web dst.addr=10.0.0.2:8080 dst.hbone_addr=10.0.0.2:15008 "
-					       "dst.service=api.shop dst.workload=api dst.namespace=shop dst.identity=spiffe://td/ns/shop/sa/api "
+					       "src.canonical_service=web src.canonical_revision=v2 src.identity=spiffe://td/ns/shop/sa/web dst.addr=10.0.0.2:8080 dst.hbone_addr=10.0.0.2:15008 "
+					       "dst.service=api.shop dst.workload=api dst.namespace=shop dst.canonical_service=api dst.identity=spiffe://td/ns/shop/sa/api "
 					       "direction=outbound vm=vm-1 connection_id=7 bytes_sent=6 bytes_recv=5 duration=13ms\n"));
 			assert_non_null(strstr(line, "error=\"said \\\"no\\\"\\u000a\" result=connect"));
 		}
@@ -228,7 +229,8 @@ static void a_line_of_the_access_log_has_ztunnels_keys(void **state)
 static void a_slow_reader_loses_lines_and_nothing_waits(void **state)
 {
 	struct rig *g = *state;
-	const struct access_log_self us = { .workload = "web", .namespace = "shop", .identity = "", .service = "" };
+	const struct access_log_self us = { .workload = "web", .namespace = "shop", .identity = "", .canonical_name = "web",
+		.canonical_revision = "", .service = "" };
 	struct flow_report r = report(g->vm, 7, FLOW_CLOSED);
 	char path[64];
 	struct access_log *a;
