@@ -144,7 +144,7 @@ static int try_load(struct steer_bpf *b, const struct steer_link *divert)
 	if (r < 0) {
 		if (b->pinned)
 			unpin_maps(b, s);	/* of another shape: of no use to anybody now */
-		bpf_object__destroy_skeleton(s->skeleton);
+		steer_skel__destroy(s);
 		return r;
 	}
 	b->skel = s;
@@ -388,7 +388,7 @@ void steer_bpf_unload(struct steer_bpf *b)
 	if (b->flags_of_port)
 		munmap(b->flags_of_port, sizeof(struct steer_port_flags));
 	if (s)
-		bpf_object__destroy_skeleton(s->skeleton);
+		steer_skel__destroy(s);
 	*b = (struct steer_bpf){};
 }
 
