@@ -21,7 +21,7 @@ http { access_log off; server { listen 8080; location / { default_type text/plai
 def mesh(kube):
     kube.ensure_istiod()
     lab = IstioLab(kube, vms=0)
-    lab.values["guests"] = '  - { mac: "%s", name: orders-1 }' % MAC
+    lab.names = {MAC: "orders-1"}
     try:
         yield lab.start()
     finally:

@@ -4,7 +4,7 @@ import os
 import pytest
 
 import ztunnel
-from agentlab import CONTROLLER_YAML, EDGE, WEB, AgentLab
+from agentlab import EDGE, WEB, AgentLab
 from istiolab import CONTROL, PODS, SERVER_VIP, IstioLab
 from netlab import wait_until
 from ztunnel import Ztunnel
@@ -87,11 +87,10 @@ workloads:
 class WithOurController(AgentLab, Common):
     trust_domain = "test.mesh"
     pod_namespace = "shop"
-    controller_yaml = CONTROLLER_YAML + STATIC + "%(policies)s"
+    policies = ""
 
     def __init__(self, prefix="ogzc"):
         super().__init__(prefix, vms=3, names=("orders-1", "orders-2", "shopper-1"), onboarding=ONBOARDING)
-        self.values.update(vip=self.vip, policies="", **PODS)
         for name, address in PODS.items():
             pod = self.host(name)
             pod.address = address
@@ -103,14 +102,14 @@ class WithOurController(AgentLab, Common):
         return Ztunnel(pod, self.dir, "shop/%s-1/%s" % (pod.name, pod.name), EDGE + ":15012", self.dir + "/roots.pem", token, env)
 
     def policy(self, namespace, app, action, principal, port=8080):
-        self.values["policies"] = """
+        self.policies = """
 authorization:
   - { name: who, namespace: %s, selector: { app: %s }, action: %s, rules: [{ from: [{ principals: ["%s"] }], to: [{ ports: [%d] }] }] }
 """ % (namespace, app, action.lower(), principal, port)
         self.reload()
 
     def no_policy(self, _):
-        self.values["policies"] = ""
+        self.policies = ""
         self.reload()
 
     def vm_service(self):
@@ -123,9 +122,12 @@ authorization:
     def start_control_plane(self):
         self.start_controller()
 
+    def controller_yaml(self):
+        return super().controller_yaml() + STATIC % dict(PODS, vip=self.vip) + self.policies
+
     def reload(self):
         with open(self.dir + "/controller.yaml", "w") as f:
-            f.write(self.controller_yaml % self.values)
+            f.write(self.controller_yaml())
         self.ask(self.edge, "controller.sock", "/v1/reload", {})
 
 

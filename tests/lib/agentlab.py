@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 
+import meshconf
 from netlab import Lab, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,50 +25,11 @@ CONTROLLER = os.path.abspath(os.path.join(BUILD, "src", "control", "outrigger-co
 
 REGISTRY, EDGE, NIC = "10.66.0.1", "10.66.0.2", "10.66.0.3"
 
-CONTROLLER_YAML = """trust_domain: test.mesh
-state_dir: %(dir)s/controller
-listen:
-  mesh: %(edge)s:15012
-  provisioner: %(edge)s:15030
-  rest: 127.0.0.1:15031
-  rest_socket: %(dir)s/controller.sock
-advertise:
-  mesh: %(edge)s:15012
-  server_names: [%(edge)s]
-virtual_addresses: 10.99.0.0/16
-namespaces: [shop]
-session_grace: 1s
-onboarding:
-%(onboarding)s
+ONBOARDING = meshconf.policy("orders", "orders-*", services=["orders", "orders-*"]) + meshconf.SHOPPERS
+CONTAINERS = """session_grace: 1s
 containers:
   - { prefix: 10.66.0.40/32, what: "pod shop/reports-1" }
 """
-ONBOARDING = """  - name: orders
-    match: { guest_name: "orders-*" }
-    mode: strict
-    namespace: shop
-    service_account: orders
-    services: [orders, "orders-*"]
-  - name: shoppers
-    match: { guest_name: "shopper-*" }
-    mode: permissive
-    namespace: shop
-    service_account: shopper
-    client: true
-"""
-AGENT_YAML = """nic: nic-a
-controller: { address: "%(edge)s:15030", roots: %(dir)s/roots.pem, join_token_file: %(dir)s/join }
-ports:
-  - match: "tap*"
-uplinks: [up0]
-guests:
-%(guests)s
-state_dir: %(dir)s/state
-run_dir: %(dir)s/run
-proxy: { path: %(proxy)s, access_log: stderr, drain: %(drain)s }
-steering: { pin_dir: "%(pin)s" }
-log: { level: debug }
-%(more)s"""
 
 # HTTPServer asks DNS for its own name, which takes seconds where there is none.
 SERVER = """
@@ -135,8 +97,6 @@ Server((sys.argv[1], 8500), H).serve_forever()
 
 
 class AgentLab(Lab):
-    controller_yaml = CONTROLLER_YAML
-
     def __init__(self, prefix, vms=2, names=("orders-1", "shopper-1", "orders-2"), onboarding=ONBOARDING, pin=False, more="", drain="200ms"):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
@@ -159,9 +119,21 @@ class AgentLab(Lab):
             self.cable(vm, "eth0", self.nic, vm.port, vm.address + "/24", mac_a=vm.mac, master_b="br0")
             vm.ip("route", "add", "default", "via", REGISTRY)
             self.vms.append(vm)
-        guests = "\n".join('  - { mac: "%s", name: %s }' % (vm.mac, name) for vm, name in zip(self.vms, names)) or "  []"
-        self.values = {"dir": self.dir, "edge": EDGE, "guests": guests, "proxy": PROXY, "pin": self.bpffs + "/og" if pin else "", "more": more, "onboarding": onboarding, "drain": drain}
+        self.names = {vm.mac: name for vm, name in zip(self.vms, names)}
+        self.onboarding = onboarding
+        self.more = more
+        self.drain = drain
         self.agent = self.controller = None
+
+    # --- configuration ---
+
+    def controller_yaml(self):
+        return meshconf.controller(self.dir, EDGE, self.onboarding, more=CONTAINERS)
+
+    def agent_yaml(self):
+        d = self.dir
+        return meshconf.agent(d, "nic-a", EDGE, self.names, self.bpffs + "/og" if self.bpffs else "", {"path": PROXY, "access_log": "stderr", "drain": self.drain},
+                              join=d + "/join", state=d + "/state", run=d + "/run", more="log: { level: debug }\n" + self.more)
 
     # --- programs ---
 
@@ -171,7 +143,7 @@ class AgentLab(Lab):
 
     def start_controller(self):
         with open(self.dir + "/controller.yaml", "w") as f:
-            f.write(self.controller_yaml % self.values)
+            f.write(self.controller_yaml())
         self.controller = self.edge.popen([CONTROLLER, "-c", self.dir + "/controller.yaml"], "controller")
         roots = wait_until("the controller", lambda: self.controller.poll() is not None or self.roots())
         assert self.controller.poll() is None, self.log("edge.controller")
@@ -191,7 +163,7 @@ class AgentLab(Lab):
 
     def start_agent(self, wait=True):
         with open(self.dir + "/agent.yaml", "w") as f:
-            f.write(AGENT_YAML % self.values)
+            f.write(self.agent_yaml())
         self.agent = self.nic.popen([AGENT, "-c", self.dir + "/agent.yaml"], "agent")
         if wait:
             wait_until("the agent", lambda: self.agent.poll() is not None or self.is_up())

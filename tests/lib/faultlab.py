@@ -16,64 +16,23 @@ import sys
 import threading
 import time
 
-
+import flavour
+import meshconf
 from agentlab import AGENT, CONSUL, CONTROLLER, PROXY, SERVER
 from netlab import Lab, wait_until
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 LOAD = os.path.join(ROOT, "demo", "load.py")
+STREAM = os.path.join(ROOT, "tests", "lib", "stream.py")
 REGISTRY, EDGE = "10.67.0.1", "10.67.0.2"
 NIC_ADDRESS = {"a": "10.67.0.3", "b": "10.67.0.4"}
 
-CONTROLLER_YAML = """trust_domain: test.mesh
-state_dir: %(state)s
-listen:
-  mesh: %(edge)s:15012
-  provisioner: %(edge)s:15030
-  rest: 127.0.0.1:15031
-  rest_socket: %(dir)s/controller.sock
-advertise:
-  mesh: %(edge)s:15012
-  server_names: [%(edge)s]
-virtual_addresses: 10.99.0.0/16
-namespaces: [shop]
-session_grace: %(grace)s
-onboarding:
-  - name: orders
-    match: { guest_name: "orders-*" }
-    mode: strict
-    namespace: shop
-    service_account: orders
-    services: [orders]
-  - name: billing
-    match: { guest_name: "billing-*" }
-    mode: strict
-    namespace: shop
-    service_account: billing
-    services: [billing]
-  - name: shoppers
-    match: { guest_name: "shopper-*" }
-    mode: permissive
-    namespace: shop
-    service_account: shopper
-    client: true
-"""
-AGENT_YAML = """nic: nic-%(nic)s
-controller: { address: "%(edge)s:15030", roots: %(dir)s/roots.pem, join_token_file: %(dir)s/join-%(nic)s }
-ports:
-  - match: "tap*"
-uplinks: [up0]
-guests:
-%(guests)s
-state_dir: %(dir)s/state-%(nic)s
-run_dir: %(dir)s/run-%(nic)s
-proxy: { path: %(proxy)s, access_log: %(dir)s/run-%(nic)s/proxies/access.log, access_log_json: true, drain: 200ms, upgrade_drain: 2s }
-steering: { pin_dir: "%(dir)s/bpf/%(nic)s" }
-log: { level: info }
-"""
 WEB = SERVER + """
 Server.request_queue_size = 1024
 class H(Handler):
+    def end_headers(self):
+        self.send_header("Connection", "close")     # a connection each, also by way of a peer that would keep them
+        super().end_headers()
     def do_GET(self):
         self.answer(("hello from " + sys.argv[3]).encode(), "text/plain")
 Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
@@ -94,12 +53,18 @@ class Nic:
     def start(self, wait=True):
         path = os.path.join(self.lab.dir, "agent-%s.yaml" % self.name)
         with open(path, "w") as f:
-            f.write(AGENT_YAML % dict(dir=self.lab.dir, edge=EDGE, nic=self.name, proxy=self.lab.proxy_path, guests=self.lab.guest_names()))
+            f.write(self.configuration())
         limit = ["prlimit", "--nofile=%d" % self.lab.nofile[self.name]] if self.name in self.lab.nofile else []
-        self.process = self.host.popen([*limit, AGENT, "-c", path], "agent")
+        self.process = self.host.popen([*limit, AGENT, "-c", path], "agent", env=self.lab.env)
         if wait:
             wait_until("agent " + self.name, lambda: self.process.poll() is not None or self.status())
             assert self.process.poll() is None, self.log()
+
+    def configuration(self):
+        d, run = self.lab.dir, "%s/run-%s" % (self.lab.dir, self.name)
+        proxy = {"path": self.lab.proxy_path, "access_log": run + "/proxies/access.log", "access_log_json": "true", "drain": "200ms", "upgrade_drain": "2s"}
+        return meshconf.agent(d, "nic-" + self.name, EDGE, self.lab.guest_names(), "%s/bpf/%s" % (d, self.name), proxy, join="%s/join-%s" % (d, self.name),
+                              state="%s/state-%s" % (d, self.name), run=run, more="log: { level: %s }\n" % self.lab.log_level)
 
     def log(self):
         return self.lab.log(self.name + ".agent")
@@ -151,12 +116,18 @@ class Nic:
 
 
 class FaultLab(Lab):
-    """@vms: {name: server}; the order gives ports and addresses."""
+    """@vms: {name: server}; the order gives ports and addresses. @spare: names of VMs that may come later. @onboarding, @more: the controller's."""
 
-    def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None):
+    log_level = "info"
+
+    def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS, more=""):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
         self.grace = grace
+        self.onboarding = onboarding
+        self.more = more
+        self.env = flavour.environment()
+        self.spare = spare or ["orders-%d" % (len(vms) + i) for i in (1, 2)]
         self.state = os.path.join(self.dir, "controller")
         if disk:
             os.makedirs(self.state)
@@ -165,7 +136,7 @@ class FaultLab(Lab):
         os.makedirs(bpffs)
         subprocess.run(["mount", "-t", "bpf", "bpf", bpffs], check=True)  # `ip netns exec` hides /sys
         self.proxy_path = os.path.join(self.dir, "outrigger-proxy")     # so that it can be missing for a while
-        os.symlink(PROXY, self.proxy_path)
+        self.link_proxy()
         self.controller = None
         self.loads = []
         self.nofile = nofile or {}
@@ -178,6 +149,14 @@ class FaultLab(Lab):
         self.nics = {n: Nic(self, n) for n in NIC_ADDRESS}
         for name, nic in vms.items():
             self.add_vm(name, nic)
+
+    def link_proxy(self):
+        """The agent starts proxies with an environment of its own."""
+        if not self.env:
+            return os.symlink(PROXY, self.proxy_path)
+        with open(self.proxy_path, "w") as f:
+            f.write("#!/bin/sh\n%sexec %s \"$@\"\n" % ("".join("export %s='%s'\n" % x for x in self.env.items()), PROXY))
+        return os.chmod(self.proxy_path, 0o755)
 
     def add_vm(self, name, nic):
         i = len(self.vms)
@@ -199,9 +178,9 @@ class FaultLab(Lab):
     def guest_names(self):
         """MAC addresses that may turn up later are named beforehand, as a hypervisor would."""
         names = {vm.mac: n for n, vm in self.vms.items()}
-        for i in range(len(self.vms), len(self.vms) + 2):
-            names["02:00:00:67:00:%02x" % (0x11 + i)] = "orders-%d" % (i + 1)
-        return "\n".join('  - { mac: "%s", name: %s }' % x for x in names.items())
+        for i, name in enumerate(n for n in self.spare if n not in self.vms):
+            names["02:00:00:67:00:%02x" % (0x11 + len(self.vms) + i)] = name
+        return names
 
     # --- programs ---
 
@@ -219,7 +198,7 @@ class FaultLab(Lab):
 
     def start_controller(self, text=""):
         self.write_controller(text)
-        self.controller = self.edge.popen([CONTROLLER, "-c", self.dir + "/controller.yaml"], "controller")
+        self.controller = self.edge.popen([CONTROLLER, "-c", self.dir + "/controller.yaml"], "controller", env=self.env)
         roots = wait_until("the controller", lambda: self.controller.poll() is not None or self.roots())
         assert self.controller.poll() is None, self.log("edge.controller")
         with open(self.dir + "/roots.pem", "w") as f:
@@ -227,7 +206,7 @@ class FaultLab(Lab):
 
     def write_controller(self, more=""):
         with open(self.dir + "/controller.yaml", "w") as f:
-            f.write(CONTROLLER_YAML % dict(dir=self.dir, state=self.state, edge=EDGE, grace=self.grace) + more)
+            f.write(meshconf.controller(self.dir, EDGE, self.onboarding, state=self.state, more="session_grace: %s\nlog_level: %s\n%s" % (self.grace, self.log_level, self.more + more)))
 
     def replace(self, name, text):
         """A file as editors write it: whole, or not at all."""
@@ -311,9 +290,7 @@ class FaultLab(Lab):
 
     def load(self, vm, address, rate=40, port=8080, seconds=120):
         """Open-loop load from @vm until it is told to end."""
-        load = Load(vm, "http://%s:%d/" % (address, port), rate, seconds)
-        self.loads.append(load)
-        return load
+        return Load(vm, "http://%s:%d/" % (address, port), rate, seconds)
 
     def access(self, nic):
         """The access log of a NIC's proxies."""
@@ -369,19 +346,31 @@ class Watcher(threading.Thread):
 class Load:
     """demo/load.py in a VM: so many requests a second whatever becomes of them, and each is counted."""
 
-    def __init__(self, vm, url, rate, seconds):
-        n = len(vm.lab.loads)
-        self.file = os.path.join(vm.lab.dir, "load-%d" % n)
+    def __init__(self, vm, url, rate, seconds, timeout=10):
+        self.start(vm, [LOAD, url, rate, seconds, "--timeout", timeout], "--each")
+
+    def start(self, vm, argv, *before_file):
+        self.vm = vm
+        self.offset = 0
+        self.results = []
+        name = "load-%d" % len(vm.lab.loads)
+        self.file = os.path.join(vm.lab.dir, name)
+        vm.lab.loads.append(self)
         # `ip netns exec` execs: the process is the client.
-        self.process = vm.popen([sys.executable, LOAD, url, rate, seconds, "--timeout", 10, "--each", self.file], "load-%d" % n, stdout=subprocess.PIPE)
+        self.process = vm.popen([sys.executable, *argv, *before_file, self.file], name, stdout=subprocess.PIPE)
 
     def done(self):
         """The requests that have ended."""
         try:
-            with open(self.file) as f:
-                return [json.loads(line) for line in f.read().split("\n")[:-1]]
+            with open(self.file, "rb") as f:
+                f.seek(self.offset)
+                text = f.read()
         except FileNotFoundError:
-            return []
+            return self.results
+        whole = text[:text.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        self.results += [json.loads(line) for line in whole.splitlines()]
+        return self.results
 
     def goes_on(self, n=20, who=None):
         """Waits for @n more good answers (of @who) to requests that begin from now on."""
@@ -407,6 +396,18 @@ class Load:
         self.process.terminate()
         out, _ = self.process.communicate(timeout=60)
         return json.loads(out)
+
+
+class Stream(Load):
+    """stream.py in a VM: @n connections that last, one after the other; a result is a part of one."""
+
+    def __init__(self, vm, address, port, n):
+        self.start(vm, [STREAM, "talk", address, port, n])
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(60)
+        return self.done()
 
 
 def children(pid):

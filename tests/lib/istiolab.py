@@ -16,7 +16,7 @@ import time
 import types
 
 import hbonepy
-from agentlab import WEB, AgentLab
+from agentlab import EDGE, WEB, AgentLab
 from envoyhbone import envoy_client, envoy_server, envoy_sidecar
 from kubelab import wait_for_account
 from netlab import wait_until
@@ -118,11 +118,10 @@ def get(host, address, port=80, timeout_s=15):
 
 
 class IstioLab(AgentLab):
-    controller_yaml = CONTROLLER_YAML
-
     def __init__(self, kube, prefix="ogi", vms=2, names=("orders-1", "shopper-1"), onboarding=ONBOARDING, tokens="token_request", cluster_id="Kubernetes", controller="", mesh="", kubernetes="", rest="127.0.0.1:15031", **more):
         super().__init__(prefix, vms=vms, names=names, onboarding=onboarding, **more)
-        self.values.update(tokens=tokens, cluster_id=cluster_id, controller=controller, mesh=mesh, kubernetes=kubernetes, rest=rest)
+        self.values = {"dir": self.dir, "edge": EDGE, "onboarding": onboarding, "tokens": tokens, "cluster_id": cluster_id, "controller": controller, "mesh": mesh,
+                       "kubernetes": kubernetes, "rest": rest}
         self.kube = kube
         self.cable(kube.cp, "lab", self.net, "cp", CONTROL + "/24", master_b="br0")
         kube.write("controller-token", kube.token("outrigger-system", "outrigger-controller"))
@@ -137,6 +136,9 @@ class IstioLab(AgentLab):
             setattr(self, name, pod)
         for vm in self.vms:
             vm.ip("route", "replace", "default", "via", CONTROL)
+
+    def controller_yaml(self):
+        return CONTROLLER_YAML % self.values
 
     # --- asking ---
 

@@ -11,7 +11,6 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
 from agentlab import AgentLab  # noqa: E402
-import faultlab  # noqa: E402
 from faultlab import FaultLab, children  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
@@ -25,8 +24,7 @@ VMS = {"orders-1": "a", "shopper-1": "a", "shopper-2": "b"}
 def mesh(request, monkeypatch):
     more = getattr(request, "param", {})
     if more.get("debug"):
-        monkeypatch.setattr(faultlab, "AGENT_YAML", faultlab.AGENT_YAML.replace("level: info", "level: debug"))
-        monkeypatch.setattr(faultlab, "CONTROLLER_YAML", faultlab.CONTROLLER_YAML + "log_level: debug\n")
+        monkeypatch.setattr(FaultLab, "log_level", "debug")
     lab = FaultLab("ogs", VMS)
     try:
         yield lab.start()
