@@ -304,8 +304,14 @@ static void cut(struct worker_vm *v)
 		else
 			flow_end(f, FLOW_R_DRAIN, "the VM's proxy ends");
 	}
-	while (!list_empty(&v->from_neighbours))
-		flow_end(list_entry(v->from_neighbours.next, struct flow, of_target), FLOW_R_DRAIN, "the VM's proxy ends");
+	while (!list_empty(&v->from_neighbours)) {
+		struct flow *f = list_entry(v->from_neighbours.next, struct flow, of_target);
+
+		if (f->state < FLOW_OPEN)
+			flow_out_failed(f, "the VM's proxy ends");
+		else
+			flow_end(f, FLOW_R_DRAIN, "the VM's proxy ends");
+	}
 	list_for_each_safe(l, &v->tunnels)
 		hbone_break(list_entry(l, struct hbone, of_vm), "drained");
 }

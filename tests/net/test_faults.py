@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
 from agentlab import OUTRIGGER, PROXY  # noqa: E402
-from faultlab import REGISTRY, FaultLab, Watcher, alive, rss_kib  # noqa: E402
+from faultlab import REGISTRY, STREAM, FaultLab, Stream, Watcher, alive, rss_kib  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
@@ -156,6 +156,33 @@ def test_a_vm_that_moves_takes_its_identity_along(mesh):
     assert all(len(u) <= 1 for u in seen) and len({u for us in seen for u in us}) == 2, seen
     wait_until("the old NIC has forgotten it", lambda: not [g for g in mesh.nics["a"].get("/v1/guests")["guests"] if g["mac"] == vm.mac])
     assert got["failed"] <= 2, got  # what was inside the VM when it left
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a"}}], indirect=True)
+def test_a_connection_between_neighbours_ends_with_the_vm_and_with_the_permission(mesh):
+    """Both are in one process, and no tunnel's end ends it."""
+    vm, shopper = mesh.vms["orders-1"], mesh.vms["shopper-1"]
+    vm.popen([sys.executable, STREAM, "serve", vm.address, 8080, vm.title], "echo")
+    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
+    mesh.register(vm)
+    mesh.wait_joined("orders-1")
+    mesh.join_client("shopper-1")
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    talk = Stream(shopper, vip, 8080, 1).goes_on(2)
+    assert not talk.failed()
+
+    forbid = "authorization:\n  - { name: nobody, namespace: shop, selector: { service_account: orders }, rules: [] }\n"
+    mesh.write_controller(forbid)
+    assert "error" not in mesh.ask("controller.sock", "/v1/reload", {})
+    wait_until("its end", lambda: any(x["who"] and x["error"].startswith("data:") for x in talk.failed()))
+    mesh.write_controller()
+    assert "error" not in mesh.ask("controller.sock", "/v1/reload", {})
+    talk.goes_on(2)
+
+    broken = len([x for x in talk.failed() if x["who"]])
+    mesh.unplug(vm)
+    wait_until("its end", lambda: len([x for x in talk.failed() if x["who"]]) > broken)
+    assert mesh.nics["a"].proxy(shopper)["pid"]
 
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a", "billing-1": "a"}}], indirect=True)
