@@ -6,7 +6,7 @@ PREFIX  ?= /usr/local
 PYTHON  := /usr/bin/python3
 SECONDS ?= 60
 
-.PHONY: all demo test quick bench interop tidy fuzz deps install uninstall clean help
+.PHONY: all demo test quick bench interop tidy fuzz soak deps install uninstall clean help
 
 all: deps ## build everything
 	@tests/run build
@@ -32,6 +32,9 @@ tidy: deps ## clang-tidy over src/ (minutes)
 
 fuzz: deps ## fuzz every target for SECONDS each
 	@tests/run fuzz $(SECONDS)
+
+soak: deps ## faults under load for SECONDS, asan then tsan (FLAVOUR=, SEED= to replay)
+	@tests/run soak $(SECONDS)
 
 install: all ## install under PREFIX (default /usr/local), DESTDIR before it
 	@meson configure $(BUILD) -Dprefix=$(PREFIX) && ninja -C $(BUILD) > /dev/null

@@ -1,0 +1,434 @@
+"""The faults: one function each, and what it may cost. Whatever it does is undone when it returns, and healed when the traffic goes on."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from faultlab import REGISTRY
+from flavour import sanitizer
+from netlab import wait_until
+from soak import CART, ECHO, LOSS, PATIENCE_S, SPARE, WEB, Failed
+
+HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "hostile.py")
+CHURN = """
+import http.client, json, random, sys
+registry, address, count, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+rng, on = random.Random(seed), set()
+c = http.client.HTTPConnection(registry, 8500, timeout=30)
+def put(path, body=""):
+    c.request("PUT", path, body)
+    c.getresponse().read()
+for n in range(count):
+    i = rng.randrange(12)
+    if i in on and rng.random() < 0.5:
+        on.remove(i)
+        put("/v1/agent/service/deregister/churn-%d" % i)
+    else:
+        on.add(i)
+        put("/v1/agent/service/register", json.dumps({"Name": "churn-%d" % (i % 4), "ID": "churn-%d" % i, "Address": address, "Port": 9000 + i}))
+for i in on:
+    put("/v1/agent/service/deregister/churn-%d" % i)
+"""
+
+
+class Fault:
+    """@kills: beginnings of the roles whose processes it replaces; %s is the younger NIC."""
+
+    def __init__(self, name, run, kills=(), needs=lambda: True):
+        self.name = name
+        self.run = run
+        self.killed = kills
+        self.needs = needs
+
+    def kills(self, soak):
+        return [k.replace("%s", soak.younger) for k in self.killed]
+
+
+def until(what, condition):
+    return wait_until(what, condition, PATIENCE_S, 0.05)
+
+
+# --- the mesh's own programs ---
+
+def take_over(s, nic, pids):
+    """Another agent starts, and keeps the proxies."""
+    s.goes_on(2)
+    nic.start()
+    until("the session of the new agent", nic.connected)
+    vms = [vm for vm in s.lab.vms.values() if vm.nic is nic and vm.title in pids]
+    until("its proxies are adopted", lambda: all(nic.proxy(vm) for vm in vms))
+    for vm in vms:
+        if nic.proxy(vm)["pid"] != pids[vm.title]:
+            raise Failed("the proxy of %s was not adopted" % vm.title)
+
+
+def proxy_pids(s, nic):
+    return {vm.title: nic.proxy(vm)["pid"] for vm in s.lab.vms.values() if vm.nic is nic and nic.proxy(vm)}
+
+
+def agent_killed(s):
+    """Nothing may fail."""
+    nic = s.lab.nics[s.younger]
+    pids = proxy_pids(s, nic)
+    nic.kill()
+    take_over(s, nic, pids)
+
+
+def agent_upgraded(s):
+    """Nothing may fail."""
+    nic = s.lab.nics[s.younger]
+    pids = proxy_pids(s, nic)
+    nic.process.terminate()
+    nic.process.wait(PATIENCE_S)
+    take_over(s, nic, pids)
+
+
+def proxy_killed(s):
+    """What was inside may fail; what comes while there is none waits or goes elsewhere, if there is an elsewhere."""
+    nic = s.lab.nics[s.younger]
+    pids = proxy_pids(s, nic)
+    pid = s.rng.choice(sorted(set(pids.values())))
+    s.excuse_nic(nic.name)
+    os.kill(pid, signal.SIGKILL)
+    s.excuse_nic(nic.name)
+    vms = [s.lab.vms[title] for title, p in pids.items() if p == pid]
+    alone = {"orders-1", "orders-2"} <= {vm.title for vm in vms}
+    e = s.excuse(who=["orders-1", "orders-2"]) if alone else None     # a strict VM is refused to all while its proxy is away
+    until("another proxy", lambda: all(nic.proxy(vm) and nic.proxy(vm)["pid"] != pid for vm in vms))
+    if e:
+        until("both are in again", lambda: len(s.lab.endpoints("orders")) >= 2 and len(s.lab.endpoints("echo")) >= 2)
+        s.goes_on(1, s.asking("orders"))
+        e.end = time.time()
+    for vm in vms:
+        if vm.title.startswith("orders"):
+            s.goes_on(1, s.asking("orders")[:2], vm.title)      # Envoy has its own opinion of who is well, for half a minute
+
+
+def sessions(s):
+    for nic in s.lab.nics.values():
+        until("the session of " + nic.name, nic.connected)
+
+
+def controller_killed(s):
+    """Nothing may fail."""
+    before = s.lab.endpoints("orders")
+    s.lab.kill_controller()
+    s.lab.start_controller()
+    sessions(s)
+    until("the endpoints of before", lambda: s.lab.endpoints("orders") == before)
+
+
+def controller_away(s):
+    """Nothing may fail, and what happened meanwhile is made up for."""
+    billing = s.lab.vms["billing-1"]
+    until("billing", lambda: s.lab.endpoints("billing"))
+    s.lab.kill_controller()
+    billing.nic.host.ip("link", "set", billing.port, "down")
+    s.goes_on(12)
+    s.lab.start_controller()
+    sessions(s)
+    until("billing is gone", lambda: not s.lab.endpoints("billing"))
+    billing.nic.host.ip("link", "set", billing.port, "up")
+    until("its MAC is known again", lambda: s.lab.register(billing) or s.lab.endpoints("billing"))
+
+
+def disk_full(s):
+    """Nothing may fail; what cannot be written is said, and nothing else stops."""
+    lab = s.lab
+    made = []
+    with open(lab.state + "/ballast", "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(bytes(4096))
+        except OSError:
+            pass
+    for _ in range(100):    # until something cannot be written; what fits into the store's files as they are may pass
+        answer = lab.ask("controller.sock", "/v1/tokens", {"nic": "nic-full"})
+        if "error" in answer:
+            break
+        made.append(answer["id"])
+    s.goes_on()
+    os.unlink(lab.state + "/ballast")
+    until("it can write again", lambda: made.append(lab.ask("controller.sock", "/v1/tokens", {"nic": "nic-full"}).get("id")) or made[-1])
+    for token in filter(None, made):
+        lab.ask("controller.sock", "/v1/tokens/%s/revoke" % token, {})
+
+
+def bad_configuration(s):
+    """Refused whole; the last good one stays."""
+    lab = s.lab
+    path = lab.dir + "/controller.yaml"
+    with open(path) as f:
+        good = f.read()
+    for text in (good + "nonsense: 1\n", good.replace("mode: strict", "mode: strickt", 1), good + "authorization: [ {\n"):
+        lab.replace("controller.yaml", text)
+        if path not in lab.ask("controller.sock", "/v1/reload", {}).get("error", ""):
+            raise Failed("a bad configuration was taken: " + text[-60:])
+    lab.replace("controller.yaml", good)
+    if "error" in lab.ask("controller.sock", "/v1/reload", {}):
+        raise Failed("the good configuration was refused")
+
+
+def policy_flips(s):
+    """Who may talk goes on talking; who may not is refused as long as that holds."""
+    lab = s.lab
+    billing = lab.vms["billing-1"]
+    orders = lab.virtual_address("orders")
+    until("billing may ask", lambda: lab.fetch(billing, orders))
+    with open(lab.dir + "/controller.yaml") as f:
+        good = f.read()
+    lab.replace("controller.yaml", good + "authorization:\n  - { name: callers, namespace: shop, selector: { service_account: orders },"
+                " rules: [ { from: [ { service_accounts: [shopper, cart] } ] } ] }\n")
+    reload(lab)
+    until("billing may no longer", lambda: not lab.fetch(billing, orders))
+    s.goes_on()
+    lab.replace("controller.yaml", good)
+    reload(lab)
+    until("billing may again", lambda: lab.fetch(billing, orders))
+
+
+def reload(lab):
+    answer = lab.ask("controller.sock", "/v1/reload", {})
+    if "error" in answer:
+        raise Failed("the configuration was refused: %s" % answer)
+
+
+def certificates_rotate(s):
+    """Nothing may fail."""
+    vm = s.lab.vms[s.rng.choice(["orders-1", "orders-2", "shopper-1", "shopper-2"])]
+    last = [vm.nic.proxy(vm)["cert_expires_in_s"]]
+
+    def renewed():
+        now = vm.nic.proxy(vm)["cert_expires_in_s"]
+        last.append(now)
+        return now > last[-2]
+    until("a new certificate of " + vm.title, renewed)
+
+
+# --- the VMs ---
+
+def orders(s):
+    return s.lab.vms[s.rng.choice(["orders-1", "orders-2"])]
+
+
+def gone(s, vm):
+    until("%s is out" % vm.title, lambda: not any(e.startswith(vm.address + ":") for service in ("orders", "echo") for e in s.lab.endpoints(service)))
+
+
+def vm_killed(s):
+    """What was inside may fail."""
+    vm = orders(s)
+    s.excuse(who=[vm.title])
+    vm.ip("link", "set", "eth0", "down")
+    s.stop_servers(vm)
+    s.excuse(who=[vm.title])
+    gone(s, vm)
+    s.goes_on()
+    vm.ip("link", "set", "eth0", "up")
+    vm.ip("route", "replace", "default", "via", REGISTRY)
+    s.open_for_business(vm)
+
+
+def vm_silent(s):
+    """It hangs: its port stays up. What was inside may fail."""
+    vm = orders(s)
+    e = s.excuse(who=[vm.title])
+    vm.run("nft", "add table netdev hang; add chain netdev hang in { type filter hook ingress device eth0 priority 0; policy drop; }")
+    gone(s, vm)
+    e.end = time.time()
+    s.goes_on(4, s.asking("orders"))    # connections that were there wait for it
+    vm.run("nft", "delete table netdev hang")
+    s.register(vm)
+    s.wait_in(vm)
+
+
+def port_down(s):
+    """What was inside may fail."""
+    vm = orders(s)
+    s.excuse(who=[vm.title])
+    vm.nic.host.ip("link", "set", vm.port, "down")
+    s.excuse(who=[vm.title])
+    gone(s, vm)
+    s.goes_on()
+    vm.nic.host.ip("link", "set", vm.port, "up")
+    s.register(vm)
+    s.wait_in(vm)
+
+
+def vm_moved(s):
+    """To the other server, with its identity. What was inside may fail."""
+    vm = orders(s)
+    old = vm.nic
+    identity = old.proxy(vm)["identity"]
+    s.excuse(who=[vm.title])
+    s.lab.unplug(vm)
+    s.excuse(who=[vm.title])
+    s.lab.plug(vm, "b" if old.name == "a" else "a")
+    s.register(vm)
+    s.wait_in(vm)
+    if vm.nic.proxy(vm)["identity"] != identity:
+        raise Failed("%s has another identity now" % vm.title)
+    until("the old NIC has forgotten it", lambda: not [g for g in old.get("/v1/guests")["guests"] if g["mac"] == vm.mac])
+
+
+def scaled(s):
+    """A VM joins, takes its share, leaves: nothing may fail."""
+    lab = s.lab
+    nic = s.rng.choice("ab")
+    if SPARE in lab.vms:
+        lab.plug(lab.vms[SPARE], nic)
+    vm = lab.vms.get(SPARE) or lab.add_vm(SPARE, nic)
+    lab.serve(vm, WEB)
+    lab.register(vm, "orders", WEB)
+    until("it is in the mesh", lambda: "%s:%d" % (vm.address, WEB) in lab.endpoints("orders"))
+    s.goes_on(1, s.asking("orders"), vm.title)
+    vm.run("curl", "-sS", "-m", "30", "-X", "PUT", "http://%s:8500/v1/agent/service/deregister/%s" % (REGISTRY, vm.title))
+    gone(s, vm)
+    s.goes_on(6)        # whatever was sent to it has been answered
+    until("nobody is inside", lambda: not vm.run("ss", "-Hnt", "sport = :%d" % WEB))
+    lab.unplug(vm)
+    until("the NIC has forgotten it", lambda: not [g for g in vm.nic.get("/v1/guests")["guests"] if g["mac"] == vm.mac])
+    for p in [p for p in lab.processes if p.name == "%s.http%d" % (vm.name, WEB) and p.poll() is None]:
+        p.kill()
+        p.wait(30)
+
+
+def churn(s):
+    """Services come and go as fast as they can be announced; nobody else notices."""
+    vm = orders(s)
+    before = s.lab.endpoints("orders")
+    vm.run(sys.executable, "-c", CHURN, REGISTRY, vm.address, 200, s.rng.randrange(1 << 30), timeout=PATIENCE_S)
+    until("all are gone", lambda: not any(s.lab.endpoints("churn-%d" % i) for i in range(4)))
+    until("orders is as before", lambda: s.lab.endpoints("orders") == before)
+
+
+def hostile_guest(s):
+    """Refused, counted, bounded; nothing may fail."""
+    lab = s.lab
+    bad, victim = lab.vms["billing-1"], lab.vms["orders-1"]
+    lab.register(bad, "billing", WEB, "thief", victim.address)
+    lab.register(bad, "orders", WEB, "impostor")
+    before = lab.endpoints("orders")
+    for argv in (("spoof", "eth0", victim.address, REGISTRY, 8500, 1000), ("spoof", "eth0", bad.address, lab.virtual_address("orders"), WEB, 1000),
+                 ("create", REGISTRY, 3000, bad.address), ("noise", REGISTRY, 300)):
+        bad.run(sys.executable, HOSTILE, *argv, timeout=PATIENCE_S)
+    if lab.endpoints("orders") != before:
+        raise Failed("a guest changed another's endpoints: %s, %s" % (before, lab.endpoints("orders")))
+    names = [x["name"] for x in lab.workloads()["services"] if x["name"].startswith("flood")]
+    if names:
+        raise Failed("services that nobody may claim: %s" % names[:5])
+
+
+# --- what a process has to live on ---
+
+def limit(pid, what, value):
+    """Sets a process's soft limit, as its own user, for which it takes no privilege; returns what it was."""
+    with open("/proc/%d/status" % pid) as f:
+        ids = {line.split()[0]: int(line.split()[1]) for line in f if line.startswith(("Uid:", "Gid:"))}
+    who = {"user": ids["Uid:"], "group": ids["Gid:"], "extra_groups": []}
+    old = subprocess.run(["prlimit", "--pid", str(pid), "--" + what, "--raw", "--noheadings", "-o", "SOFT"], stdout=subprocess.PIPE, check=True, text=True, **who).stdout.strip()
+    subprocess.run(["prlimit", "--pid", str(pid), "--%s=%s:" % (what, value)], check=True, **who)
+    return old
+
+
+def starve(s, what, value_of):
+    """A proxy lacks something for a while, and more connections come than it can take: load is shed, and comes back. So do the worker and the controller."""
+    name = s.rng.choice("ab")
+    nic = s.lab.nics[name]
+    shopper = s.lab.vms["shopper-1" if name == "a" else "shopper-2"]
+    e = s.excuse_nic(name, whole=True)
+    pids = sorted(set(proxy_pids(s, nic).values())) + [nic.worker_pid(), s.lab.controller.pid]
+    old = [(pid, limit(pid, what, value_of(pid))) for pid in pids]
+    hogs = []
+    try:
+        vip = s.lab.virtual_address("orders")
+    except (RuntimeError, ValueError):
+        vip = None
+    with shopper.inside():
+        for _ in range(200):
+            c = socket.socket()
+            c.setblocking(False)
+            c.connect_ex((vip or CART, WEB))
+            hogs.append(c)
+    time.sleep(2)       # so long it lasts
+    for c in hogs:
+        c.close()
+    for pid, value in old:
+        limit(pid, what, value)
+    s.goes_on(8)
+    e.end = time.time()
+    sessions(s)
+
+
+def descriptors_exhausted(s):
+    starve(s, "nofile", lambda pid: len(os.listdir("/proc/%d/fd" % pid)) + 8)
+
+
+def data_bytes(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmData:"))
+
+
+def memory_exhausted(s):
+    starve(s, "data", lambda pid: data_bytes(pid) + 65536)
+
+
+# --- the world around ---
+
+def peer_killed(s):
+    """A container's sidecar dies: it costs that container."""
+    e = s.excuse(s.cart_clients(), ["cart-1"])
+    e.end = float("inf")
+    os.killpg(s.envoy.pid, signal.SIGKILL)
+    s.envoy.wait(30)
+    s.goes_on(4, [t for t in s.traffic if t not in s.cart_clients()])
+    s.start_cart()
+    s.goes_on()
+    e.end = time.time()
+
+
+def wire_loses(s):
+    """One packet of 32 is lost each way between a server and the rest: nothing may fail."""
+    device = "to-" + s.rng.choice("ab")
+    net = s.lab.net
+    net.run("tc", "qdisc", "add", "dev", device, "clsact")
+    for way in ("ingress", "egress"):
+        net.run("tc", "filter", "add", "dev", device, way, "bpf", "da", "obj", LOSS, "sec", "tc/loss")
+    s.goes_on(12)
+    net.run("tc", "qdisc", "del", "dev", device, "clsact")
+
+
+FAULTS = [
+    Fault("agent killed", agent_killed, ["monitor %s", "worker %s"]),
+    Fault("agent upgraded", agent_upgraded, ["monitor %s", "worker %s"]),
+    Fault("proxy killed", proxy_killed, ["proxy %s"]),
+    Fault("controller killed", controller_killed, ["controller"]),
+    Fault("controller away", controller_away, ["controller"]),
+    Fault("controller's disk full", disk_full),
+    Fault("bad configuration", bad_configuration),
+    Fault("policy flips", policy_flips),
+    Fault("certificates rotate", certificates_rotate),
+    Fault("VM killed", vm_killed),
+    Fault("VM silent", vm_silent),
+    Fault("port down", port_down),
+    Fault("VM moved", vm_moved),
+    Fault("scaled out and in", scaled),
+    Fault("registrations churn", churn),
+    Fault("hostile guest", hostile_guest),
+    Fault("descriptors exhausted", descriptors_exhausted),
+    # A sanitizer's own memory cannot be told from the program's.
+    Fault("memory exhausted", memory_exhausted, needs=lambda: not sanitizer()),
+    Fault("peer's Envoy killed", peer_killed),
+    Fault("wire loses packets", wire_loses),
+]
+
+
+def order(rng):
+    """A pass: each fault once."""
+    faults = [f for f in FAULTS if f.needs()]
+    random.Random(rng.random()).shuffle(faults)
+    return faults
