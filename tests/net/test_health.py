@@ -142,3 +142,27 @@ def test_what_does_not_listen_yet_joins_when_it_does_and_a_new_proxy_asks_anew(m
     os.kill(pid, 9)
     wait_until("another process", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["pid"] != pid, 30)
     wait_until("healthy again", lambda: healthy(mesh, a), 30)
+
+
+def test_a_new_agent_makes_no_healthy_service_unhealthy():
+    lab = AgentLab("ogh", vms=3, onboarding=onboarding(CHECK % "tcp"), pin=True)
+    try:
+        lab.start()
+        a, _, _ = lab.vms
+        lab.serve(a)
+        lab.register(a)
+        wait_until("healthy", lambda: healthy(lab, a), 30)
+        before = lab.log("edge.controller").count("service's health")
+        pid = lab.proxy(a)[0]["pid"]
+        lab.stop_agent(9)
+        lab.start_agent()
+        lab.register(a)
+        wait_until("it is adopted", lambda: [p for p in lab.proxy(a) if p["pid"] == pid], 30)
+        wait_until("the session", lambda: lab.get("/v1/status")["controller"]["state"] == "open", 30)
+        wait_until("the agent knows", lambda: lab.service("orders", health="passing"), 30)
+        wait_until("the controller has it", lambda: healthy(lab, a), 30)
+        assert lab.log("edge.controller").count("service's health") == before      # each change is said there
+    finally:
+        print(lab.log("nic.agent")[-9000:])
+        print(lab.log("edge.controller")[-3000:])
+        lab.close()
