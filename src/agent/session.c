@@ -326,7 +326,8 @@ static int say_hello(struct session *s)
 static void take_welcome(struct session *s, const Outrigger__V1__Welcome *m)
 {
 	if (m->version != PROTOCOL_VERSION) {
-		log_error("the controller speaks an unknown version of the protocol", log_int("version", m->version));
+		log_error("the controller speaks a version of the protocol that is not known here: upgrade the older of the two",
+			  log_int("its_version", m->version), log_int("known_version", PROTOCOL_VERSION));
 		loop_defer(s->loop, &s->reconnect, on_reconnect);
 		return;
 	}

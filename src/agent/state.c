@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/log.h"
+
 static int write_all(int fd, const void *data, size_t len)
 {
 	const uint8_t *p = data;
@@ -97,6 +99,17 @@ static int read_file(const char *path, char **ret_data, size_t *ret_len)
 	return 0;
 }
 
+/* @found: what stands behind the file's name in its first line. */
+static int refuse(const char *path, const char *found, unsigned version)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%.*s", (int)strcspn(found, "\n"), found);
+	log_warn("a state file is of another version and is not used: the controller tells its contents again, or go back to the program that wrote it",
+		 log_str("file", path), log_str("its_version", text), log_int("known_version", version));
+	return -EPROTONOSUPPORT;
+}
+
 int state_load(const char *dir, const char *name, unsigned version, void **ret_data, size_t *ret_len)
 {
 	char path[PATH_MAX], header[128], kind[100];
@@ -112,7 +125,7 @@ int state_load(const char *dir, const char *name, unsigned version, void **ret_d
 	n = header_format(name, version, header);
 	if (len < (size_t)n || memcmp(data, header, (size_t)n)) {
 		snprintf(kind, sizeof(kind), "outrigger-agent %.80s ", name);
-		return strncmp(data, kind, strlen(kind)) ? -EBADMSG : -EPROTONOSUPPORT;
+		return strncmp(data, kind, strlen(kind)) ? -EBADMSG : refuse(path, data + strlen(kind), version);
 	}
 	len -= (size_t)n;
 	memmove(data, data + n, len + 1);

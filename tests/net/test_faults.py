@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -483,3 +484,34 @@ def test_an_agents_configuration_is_read_again_whole_or_not_at_all(mesh):
     got = load.goes_on().end()
     assert got["failed"] == 0, got
     assert (a.worker_pid(), a.proxy(vm)["pid"]) == pids
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
+def test_certificates_ride_out_a_controller_that_is_away_and_are_renewed_when_it_is_back(mesh):
+    """An hour of a day's certificate, 1000 times as fast: tokens end meanwhile, certificates do not."""
+    mesh.kill_controller()
+    mesh.start_controller("ca: { nic_ttl: 90s, workload_ttl: 90s, max_ttl: 90s }\ntokens: { workload_ttl: 3s }\n")
+    for nic in mesh.nics.values():
+        wait_until("the session of " + nic.name, nic.connected)
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    shopper, vm = mesh.vms["shopper-1"], mesh.vms["orders-1"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+
+    def ends(v):
+        p = v.nic.proxy_of(v)
+        return p and p["cert_expires_in_s"] is not None and time.time() + p["cert_expires_in_s"]
+
+    before = {v.title: ends(v) for v in (vm, shopper)}
+    assert all(0 < e - time.time() <= 91 for e in before.values()), before
+    load = mesh.load(shopper, vip).goes_on()
+    mesh.kill_controller()
+    load.goes_on(400)       # ten seconds of them
+    mesh.start_controller("ca: { nic_ttl: 90s, workload_ttl: 90s, max_ttl: 90s }\ntokens: { workload_ttl: 3s }\n")
+    for v in (vm, shopper):
+        wait_until("another certificate of " + v.title, lambda: v.nic.proxy(v) and ends(v) > before[v.title] + 5, 90)
+        wait_until("in the mesh", lambda: mesh.workload(v))
+    load.goes_on()
+    got = load.end()
+    assert got["failed"] == 0, got
