@@ -16,6 +16,7 @@ import config  # noqa: E402
 import contenders  # noqa: E402
 import deployed  # noqa: E402
 import fleet  # noqa: E402
+import isolation  # noqa: E402
 import join  # noqa: E402
 import sniff  # noqa: E402
 import two_hop  # noqa: E402
@@ -45,7 +46,7 @@ def run(bench, parts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    every = two_hop.PARTS + ("fleet", "deployed", "sniff", "config", "join")
+    every = two_hop.PARTS + ("fleet", "isolation", "deployed", "sniff", "config", "join")
     parser.add_argument("--only", default=",".join(every))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
@@ -65,6 +66,8 @@ def main():
         run(two_hop.TwoHop(report, chosen, args.rounds, args.seconds, args.seed), hop)
     if "fleet" in parts:
         run(fleet.Fleet(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
+    if "isolation" in parts:
+        run(isolation.Isolation(report, args.rounds, args.seconds, args.seed), ["run"])
     if "deployed" in parts:
         run(deployed.Deployed(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
     if "sniff" in parts:

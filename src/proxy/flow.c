@@ -35,6 +35,7 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 		worker_over(v, VM_B_CONNECTIONS);
 		return NULL;
 	}
+	share_use(&v->share, SHARE_ACCEPT);
 	f->v = v;
 	f->id = ++v->w->next_flow_id << 8 | v->w->conf.index;
 	f->direction = direction;

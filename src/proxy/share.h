@@ -9,14 +9,17 @@
  *
  * Counted in units that stand for some microseconds each: no clock is read.
  * Who has used up his share is left alone until the next turn; epoll tells of
- * his descriptors again, behind those of his neighbours. As long as a VM is the
- * only one with anything to do it may take all of the turn.
+ * his descriptors again, behind those of his neighbours. What he took beyond
+ * his share, since one event may be much work (a read that brings a hundred
+ * requests), he owes to the next turns. As long as a VM is the only one with
+ * anything to do it may take all of the turn.
  */
 enum {
 	SHARE_TURN = 128,	/* units that all VMs of a turn share */
 	SHARE_MIN = 16,		/* that a VM has in any case */
+	SHARE_DEBT = 8,		/* turns that it waits at most for what it took too much */
 	SHARE_BYTES = 16384,	/* so many bytes moved are a unit, like an event */
-	SHARE_ACCEPT = 4,	/* a new connection */
+	SHARE_ACCEPT = 8,	/* a new connection, with what follows of it */
 	SHARE_HANDSHAKE = 32,	/* a message of a TLS handshake: signatures */
 };
 
@@ -66,6 +69,15 @@ static inline void share_next_window(struct share_turn *t)
 	share_divide(t);
 }
 
+/* Each turn that has come since is worth a share. */
+static inline void share_repay(const struct share_turn *t, struct share *s)
+{
+	uint32_t turns = t->turn - s->turn, owed = MIN(s->used, (SHARE_DEBT + 1) * t->quota);
+
+	s->turn = t->turn;
+	s->used = turns <= SHARE_DEBT && owed > turns * t->quota ? owed - turns * t->quota : 0;
+}
+
 /* May @s do something in this turn still? While it is alone nothing is reckoned up. */
 static inline bool share_left(struct share_turn *t, struct share *s)
 {
@@ -76,10 +88,8 @@ static inline bool share_left(struct share_turn *t, struct share *s)
 	}
 	if (!share_contended(t))
 		return true;
-	if (s->turn != t->turn) {
-		s->turn = t->turn;
-		s->used = 0;
-	}
+	if (s->turn != t->turn)
+		share_repay(t, s);
 	return s->used < t->quota;
 }
 

@@ -104,7 +104,7 @@ static int on_outbound(struct watch *watch, uint32_t events)
 	struct ip_port src, dst;
 
 	(void)events;
-	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, SHARE_ACCEPT); i++) {
+	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, 1); i++) {
 		int fd = accept_one(watch->fd, &src, &dst);
 
 		if (fd == -ECONNABORTED || fd == -EINTR)
@@ -124,7 +124,7 @@ static int on_inbound(struct watch *watch, uint32_t events)
 	struct ip_port src, dst;
 
 	(void)events;
-	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, SHARE_ACCEPT); i++) {
+	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, 1); i++) {
 		int fd = accept_one(watch->fd, &src, &dst);
 
 		if (fd == -ECONNABORTED || fd == -EINTR)

@@ -2,7 +2,7 @@
 """What a bad neighbour does to a proxy; run inside a namespace. Says "ready" when it is at it, and ends with its standard input.
 
     flood.py idle ADDRESS PORT COUNT         opens that many connections, and holds those that it is given
-    flood.py slow ADDRESS PORT COUNT         the same, and reads nothing of what is sent to it
+    flood.py slow ADDRESS PORT COUNT [TEXT]  the same, asks with TEXT, and reads nothing of what is sent to it
     flood.py garbage ADDRESS PORT COUNT      connections with senseless bytes, one after the other, some at once
     flood.py strangers ADDRESS PORT COUNT    connections that say nothing: what a handshake begins with never comes
     flood.py dials ADDRESS PORT COUNT        new connections without end, COUNT at once
@@ -88,14 +88,14 @@ def senseless(rng=random.Random(1)):
     return bytes(rng.getrandbits(8) for _ in range(rng.choice((5, 40, 300))))
 
 
-def main(what, address, port, count):
+def main(what, address, port, count, text="more"):
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     to = (address, int(port), int(count))
     if what == "idle":
         hold(*to, b"x")
     elif what == "slow":
-        hold(*to, b"more", 4096)
+        hold(*to, text.encode(), 4096)
     elif what == "strangers":
         hold(*to, b"")
     elif what == "garbage":

@@ -58,7 +58,10 @@ static void two_have_half_of_a_turn_each(void **state)
 static void a_neighbour_that_comes_late_ends_it(void **state)
 {
 	(void)state;
-	assert_int_equal(take(&of[0], 1000), 1000);
+	for (int i = 0; i < 10; i++) {
+		assert_int_equal(take(&of[0], 1000), 1000);
+		share_next_turn(&turn);
+	}
 	assert_true(share_left(&turn, &of[1]));
 	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
 }
@@ -98,7 +101,38 @@ static void bytes_are_work_too(void **state)
 	share_use_bytes(&of[0], (size_t)SHARE_BYTES * SHARE_TURN);
 	assert_false(share_left(&turn, &of[0]));
 	share_next_turn(&turn);
+	share_next_turn(&turn);
 	assert_true(share_left(&turn, &of[0]));
+}
+
+static void what_was_taken_too_much_is_owed(void **state)
+{
+	uint32_t quota = SHARE_TURN / 2;
+
+	(void)state;
+	take(&of[1], 1);
+	assert_true(share_left(&turn, &of[0]));
+	share_use(&of[0], 3 * quota);		/* at one event */
+	assert_false(share_left(&turn, &of[0]));
+	share_next_turn(&turn);
+	assert_false(share_left(&turn, &of[0]));
+	share_next_turn(&turn);
+	assert_false(share_left(&turn, &of[0]));
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), quota);
+
+	share_use(&of[0], UINT32_MAX / 2);	/* and no debt is for ever */
+	for (int i = 0; i < SHARE_DEBT; i++) {
+		share_next_turn(&turn);
+		assert_false(share_left(&turn, &of[0]));
+	}
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), quota);
+
+	share_use(&of[0], 100 * quota);
+	for (int i = 0; i <= SHARE_DEBT; i++)	/* it did not even ask meanwhile */
+		share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), quota);
 }
 
 static void numbers_of_turns_may_wrap(void **state)
@@ -175,6 +209,7 @@ int main(void)
 		T(who_was_there_a_window_ago_still_counts),
 		T(many_have_the_least_each),
 		T(bytes_are_work_too),
+		T(what_was_taken_too_much_is_owed),
 		T(numbers_of_turns_may_wrap),
 		T(a_budget_is_spoken_of_once_in_a_while),
 		T(counters_that_begin_anew_are_understood),
