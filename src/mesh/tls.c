@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -108,26 +107,31 @@ static long bio_ctrl(BIO *bio, int cmd, long num, void *ptr)
 	return cmd == BIO_CTRL_FLUSH;
 }
 
-static BIO_METHOD *bio_method;
-static pthread_once_t bio_method_once = PTHREAD_ONCE_INIT;
-
-static void make_bio_method(void)
+/* Made by the first thread that wants it. Not pthread_once(): where there was no memory, there may be some the next time. */
+static const BIO_METHOD *bio_method(void)
 {
-	BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "window");
+	static BIO_METHOD *shared;
+	BIO_METHOD *m = __atomic_load_n(&shared, __ATOMIC_ACQUIRE), *none = NULL;
 
+	if (m)
+		return m;
+	m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "window");
 	if (!m)
-		return;
+		return NULL;
 	BIO_meth_set_read(m, bio_read);
 	BIO_meth_set_write(m, bio_write);
 	BIO_meth_set_ctrl(m, bio_ctrl);
-	bio_method = m;
+	if (__atomic_compare_exchange_n(&shared, &none, m, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return m;
+	BIO_meth_free(m);
+	return none;
 }
 
 static int attach_bio(struct handshake *hs)
 {
-	pthread_once(&bio_method_once, make_bio_method);
+	const BIO_METHOD *m = bio_method();
+	BIO *bio = m ? BIO_new(m) : NULL;
 
-	BIO *bio = bio_method ? BIO_new(bio_method) : NULL;
 	if (!bio)
 		return -ENOMEM;
 	BIO_set_data(bio, hs);
@@ -261,7 +265,8 @@ static int handshake_new(struct tls_session *s, const struct tls_expect *expect)
 	hs->ssl = SSL_new(s->ctx->ssl);
 	if (!hs->ssl)
 		return -ENOMEM;
-	SSL_set_app_data(hs->ssl, s);
+	if (SSL_set_app_data(hs->ssl, s) != 1)
+		return -ENOMEM;
 	r = attach_bio(hs);
 	if (r < 0)
 		return r;

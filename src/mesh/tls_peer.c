@@ -58,13 +58,16 @@ static bool fail(char error[static TLS_PEER_ERROR_LEN], const char *why)
 static bool read_id(X509 *leaf, char **ret_id, char error[static TLS_PEER_ERROR_LEN])
 {
 	static const char scheme[] = "spiffe://";
-	GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
+	int critical = -1;		/* -1: there is no such extension */
+	GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, &critical, NULL);
 	const ASN1_IA5STRING *uri = NULL;
 	struct identity parsed;
 	int n_uris = 0;
 	bool ok = true;
 
 	*ret_id = NULL;
+	if (!names && critical != -1)	/* malformed, or no memory to read them: that is not "no names", which would be remembered */
+		return fail(error, "the certificate's names cannot be read");
 	for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
 		const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
 

@@ -4,6 +4,7 @@
 #include "lib/pki.h"
 #include "lib/unit.h"
 
+#include <openssl/crypto.h>
 #include <openssl/ec.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -150,4 +151,32 @@ const struct pki_leaf *pki_issue(struct pki *p, const struct pki_want *want)
 const struct pki_leaf *pki_issue_san(struct pki *p, const char *san)
 {
 	return pki_issue(p, &(struct pki_want){ .san = san });
+}
+
+/* --- memory --- */
+
+static void *crypto_malloc(size_t n, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	return malloc(n);
+}
+
+static void *crypto_realloc(void *p, size_t n, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	return realloc(p, n);
+}
+
+static void crypto_free(void *p, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	free(p);
+}
+
+int pki_take_malloc(void)
+{
+	return CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free);
 }

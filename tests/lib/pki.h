@@ -29,3 +29,9 @@ const char *pki_root_pem(const struct pki *p);
 const struct pki_leaf *pki_issue(struct pki *p, const struct pki_want *want);
 /* With no more than a name. */
 const struct pki_leaf *pki_issue_san(struct pki *p, const char *san);
+
+/*
+ * Has libcrypto use this program's malloc(), so that its allocations are among
+ * those that lib/alloc.h lets fail. Before anything else of it; 1, or 0 when it is too late.
+ */
+int pki_take_malloc(void);

@@ -6,7 +6,6 @@
 #include "lib/pki.h"
 
 #include <errno.h>
-#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,28 +17,6 @@ enum { ROOM = 64 * 1024 };
 static struct pki *pki;
 static const struct pki_leaf *leaf;
 static uint8_t bytes[ROOM], plain[ROOM];
-
-/* So that libcrypto's allocations are among those that fail. */
-static void *crypto_malloc(size_t n, const char *file, int line)
-{
-	(void)file;
-	(void)line;
-	return malloc(n);
-}
-
-static void *crypto_realloc(void *p, size_t n, const char *file, int line)
-{
-	(void)file;
-	(void)line;
-	return realloc(p, n);
-}
-
-static void crypto_free(void *p, const char *file, int line)
-{
-	(void)file;
-	(void)line;
-	free(p);
-}
 
 static int feed(struct tls_session *s, size_t len)
 {
@@ -180,7 +157,7 @@ int main(void)
 		cmocka_unit_test(every_allocation_of_a_context_may_fail),
 	};
 
-	if (CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free) != 1)
+	if (pki_take_malloc() != 1)
 		return 1;
 	return cmocka_run_group_tests(tests, make_pki, drop_pki);
 }

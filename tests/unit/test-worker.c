@@ -5,6 +5,7 @@
  * this process only, and the listeners stand where the VMs are said to be.
  */
 #include "lib/unit.h"
+#include "lib/alloc.h"
 #include "lib/pki.h"
 
 #include <errno.h>
@@ -1135,6 +1136,142 @@ static void budgets_hold(void **state)
 		close(c[i]);
 }
 
+/* --- without memory --- */
+
+struct failure {
+	struct mail mail;
+	size_t n;			/* this allocation fails; 0: none any more */
+	size_t seen;
+	sem_t done;
+};
+
+static void on_failure(struct mail *m, void *receiver)
+{
+	struct failure *f = container_of(m, struct failure, mail);
+
+	(void)receiver;
+	f->seen = alloc_fail_stop();
+	if (f->n)
+		alloc_fail_once_at(f->n);
+	sem_post(&f->done);
+}
+
+/* Returns how many allocations there were in the worker's thread since the last call. */
+static size_t fail_at(struct worker *w, size_t n)
+{
+	struct failure f = { .mail.fn = on_failure, .n = n };
+
+	sem_init(&f.done, 0, 0);
+	mailbox_post(&w->box, &f.mail);
+	sem_wait(&f.done);
+	sem_destroy(&f.done);
+	return f.seen;
+}
+
+/* One connection with a byte each way; false: it was refused or cut. */
+static bool goes_through(void)
+{
+	int c = dial(VIP), s = -1;
+	struct pollfd p[2] = { { c, POLLIN, 0 }, { rig.app, POLLIN, 0 } };
+	char got;
+	bool ok = send(c, "a", 1, MSG_NOSIGNAL) == 1;
+
+	assert_true(poll(p, 2, WAIT_MS) > 0);		/* whatever it is, it is told */
+	if (p[1].revents)
+		s = take(rig.app);
+	ok = ok && s >= 0 && recv(s, &got, 1, 0) == 1 && send(s, "b", 1, MSG_NOSIGNAL) == 1 && recv(c, &got, 1, 0) == 1;
+	close(c);
+	if (s >= 0)
+		close(s);
+	mailbox_deliver(&rig.box, NULL);
+	forget_reports();
+	return ok;
+}
+
+/* The listener may have been left by one that was cut before it was taken. */
+static void drop_waiting(void)
+{
+	struct pollfd p = { rig.app, POLLIN, 0 };
+
+	while (poll(&p, 1, 0) > 0)
+		close(take(rig.app));
+}
+
+/* Each allocation of a new tunnel and a connection through it fails once, in @side's worker. */
+static void starve(struct side *side)
+{
+	size_t refused = 0, n;
+
+	for (n = 1; n < 5000; n += n < 40 ? 1 : 113) {	/* most are libcrypto's, in a handshake */
+		uint64_t start = clock_mono_ms();
+		bool ok;
+
+		configure(&rig.a, 0, client_leaf, CLIENT, "client", NULL);	/* tunnels of before take nothing new */
+		(void)fail_at(side->w, n);
+		ok = goes_through();
+		refused += !ok;
+		if (fail_at(side->w, 0) < n)
+			break;
+		drop_waiting();
+		while (!goes_through()) {	/* and then all is as it was */
+			assert_true(clock_mono_ms() < start + 3 * WAIT_MS);	/* timeouts of the attempt among them */
+			assert_int_equal(loop_turn(rig.loop, 10), 0);	/* a peer that failed is left alone for a moment */
+			drop_waiting();
+		}
+		if (clock_mono_ms() > start + 2000)
+			print_message("allocation %zu: %llu ms until all was as before\n", n, (unsigned long long)(clock_mono_ms() - start));
+	}
+	print_message("%zu allocations, %zu of them lost a connection\n", n - 1, refused);
+	assert_true(n > 5 && n < 5000);
+	assert_true(refused > 0);
+}
+
+static void the_client_s_worker_may_want_memory_at_any_time(void **state)
+{
+	(void)state;
+	starve(&rig.a);
+}
+
+static void the_server_s_worker_may_want_memory_at_any_time(void **state)
+{
+	(void)state;
+	starve(&rig.b);
+}
+
+/* And when a VM comes, changes and goes: it is served or it is not, and nothing is left of it. */
+static void a_vm_may_come_and_go_without_memory(void **state)
+{
+	size_t n;
+
+	(void)state;
+	for (n = 1; n < 200; n++) {
+		struct vm_conf *c;
+		struct vm *vm;
+
+		assert_int_equal(vm_new(50, "short-lived", -1, -1, 1, &vm), 0);
+		(void)fail_at(rig.a.w, n);
+		for (int i = 0; i < 2; i++) {
+			assert_int_equal(vm_conf_new(vm, &c), 0);
+			c->uid = strdup("short-lived");
+			c->addresses[c->n_addresses++] = ip_at(STRANGER + i);
+			assert_int_equal(worker_put_vm(rig.a.w, c), 0);
+			vm_conf_unref(c);
+		}
+		size_t before = rig.n_removed;
+		bool whole = fail_at(rig.a.w, 0) < n;
+
+		assert_int_equal(worker_remove_vm(rig.a.w, vm, 0, 0), 0);
+		(void)fail_at(rig.a.w, 0);	/* it has heard that */
+		for (int i = 0; i < 50 && rig.n_removed == before; i++)
+			assert_int_equal(loop_turn(rig.loop, 2), 0);
+		vm_unref(vm);
+		if (whole)
+			break;
+	}
+	assert_true(n > 2 && n < 200);
+	assert_true(goes_through());
+}
+
 static bool is_removed(void *arg)
 {
 	return rig.n_removed >= *(size_t *)arg;
@@ -1197,6 +1334,7 @@ static void what_does_not_end_in_time_is_cut(void **state)
 static int make_pki(void **state)
 {
 	(void)state;
+	assert_int_equal(pki_take_malloc(), 1);
 	pki = pki_new();
 	client_leaf = pki_issue_san(pki, "URI:" CLIENT_ID);
 	server_leaf = pki_issue_san(pki, "URI:" SERVER_ID);
@@ -1241,6 +1379,9 @@ int main(void)
 		T(a_busy_vm_leaves_room_for_its_neighbours),
 		T(strangers_at_the_door_are_limited),
 		T(budgets_hold),
+		T(the_client_s_worker_may_want_memory_at_any_time),
+		T(the_server_s_worker_may_want_memory_at_any_time),
+		T(a_vm_may_come_and_go_without_memory),
 		T(a_vm_that_goes_lets_its_connections_end),
 		T(a_vm_that_lingers_is_served_meanwhile),
 		T(what_does_not_end_in_time_is_cut),
