@@ -27,7 +27,7 @@ enum authz_reason {
 	AUTHZ_R_ALLOW,		/* allowed by @policy */
 	AUTHZ_R_DENY,		/* denied by @policy */
 	AUTHZ_R_NO_ALLOW,	/* denied: there are ALLOW policies and none matches; @policy is one of them */
-	AUTHZ_R_MISSING,	/* denied: the workload names @policy, which is not there */
+	AUTHZ_R_MISSING,	/* denied: the workload names @policy, which is not there; it may be on its way */
 	AUTHZ_R_STRANGE,	/* denied: @policy says something that is not understood */
 	AUTHZ_R_UNKNOWN_TARGET,	/* undecided: no workload */
 	AUTHZ_R_NOT_READY,	/* undecided: no policies yet */

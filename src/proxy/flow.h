@@ -137,7 +137,8 @@ void flow_in_decide(struct flow *f);
 void flow_in_connected(struct flow *f);
 void flow_in_failed(struct flow *f, const char *why);
 void flow_in_timeout(struct flow *f);
-void flow_in_recheck(struct flow *f);		/* policies have changed */
+void flow_in_recheck(struct flow *f, bool for_good);	/* policies have changed; @for_good: what is missing does not come any more */
+bool flow_in_may_change(const struct authz_verdict *verdict);	/* with the next news of the mesh, which is worth waiting for */
 /* May @principal, from @f->source, reach this VM at @port? What to do is done but for AUTHZ_ALLOWED. */
 struct authz_verdict flow_in_check(struct worker_vm *target, const struct ip_port *source, const struct ip_port *destination,
 				   const char *principal);

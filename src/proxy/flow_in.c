@@ -39,6 +39,15 @@ static void refuse(struct flow *f, unsigned status, enum flow_result result, con
 
 static void flow_in_connect(struct flow *f, const struct ip_port *src, const struct ip_port *dst);
 
+/*
+ * istiod tells first that a workload has a new policy, then what it says: one
+ * that is not there is waited for, as long as for anything that is asked for.
+ */
+bool flow_in_may_change(const struct authz_verdict *verdict)
+{
+	return verdict->outcome == AUTHZ_UNDECIDED || verdict->reason == AUTHZ_R_MISSING;
+}
+
 void flow_in_decide(struct flow *f)
 {
 	struct worker_vm *v = f->v;
@@ -46,23 +55,20 @@ void flow_in_decide(struct flow *f)
 	char text[AUTHZ_TEXT_LEN];
 
 	f->state = FLOW_DECIDING;
-	switch (verdict.outcome) {
-	case AUTHZ_ALLOWED:
+	if (verdict.outcome == AUTHZ_ALLOWED) {
 		flow_in_connect(f, &f->source, &f->upstream);
-		break;
-	case AUTHZ_DENIED:
-		refuse(f, 401, FLOW_R_DENIED, authz_text(&verdict, text));
-		break;
-	default:
+	} else if (flow_in_may_change(&verdict)) {
 		flow_park(f, &v->w->parked, v->conf->limits.resolve_timeout_ms);
-		if (f->state == FLOW_DECIDING)
+		if (f->state == FLOW_DECIDING && verdict.outcome == AUTHZ_UNDECIDED)
 			flow_ask(f, &f->upstream.ip);
-		break;
+	} else {
+		refuse(f, 401, FLOW_R_DENIED, authz_text(&verdict, text));
 	}
 }
 
-void flow_in_recheck(struct flow *f)
+void flow_in_recheck(struct flow *f, bool for_good)
 {
+	struct worker_vm *server = f->target ? f->target : f->v;
 	struct authz_verdict verdict;
 	char text[AUTHZ_TEXT_LEN];
 
@@ -70,8 +76,12 @@ void flow_in_recheck(struct flow *f)
 		return;
 	verdict = f->target ? flow_in_check(f->target, &f->source, &f->upstream, tls_ctx_id(f->v->conf->client)) :
 			      flow_in_check(f->v, &f->source, &f->upstream, principal_of(f));
-	if (verdict.outcome == AUTHZ_DENIED)
+	if (verdict.outcome != AUTHZ_DENIED)
+		return;
+	if (for_good || !flow_in_may_change(&verdict))
 		flow_end(f, FLOW_R_POLICY_CHANGED, authz_text(&verdict, text));
+	else if (!server->missing_since_ms)
+		server->missing_since_ms = loop_now_ms(server->w->loop);
 }
 
 /* --- to the VM --- */
@@ -120,12 +130,23 @@ void flow_in_failed(struct flow *f, const char *why)
 	refuse(f, 503, FLOW_R_CONNECT, why);
 }
 
+static void gave_no_decision(struct flow *f)
+{
+	struct authz_verdict verdict = flow_in_check(f->v, &f->source, &f->upstream, principal_of(f));
+	char text[AUTHZ_TEXT_LEN];
+
+	if (verdict.outcome == AUTHZ_DENIED)
+		refuse(f, 401, FLOW_R_DENIED, authz_text(&verdict, text));
+	else
+		refuse(f, 503, FLOW_R_UNKNOWN, "the mesh did not say in time who may connect");
+}
+
 void flow_in_timeout(struct flow *f)
 {
 	if (f->state == FLOW_CONNECTING)
 		refuse(f, 503, FLOW_R_CONNECT, "connecting took too long");
 	else if (f->state == FLOW_DECIDING)
-		refuse(f, 503, FLOW_R_UNKNOWN, "the mesh did not say in time who may connect");
+		gave_no_decision(f);
 }
 
 /* --- plaintext --- */

@@ -130,6 +130,11 @@ static void connect_neighbour(struct flow *f, struct worker_vm *to, const struct
 		return;
 	}
 	verdict = flow_in_check(to, &f->source, &e->target, tls_ctx_id(f->v->conf->client));
+	if (flow_in_may_change(&verdict)) {
+		f->state = FLOW_DECIDING;
+		flow_park(f, &f->v->w->parked, f->v->conf->limits.resolve_timeout_ms);
+		return;
+	}
 	if (verdict.outcome != AUTHZ_ALLOWED) {
 		free(f->why);
 		f->why = strdup(authz_text(&verdict, text));
@@ -286,7 +291,7 @@ void flow_out_timeout(struct flow *f)
 		else if (!v->conf->client)
 			flow_end(f, FLOW_R_NO_CERTIFICATE, "this VM's proxy has no certificate yet");
 		else
-			flow_end(f, FLOW_R_INTERNAL, "no socket in time");
+			flow_end(f, FLOW_R_INTERNAL, "no socket, or no policy, in time");
 		break;
 	case FLOW_CONNECTING:
 	case FLOW_WAITING:

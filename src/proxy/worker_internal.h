@@ -109,6 +109,7 @@ struct worker_vm {
 	uint32_t drain_ms;		/* once it has lingered */
 	struct defer free_defer;
 	bool removed;
+	uint64_t missing_since_ms;	/* open flows wait for a policy since then; 0: they do not */
 };
 
 static inline void worker_add(uint64_t *counter, uint64_t n)

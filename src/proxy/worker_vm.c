@@ -387,6 +387,15 @@ static void flow_tick(struct flow *f, uint64_t now_ms)
 		flow_report_progress(f);
 }
 
+static void recheck(struct worker_vm *v, bool for_good)
+{
+	v->missing_since_ms = 0;
+	list_for_each_safe(l, &v->flows)
+		flow_in_recheck(list_entry(l, struct flow, of_vm), for_good);
+	list_for_each_safe(n, &v->from_neighbours)
+		flow_in_recheck(list_entry(n, struct flow, of_target), for_good);
+}
+
 void worker_vm_tick(struct worker_vm *v, uint64_t now_ms)
 {
 	list_for_each_safe(l, &v->flows)
@@ -394,6 +403,8 @@ void worker_vm_tick(struct worker_vm *v, uint64_t now_ms)
 	list_for_each_safe(l, &v->tunnels)
 		hbone_tick(list_entry(l, struct hbone, of_vm), now_ms);
 	pool_tick(v, now_ms);
+	if (v->missing_since_ms && now_ms - v->missing_since_ms > v->conf->limits.resolve_timeout_ms)
+		recheck(v, true);
 	if (!v->removed)
 		(void)!listen_all(v);	/* those that were given up for want of descriptors */
 }
@@ -406,8 +417,5 @@ void worker_vm_recheck_peers(struct worker_vm *v)
 
 void worker_vm_recheck(struct worker_vm *v)
 {
-	list_for_each_safe(l, &v->flows)
-		flow_in_recheck(list_entry(l, struct flow, of_vm));
-	list_for_each_safe(n, &v->from_neighbours)
-		flow_in_recheck(list_entry(n, struct flow, of_target));
+	recheck(v, false);
 }
