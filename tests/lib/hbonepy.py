@@ -72,11 +72,12 @@ class Tunnel:
             self.sock.sendall(self.h2.data_to_send())
 
     def open(self, authority):
-        """A stream: the status of its CONNECT."""
+        """A stream: the status of its CONNECT, or "reset"."""
         self.stream = self.h2.get_next_available_stream_id()
         self.h2.send_headers(self.stream, [(":method", "CONNECT"), (":authority", authority)])
         self.sock.sendall(self.h2.data_to_send())
-        return dict(self._next(h2.events.ResponseReceived, self.stream).headers)[":status"]
+        e = self._next((h2.events.ResponseReceived, h2.events.StreamReset), self.stream)
+        return dict(e.headers)[":status"] if isinstance(e, h2.events.ResponseReceived) else "reset"
 
     def get(self, keep=False):
         """The body of an HTTP GET through the stream; None when it is cut. @keep: another one can follow."""
