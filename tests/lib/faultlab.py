@@ -246,6 +246,10 @@ class FaultLab(Lab):
         """Where peers are told to find it: address:port."""
         return sorted(e["address"] for s in self.workloads()["services"] if s["name"] == service for e in s["endpoints"])
 
+    def offers(self, vm, service, port):
+        """Whether peers are told to go there: it is an endpoint, and well."""
+        return "%s:%d" % (vm.address, port) in self.endpoints(service) and any(w["healthy"] for w in self.workload(vm))
+
     def virtual_address(self, service):
         for s in self.workloads()["services"]:
             if s["name"] == service:

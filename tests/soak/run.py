@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Faults in random order under load, with every request counted.
 
-    run.py SECONDS [--seed N] [--flavour asan|tsan|default|both] [--only WORDS] [--keep]
+    run.py SECONDS [--seed N] [--only EXPRESSION] [--keep] [--prefix P]
 
 A pass is each fault once, in an order that the seed draws; passes follow each other until the time is over. Ends at the first thing that
 does not hold, with the seed and the fault; the same seed draws the same order. Programs come from $OUTRIGGER_BUILD (one flavour).
@@ -10,6 +10,7 @@ does not hold, with the seed and the fault; the same seed draws the same order. 
 import argparse
 import os
 import random
+import re
 import sys
 import time
 import traceback
@@ -35,7 +36,7 @@ def passes(soak, rng, seconds, only):
     soak.start_traffic()
     while first or time.monotonic() < end:
         for fault in order(rng):
-            if only and only not in fault.name:
+            if only and not re.search(only, fault.name):
                 continue
             soak.put(fault)
             n += 1
@@ -86,10 +87,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("seconds", type=float)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
-    parser.add_argument("--only", help="only faults with these words in their name")
+    parser.add_argument("--only", help="only faults whose name fits this expression")
+    parser.add_argument("--prefix", default="ogx", help="of the namespaces, so that two can run")
     parser.add_argument("--keep", action="store_true", help="leave everything as it is at the end")
     args = parser.parse_args()
-    sys.exit(0 if run(args.seconds, args.seed, args.only, args.keep) else 1)
+    sys.exit(0 if run(args.seconds, args.seed, args.only, args.keep, args.prefix) else 1)
 
 
 if __name__ == "__main__":
