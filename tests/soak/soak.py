@@ -84,6 +84,10 @@ class Traffic:
         return new
 
 
+class SoakLab(FaultLab):
+    upgrade_drain = "90s"       # longer than any connection of the traffic lasts
+
+
 class Soak:
     def __init__(self, prefix, rng, say, rate=8):
         self.rng = rng
@@ -92,7 +96,7 @@ class Soak:
         self.excuses = []
         self.fault = "before any fault"
         self.elder, self.younger = rng.sample(["a", "b"], 2)
-        self.lab = FaultLab(prefix, VMS, grace="20s", disk="3m", spare=[SPARE], onboarding=ONBOARDING, more=MORE)
+        self.lab = SoakLab(prefix, VMS, grace="20s", disk="3m", spare=[SPARE], onboarding=ONBOARDING, more=MORE)
         try:
             self.reports = Reports(self.lab.dir)
             self.growth = Growth(self.lab, sanitizer())
