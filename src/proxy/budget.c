@@ -51,5 +51,5 @@ uint32_t budget_connections(uint64_t limit)
 
 uint64_t budget_idle_descriptors(unsigned n_workers)
 {
-	return IDLE_FDS + (uint64_t)IDLE_FDS_A_WORKER * n_workers;
+	return IDLE_FDS + (uint64_t)IDLE_FDS_A_WORKER * (n_workers + 1);	/* the main thread has a pool, too: checks of health */
 }

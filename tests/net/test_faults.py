@@ -255,7 +255,7 @@ def test_a_bad_configuration_is_refused_and_the_last_one_stays(mesh):
     assert mesh.endpoints("orders") and load.end()["failed"] == 0
 
 
-@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "nofile": {"b": 400}}], indirect=True)
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "nofile": {"b": 560}}], indirect=True)
 def test_without_descriptors_load_is_shed_and_comes_back(mesh):
     mesh.join("orders-1")
     mesh.join_client("shopper-1")
