@@ -493,8 +493,15 @@ class Agented:
 
     def setup(self):
         mesh = message(f1=B + ":15012", f2=[B], f3=self.controller.roots(), f4="embedded")
+        states = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for path in self.states()]
         self.agent.send(2, message(f1="nic-1", f2=mesh, f3="example.org", f5=str(self.dir / "g.admin"), f6=str(self.dir / "g.resume"),
-                                   f7=str(self.dir), f8=str(self.dir / "g.access"), f9=True, f10="debug"))
+                                   f8=str(self.dir / "g.access"), f9=True, f10="debug"), states)
+        for fd in states:
+            os.close(fd)
+
+    def states(self):
+        """The two files of the last configuration, which are written in turns."""
+        return [self.dir / "g.mesh.0", self.dir / "g.mesh.1"]
 
     def vm_put(self, token, mode=3, fds=True, vm="vm-1"):
         listeners = [listener_in(self.lab.a, VIP, 9000), listener_in(self.lab.a, A, 15008)] if fds else []
@@ -653,9 +660,11 @@ def test_a_restart_has_the_last_configuration(mesh):
     agent = ready(mesh)
     with dial(mesh.a, VIP, 9000) as s:
         assert ask(s) == b"hello"
-    state = mesh.proxy.dir / "g.mesh"
-    wait_for(state.exists, why="the state file")
-    assert b"PRIVATE KEY" not in state.read_bytes() and b"eyJ" not in state.read_bytes()
+
+    def state():
+        return b"".join(path.read_bytes() for path in mesh.proxy.states())
+    wait_for(state, why="the state")
+    assert b"PRIVATE KEY" not in state() and b"eyJ" not in state()
     agent.send(6, message(f1=0))
     assert mesh.proxy.process.wait(10) == 0
     agent = mesh.proxy.start()
@@ -664,10 +673,11 @@ def test_a_restart_has_the_last_configuration(mesh):
     snapshot = wait_for(lambda: json.loads(unix_get(mesh.proxy.dir / "g.admin", "/snapshot")[1]), why="the snapshot")
     assert snapshot["policies_known"] and {w["address"] for w in snapshot["workloads"]} >= {A, B}
 
-    # A file that is broken is left alone, and said so.
+    # Files that are broken are not used, and said so.
     agent.send(6, message(f1=0))
     assert mesh.proxy.process.wait(10) == 0
-    state.write_bytes(b"\x12\xff" + os.urandom(200))
+    for path in mesh.proxy.states():
+        path.write_bytes(b"\x12\xff" + os.urandom(200))
     agent = ready(mesh)
     assert "last configuration is not used" in mesh.proxy.log()
 
