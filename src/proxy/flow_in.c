@@ -95,6 +95,9 @@ static void flow_in_connect(struct flow *f, const struct ip_port *src, const str
 	/* The port is the tunnel's, which many connections share, or one that somebody else has chosen. */
 	if (f->tunnel)
 		from.port = 0;
+	/* From another process on this NIC, by loopback: the VM could not answer to that, but to the NIC. */
+	if (ip_is_loopback(&from.ip))
+		from = (struct ip_port){};
 	f->attempts = 1;
 	fd = upstream_connect(w, UPSTREAM_TO_VM, &from, dst);
 	if (fd == -EAGAIN) {

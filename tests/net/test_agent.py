@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
-from agentlab import AGENT, REGISTRY, AgentLab, alive, now_ms  # noqa: E402
+from agentlab import AGENT, ONBOARDING, REGISTRY, AgentLab, alive, now_ms  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
@@ -55,6 +55,23 @@ def test_a_registration_becomes_a_proxied_service(mesh):
     assert steps == ["packet", "claim", "port", "containers", "registry", "probe", "verdict", "policy", "token", "proxy", "mesh"]
     check = mesh.get("/v1/check")
     assert check["ok"], [c for c in check["checks"] if not c["ok"]]
+
+
+def test_vms_of_two_processes_on_one_nic_call_each_other():
+    """Each VM has a proxy process of its own; what one dials at the other stays on the NIC, and goes through TLS."""
+    lab = AgentLab("oga2", onboarding=ONBOARDING.replace("    namespace: shop\n", "    namespace: shop\n    isolation: vm\n"))
+    try:
+        lab.start()
+        orders, shopper = lab.vms
+        lab.join(orders)
+        lab.discover(shopper)
+        wait_until("the client's proxy", lambda: lab.proxy(shopper))
+        assert lab.proxy(orders)[0]["process"] != lab.proxy(shopper)[0]["process"]
+        assert wait_until("an answer", lambda: lab.fetch(shopper, orders.address)) == "this is " + orders.address
+        wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in lab.log("nic.agent"))
+    finally:
+        print(lab.log("nic.agent")[-5000:])
+        lab.close()
 
 
 def test_a_later_service_joins_the_same_proxy_and_one_that_ends_leaves(mesh):
