@@ -261,7 +261,8 @@ static void print_stats(struct engine *e)
 {
 	const struct engine_stats *s = engine_stats(e);
 	const struct { const char *name; uint64_t n; } rows[] = {
-		{ "frames", s->packets }, { "malformed", s->malformed }, { "fragments", s->fragments }, { "ignored", s->ignored },
+		{ "frames", s->packets }, { "malformed", s->malformed }, { "fragments", s->fragments },
+		{ "put together", s->put_together }, { "ignored", s->ignored },
 		{ "datagrams", s->datagrams }, { "datagrams cut", s->datagrams_cut }, { "segments", s->segments },
 		{ "duplicates", s->duplicates }, { "reordered", s->reordered }, { "out of window", s->out_of_window },
 		{ "gaps", s->gaps }, { "gap bytes", s->gap_bytes }, { "no room", s->no_room }, { "no memory", s->no_memory },

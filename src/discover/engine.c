@@ -305,10 +305,19 @@ static struct ip *learnt_address(struct engine *e, const uint8_t mac[static 6])
 	return l ? &container_of(l, struct learnt, link)->address : NULL;
 }
 
-/* ARP, and multicast that no router passes on: there the MAC is the sender's own. */
+/* Peers speak on their link only, also when they answer one of them alone (RFC 6762, section 11). */
+static bool is_between_peers(const struct engine *e, const struct packet *p)
+{
+	const struct discover_protocol *from = p->kind == PACKET_UDP ? engine_protocol_of_port(e, IPPROTO_UDP, p->src_port) : NULL;
+
+	return from && from->is_peer_to_peer;
+}
+
+/* ARP, and what no router passes on: there the MAC is the sender's own. */
 static void learn(struct engine *e, const struct packet *p)
 {
-	bool is_local = p->kind == PACKET_ARP || (p->kind != PACKET_OTHER && ip_is_v4(&p->dst) && ip_is_multicast(&p->dst));
+	bool is_local = p->kind == PACKET_ARP || (p->kind != PACKET_OTHER && ip_is_v4(&p->dst) && ip_is_multicast(&p->dst)) ||
+			is_between_peers(e, p);
 	static const uint8_t zero[4];
 	struct learnt *l;
 
@@ -325,12 +334,35 @@ static void learn(struct engine *e, const struct packet *p)
 		free(l);
 }
 
+/* A frame, or the packet that it completes. The outcomes are those of packet_decode(). */
+static int decode_frame(struct engine *e, const struct engine_frame *f, struct packet *ret_p)
+{
+	int r = packet_decode(f->link, f->data, f->len, f->wire_len, ret_p);
+
+	if (r)
+		return r;
+	if (ret_p->kind == PACKET_FRAGMENT) {
+		e->stats.fragments += !e->learning;
+		e->stats.put_together += ipfrag_add(&e->fragments, ret_p, f->time_ns, ret_p) && !e->learning;
+	}
+	return 0;
+}
+
 void engine_learn(struct engine *e, const struct engine_frame *f)
 {
 	struct packet p;
 
-	if (packet_decode(f->link, f->data, f->len, f->wire_len, &p) == 0)
+	e->learning = true;
+	if (decode_frame(e, f, &p) == 0)
 		learn(e, &p);
+}
+
+/* The second pass begins with what it reads, not with what the first one ended with. */
+static void learnt_all(struct engine *e)
+{
+	e->learning = false;
+	ipfrag_deinit(&e->fragments);
+	ipfrag_init(&e->fragments);
 }
 
 void engine_only_guest(struct engine *e, const struct ip_prefix *prefix)
@@ -358,8 +390,11 @@ static void frame_packet(struct engine *e, const struct engine_frame *f, const s
 int engine_frame(struct engine *e, const struct engine_frame *f)
 {
 	struct packet p;
-	int r = packet_decode(f->link, f->data, f->len, f->wire_len, &p);
+	int r;
 
+	if (e->learning)
+		learnt_all(e);
+	r = decode_frame(e, f, &p);
 	if (!e->tick_ns)
 		e->tick_ns = f->time_ns;
 	if (f->time_ns >= e->tick_ns + TICK_MS * 1000000ull)
@@ -375,7 +410,6 @@ int engine_frame(struct engine *e, const struct engine_frame *f)
 	} else {
 		e->stats.packets++;
 		e->stats.ignored++;
-		e->stats.fragments += p.kind == PACKET_FRAGMENT;
 	}
 	return 0;
 }
@@ -473,6 +507,7 @@ int engine_new(const struct engine_limits *limits, observation_fn *emit, void *e
 	map_init(&e->flows);
 	map_init(&e->learnt);
 	list_init(&e->guests_by_use);
+	ipfrag_init(&e->fragments);
 	for (size_t i = 0; i < n_discover_protocols; i++) {
 		const struct discover_protocol *p = discover_protocols[i];
 
@@ -496,6 +531,7 @@ struct engine *engine_free(struct engine *e)
 	map_deinit(&e->guests);
 	map_deinit(&e->flows);
 	map_deinit(&e->learnt);
+	ipfrag_deinit(&e->fragments);
 	free(e);
 	return NULL;
 }

@@ -38,7 +38,8 @@ struct engine_limits {		/* 0: the default */
 struct engine_stats {
 	uint64_t packets;		/* given to the engine */
 	uint64_t malformed;		/* frames that are no good IP, UDP, TCP or ARP */
-	uint64_t fragments;		/* of IP: not put together */
+	uint64_t fragments;		/* of IP */
+	uint64_t put_together;		/* UDP and TCP packets that were made of them */
 	uint64_t ignored;		/* of no protocol, or not of a guest as a client */
 	uint64_t datagrams;		/* given to an observer */
 	uint64_t senseless;		/* datagrams and messages that are none of their protocol */

@@ -2,6 +2,7 @@
 #include "base/list.h"
 #include "base/map.h"
 #include "discover/engine.h"
+#include "discover/ipfrag.h"
 #include "discover/reasm.h"
 
 /*
@@ -82,11 +83,13 @@ struct engine {
 	struct list guests_by_use;
 	struct map flows;
 	struct map learnt;
+	struct ipfrag fragments;	/* of frames: engine_packet() gets whole packets */
 	struct reasm_budget budget;
 	struct reasm_counts counts;
 	struct engine_stats stats;
 	struct ip_prefix only;
 	bool has_only;
+	bool learning;		/* the first pass over a file: engine_learn() */
 	uint64_t tick_ns;
 	uint64_t now_ns;
 	uint64_t frame;

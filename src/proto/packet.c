@@ -96,17 +96,26 @@ static bool decode_transport(struct decoding *d)
 	return true;
 }
 
+static void take_fragment(struct decoding *d, uint32_t id, size_t offset, bool more)
+{
+	d->p.kind = PACKET_FRAGMENT;
+	d->p.fragment_id = id;
+	d->p.fragment_offset = offset;
+	d->p.more_fragments = more;
+	take_payload(d);
+}
+
 /* RFC 791, section 3.1 */
 static bool decode_ipv4(struct decoding *d)
 {
 	uint8_t version = wire_u8(&d->w);
-	uint16_t total, fragment;
+	uint16_t total, id, fragment;
 	const uint8_t *src, *dst;
 	size_t header = (version & 15u) * 4;
 
 	wire_u8(&d->w);		/* type of service */
 	total = wire_u16(&d->w);
-	wire_u16(&d->w);	/* identification */
+	id = wire_u16(&d->w);
 	fragment = wire_u16(&d->w);
 	d->p.hop_limit = wire_u8(&d->w);
 	d->p.ip_proto = wire_u8(&d->w);
@@ -124,7 +133,7 @@ static bool decode_ipv4(struct decoding *d)
 	if (total && !bound(d, total - header))
 		return false;
 	if (fragment & 0x3fff) {	/* "more fragments", or an offset */
-		d->p.kind = PACKET_FRAGMENT;
+		take_fragment(d, id, (fragment & 0x1fffu) * 8, fragment & 0x2000);
 		return true;
 	}
 	return decode_transport(d);
@@ -134,15 +143,16 @@ static bool decode_ipv4(struct decoding *d)
 static bool skip_extension(struct decoding *d, uint8_t proto)
 {
 	uint16_t fragment;
+	uint32_t id;
 	uint8_t size;
 
 	d->p.ip_proto = wire_u8(&d->w);
 	size = wire_u8(&d->w);
 	if (proto == PROTO_FRAGMENT) {
 		fragment = wire_u16(&d->w);
-		wire_u32(&d->w);
-		if (fragment & 0xfff9)
-			d->p.kind = PACKET_FRAGMENT;
+		id = wire_u32(&d->w);
+		if (fragment & 0xfff9 && !d->w.bad)
+			take_fragment(d, id, fragment & 0xfff8u, fragment & 1);
 	} else {
 		wire_take(&d->w, proto == PROTO_AH ? (size + 2u) * 4 - 2 : (size + 1u) * 8 - 2);
 	}
@@ -304,5 +314,18 @@ int packet_decode(enum packet_link link, const void *data, size_t len, size_t wi
 	if (!decoders[link](&d))
 		return PACKET_E_MALFORMED;
 	*ret_packet = d.p;
+	return 0;
+}
+
+int packet_transport(const void *data, size_t len, struct packet *p)
+{
+	struct decoding d = { .w = wire_init(data, len), .p = *p };
+
+	d.p.kind = PACKET_OTHER;
+	d.p.payload = NULL;
+	d.p.len = d.p.wire_len = 0;
+	if (!decode_transport(&d))
+		return PACKET_E_MALFORMED;
+	*p = d.p;
 	return 0;
 }

@@ -31,7 +31,7 @@ enum {
 enum packet_kind {
 	PACKET_OTHER,		/* neither of the below: the fields up to the addresses may be set */
 	PACKET_ARP,
-	PACKET_FRAGMENT,	/* of an IP datagram: ports are not known, or the payload is not whole */
+	PACKET_FRAGMENT,	/* of an IP datagram: ports are not known, the payload is the fragment */
 	PACKET_UDP,
 	PACKET_TCP,
 };
@@ -53,15 +53,21 @@ struct packet {
 	uint8_t hop_limit;		/* TTL of IPv4 */
 	uint8_t ip_proto;
 
+	uint32_t fragment_id;		/* PACKET_FRAGMENT: with addresses and protocol, which datagram it is of */
+	size_t fragment_offset;		/* bytes */
+	bool more_fragments;
+
 	uint16_t src_port;
 	uint16_t dst_port;
 	uint32_t tcp_seq;
 	uint32_t tcp_ack;
 	uint8_t tcp_flags;
-	const uint8_t *payload;		/* of UDP or TCP */
+	const uint8_t *payload;		/* of UDP or TCP; of a fragment, what follows its headers */
 	size_t len;			/* bytes of @payload */
 	size_t wire_len;		/* bytes that it had on the wire: more than @len where the capture is cut short */
 };
 
 /* 0 or PACKET_E_MALFORMED. @wire_len: length of the frame on the wire, >= @len. */
 MUST_CHECK int packet_decode(enum packet_link link, const void *data, size_t len, size_t wire_len, struct packet *ret_packet);
+/* What fragments held together: UDP or TCP of @p->ip_proto. Sets kind, ports and payload; the same outcomes. */
+MUST_CHECK int packet_transport(const void *data, size_t len, struct packet *p);

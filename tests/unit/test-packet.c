@@ -117,10 +117,18 @@ static void fragments_have_no_ports(void **state)
 	copy[UDP4_IP + 6] = 0x20;	/* more fragments */
 	assert_int_equal(packet_decode(PACKET_LINK_ETHERNET, copy, sizeof(copy), sizeof(copy), &p), 0);
 	assert_int_equal(p.kind, PACKET_FRAGMENT);
+	assert_true(p.more_fragments);
+	assert_int_equal(p.fragment_offset, 0);
+	copy[UDP4_IP + 4] = 0x12;
+	copy[UDP4_IP + 5] = 0x34;
 	copy[UDP4_IP + 6] = 0;
 	copy[UDP4_IP + 7] = 1;		/* offset */
 	assert_int_equal(packet_decode(PACKET_LINK_ETHERNET, copy, sizeof(copy), sizeof(copy), &p), 0);
 	assert_int_equal(p.kind, PACKET_FRAGMENT);
+	assert_false(p.more_fragments);
+	assert_int_equal(p.fragment_id, 0x1234);
+	assert_int_equal(p.fragment_offset, 8);
+	assert_ptr_equal(p.payload, copy + UDP4_IP + 24);	/* after four bytes of options */
 	assert_int_equal(p.dst_port, 0);
 }
 
