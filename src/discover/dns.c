@@ -1,5 +1,6 @@
 /*
- * Observer of DNS: which services a guest looks up, and what it is told.
+ * Observer of DNS: which services a guest looks up, what it is told, and what
+ * it writes there (dns_update.c).
  *
  * A user's lookup is several queries: A and AAAA (and HTTPS), each name of the
  * search list, a repetition over TCP, another server. They are gathered into
@@ -23,14 +24,18 @@ static void take_message(struct dns_guest *g, const uint8_t *data, size_t len, c
 		discover_senseless(ctx);
 		return;
 	}
-	/* NOTIFY and UPDATE put other things into the same sections. */
-	if (m.header.opcode != DNS_OPCODE_QUERY || m.header.response == to_server)
+	/* NOTIFY and others put other things into the same sections. */
+	if ((m.header.opcode != DNS_OPCODE_QUERY && m.header.opcode != DNS_OPCODE_UPDATE) || m.header.response == to_server)
 		return;
 	if (!dns_check(&m)) {
 		discover_senseless(ctx);
 		return;
 	}
-	if (to_server)
+	if (m.header.opcode == DNS_OPCODE_UPDATE && to_server)
+		dns_take_update(&g->updates, &m, client, server);
+	else if (m.header.opcode == DNS_OPCODE_UPDATE)
+		dns_take_update_response(&g->updates, &m, client, server, ctx);
+	else if (to_server)
 		dns_take_query(&x);
 	else
 		dns_take_response(&x);
@@ -79,6 +84,7 @@ static void *dns_guest_new(void)
 	list_init(&g->lookups);
 	list_init(&g->queries);
 	list_init(&g->held);
+	dns_updates_init(&g->updates);
 	return g;
 }
 
@@ -90,6 +96,7 @@ static void dns_guest_free(void *guest)
 		lookup_drop(g, list_entry(i, struct lookup, link));
 	list_for_each_safe(i, &g->held)
 		held_drop(g, list_entry(i, struct held, link));
+	dns_updates_deinit(&g->updates);
 	free(g);
 }
 

@@ -79,6 +79,18 @@ void lookup_report(struct lookup *l, const struct discover_ctx *ctx)
 	ctx->emit(&o, ctx->emit_data);
 }
 
+static bool make_room(struct lookup *l)
+{
+	size_t room = l->room ? 2 * l->room : 8;
+	uint64_t *seen = room <= MAX_SEEN ? realloc(l->seen, room * sizeof(*seen)) : NULL;
+
+	if (!seen)
+		return false;
+	l->seen = seen;
+	l->room = room;
+	return true;
+}
+
 /* One line for each instance that a lookup finds, however often its answer is repeated. */
 bool lookup_is_news(struct lookup *l, const struct observation *o)
 {
@@ -93,7 +105,7 @@ bool lookup_is_news(struct lookup *l, const struct observation *o)
 	for (size_t i = 0; i < l->n_seen; i++)
 		if (l->seen[i] == hash)
 			return false;
-	if (l->n_seen == MAX_SEEN)
+	if (l->n_seen == l->room && !make_room(l))
 		return false;
 	l->seen[l->n_seen++] = hash;
 	return true;
@@ -124,6 +136,7 @@ void lookup_drop(struct dns_guest *g, struct lookup *l)
 	}
 	list_unlink(&l->link);
 	g->n_lookups--;
+	free(l->seen);
 	free(l);
 }
 

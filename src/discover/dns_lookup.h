@@ -1,5 +1,6 @@
 #pragma once
 #include "base/list.h"
+#include "discover/dns_update.h"
 #include "discover/dnssd.h"
 #include "discover/protocol.h"
 #include "proto/dns.h"
@@ -15,7 +16,7 @@ enum {
 	MAX_LOOKUPS = 128,		/* remembered, each guest */
 	MAX_QUERIES = 256,		/* waiting for their answer */
 	MAX_HELD = 128,			/* SRV answers waiting for their target's address */
-	MAX_SEEN = 64,			/* instances in the answers of a lookup */
+	MAX_SEEN = 1024,		/* instances in the answers of a lookup; later ones are left out */
 	MAX_ALIASES = 8,		/* CNAMEs in a row */
 
 	PAIR_MS = 1000,			/* A and AAAA of one lookup begin within */
@@ -44,7 +45,8 @@ struct lookup {
 	bool found;
 	bool reported;			/* or not to be: superseded by the next name of the search, or of a target */
 	size_t n_seen;
-	uint64_t seen[MAX_SEEN];	/* hashes of instances that were reported */
+	size_t room;
+	uint64_t *seen;			/* hashes of instances that were reported */
 };
 
 struct query {
@@ -74,6 +76,7 @@ struct dns_guest {
 	struct list queries;
 	struct list held;
 	size_t n_lookups, n_queries, n_held;
+	struct dns_updates updates;
 };
 
 struct exchange {			/* one message and what it belongs to */
