@@ -51,6 +51,7 @@ struct instance {
 	bool has_srv;
 	bool has_txt;
 	bool fresh;			/* seen in this packet */
+	bool probed;			/* the guest asked whether the name is free, and has not announced it since */
 	uint16_t port;
 	uint32_t ttl_s;
 	uint8_t *txt;
@@ -240,6 +241,19 @@ static struct instance *instance_get(struct packet_ctx *p, const struct dns_name
 	return in;
 }
 
+/* For a record that announces it: what was probed for is there now, the last of those that are. */
+static struct instance *instance_announced(struct packet_ctx *p, const struct dns_name *name)
+{
+	struct instance *in = instance_get(p, name);
+
+	if (in && in->probed) {
+		in->probed = false;
+		list_unlink(&in->link);
+		list_append(&p->guest->instances, &in->link);
+	}
+	return in;
+}
+
 static struct ip instance_address(const struct mdns_guest *g, const struct instance *in, const struct ip *guest)
 {
 	const struct host *h = host_find(g, &in->target);
@@ -358,9 +372,10 @@ static void settle_all(struct mdns_guest *g, const struct discover_ctx *ctx, enu
 static void goodbye(struct packet_ctx *p, struct instance *in)
 {
 	bool again = in->state == GONE && ms_since(p->ctx->time_ns, in->told_ns) < GONE_MS;
+	bool never_was = in->state != OFFERED && in->probed;	/* given up before it was announced: jmDNS says goodbye even so */
 
 	in->frame = p->ctx->frame;
-	if (in->own && !again)
+	if (in->own && !again && !never_was)
 		report(p->guest, in, OBS_DEREGISTER, p->ctx);
 	in->state = GONE;
 	in->has_srv = in->has_txt = false;
@@ -368,7 +383,7 @@ static void goodbye(struct packet_ctx *p, struct instance *in)
 
 static void take_srv(struct packet_ctx *p, const struct dns_record *r)
 {
-	struct instance *in = instance_get(p, &r->name);
+	struct instance *in = r->ttl_s ? instance_announced(p, &r->name) : instance_get(p, &r->name);
 	struct dns_srv srv;
 
 	if (!in || !dns_srv(p->message, r, &srv))
@@ -393,7 +408,7 @@ static void take_srv(struct packet_ctx *p, const struct dns_record *r)
 
 static void take_txt(struct packet_ctx *p, const struct dns_record *r)
 {
-	struct instance *in = r->ttl_s ? instance_get(p, &r->name) : NULL;
+	struct instance *in = r->ttl_s ? instance_announced(p, &r->name) : NULL;
 	size_t len = wire_left(&r->rdata);
 	uint8_t *txt;
 
@@ -546,6 +561,20 @@ static void take_question(struct packet_ctx *p, const struct dns_record *r)
 	p->ctx->emit(&o, p->ctx->emit_data);
 }
 
+static void take_probe(struct packet_ctx *p)
+{
+	struct dns_record r;
+
+	while (dns_next(p->message, &r)) {
+		struct instance *in = NULL;
+
+		if (r.section == DNS_AUTHORITY && r.type == DNS_TYPE_SRV)
+			in = instance_get(p, &r.name);
+		if (in && in->state != OFFERED && !in->has_srv)
+			in->probed = true;
+	}
+}
+
 /*
  * A query with records in its authority section is a probe for a name that the
  * guest wants for itself (RFC 6762, section 8.1), neither a question of
@@ -556,8 +585,12 @@ static void take_query(struct packet_ctx *p)
 {
 	struct dns_record r;
 
-	if (!p->datagram->from_guest || p->message->header.counts[DNS_AUTHORITY])
+	if (!p->datagram->from_guest)
 		return;
+	if (p->message->header.counts[DNS_AUTHORITY]) {
+		take_probe(p);
+		return;
+	}
 	while (dns_next(p->message, &r) && r.section == DNS_QUESTION)
 		take_question(p, &r);
 }

@@ -253,6 +253,30 @@ static void announcements_count_once_and_are_renewed_late(void **state)
 	engine_free(f.e);
 }
 
+/* jmDNS says goodbye to a name that it has only probed for. */
+static void a_name_that_was_only_probed_for_does_not_go(void **state)
+{
+	struct feed f = { start(NULL) };
+	struct engine_guest g = guest(5, "10.0.0.1");
+	uint8_t probe[sizeof(announcement)], bye[sizeof(announcement)];
+
+	(void)state;
+	memcpy(probe, announcement, sizeof(probe));
+	probe[2] = 0;			/* a query, */
+	probe[7] = 0;			/* whose records are */
+	probe[9] = 4;			/* in the authority section */
+	memcpy(bye, announcement, sizeof(bye));
+	bye[PTR_TTL] = bye[SRV_TTL] = 0;
+	udp(&f, "10.0.0.1:5353", "224.0.0.251:5353", probe, sizeof(probe), g, true);
+	udp(&f, "10.0.0.1:5353", "224.0.0.251:5353", bye, sizeof(bye), g, true);
+	assert_string_equal(heard, "");
+	udp(&f, "10.0.0.1:5353", "224.0.0.251:5353", probe, sizeof(probe), g, true);
+	udp(&f, "10.0.0.1:5353", "224.0.0.251:5353", announcement, sizeof(announcement), g, true);
+	udp(&f, "10.0.0.1:5353", "224.0.0.251:5353", bye, sizeof(bye), g, true);
+	assert_string_equal(heard, "register w 10.0.0.1 10.0.0.1\nderegister w 10.0.0.1 10.0.0.1\n");
+	engine_free(f.e);
+}
+
 static void changes_are_registered_again(void **state)
 {
 	struct feed f = { start(NULL) };
@@ -354,6 +378,7 @@ int main(void)
 		cmocka_unit_test(streams_are_put_together),
 		cmocka_unit_test(a_proxied_stream_is_read_as_it_is),
 		cmocka_unit_test(announcements_count_once_and_are_renewed_late),
+		cmocka_unit_test(a_name_that_was_only_probed_for_does_not_go),
 		cmocka_unit_test(changes_are_registered_again),
 		cmocka_unit_test(what_others_announce_is_an_answer_only_to_who_asked),
 		cmocka_unit_test(nothing_grows_beyond_its_limit),
