@@ -16,6 +16,7 @@ struct zk_dir {
 	char *path;
 	bool announced;			/* its discover was told */
 	bool watched;			/* the last question left a watch */
+	bool recipe;			/* of a lock or an election, in which the guest takes part */
 	uint32_t round;			/* questions so far */
 };
 

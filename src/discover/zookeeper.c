@@ -250,6 +250,20 @@ static void node_written(struct stream *s, const char *path, uint64_t session, s
 	zk_instance_deinit(&i);
 }
 
+/* Who takes part in a lock asks for the others that do: no question for a service. */
+static void note_recipe(struct stream *s, const char *path)
+{
+	char dir[MAX_PATH];
+	struct zk_dir *d;
+
+	if (!zk_path_is_recipe(path))
+		return;
+	zk_path_dir(path, dir, sizeof(dir));
+	d = zk_asked_dir(&s->asked, dir);
+	if (d)
+		d->recipe = true;
+}
+
 static void on_created(struct stream *s, const struct jute_request *r, struct jute_str reply_path)
 {
 	bool ephemeral = jute_flags_ephemeral(r->flags);
@@ -259,6 +273,7 @@ static void on_created(struct stream *s, const struct jute_request *r, struct ju
 	/* The reply knows the sequence number. */
 	if (!copy_path(reply_path.len ? reply_path : r->path, path))
 		return;
+	note_recipe(s, path);
 	n = zk_guest_find_node(s->guest, path);
 	if (n)				/* its end was missed */
 		node_gone(s->guest, n, s->ctx);
@@ -320,7 +335,7 @@ static void on_children_asked(struct stream *s, const char *dir, bool watch)
 	char service[ZK_INSTANCE_MAX_NAME];
 	bool goes_on;
 
-	if (!d)
+	if (!d || d->recipe)
 		return;
 	goes_on = d->round && d->watched && watch;
 	d->watched = watch;

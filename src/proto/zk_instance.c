@@ -351,7 +351,7 @@ static bool read_json(const char *path, const void *data, size_t len, struct zk_
 /* --- host:port --- */
 
 /* Locks and elections write the owner's address, too; these recipes of Curator and kazoo name their nodes so. */
-static bool is_recipe(const char *path)
+bool zk_path_is_recipe(const char *path)
 {
 	static const char *const marks[] = {
 		"-lock-", "-latch-", "-lease-", "__lock__", "__rlock__", "__READ__", "__WRIT__", "/locks/", "/lock/", "/election/",
@@ -384,11 +384,42 @@ static bool read_text(const char *path, const char *data, size_t len, struct zk_
 	return named_by_path(path, i);
 }
 
+/* Digits alone, and more than none. */
+static bool is_number(const char *s, size_t len)
+{
+	for (size_t n = 0; n < len; n++)
+		if (s[n] < '0' || s[n] > '9')
+			return false;
+	return len;
+}
+
+/* Solr's live nodes: "10.0.0.1:8983_solr"; what follows the port is the path, escaped. */
+static bool solr_name(const char *name, struct zk_instance *i)
+{
+	const char *colon = strrchr(name, ':');
+	const char *end = colon ? strchr(colon, '_') : NULL;
+
+	return end && host_port(name, (size_t)(end - name), i);
+}
+
+/* HBase's servers: "host,16020,1700000000000", the last the time of its start. */
+static bool hbase_name(const char *name, struct zk_instance *i)
+{
+	const char *port = strchr(name, ',');
+	const char *start = port ? strchr(port + 1, ',') : NULL;
+	char text[ZK_INSTANCE_MAX_NAME];
+
+	if (!start || !is_number(start + 1, strlen(start + 1)))
+		return false;
+	return snprintf(text, sizeof(text), "%.*s:%.*s", (int)(port - name), name, (int)(start - port - 1), port + 1) < (int)sizeof(text) &&
+	       host_port(text, strlen(text), i);
+}
+
 static bool read_host_port_name(const char *path, struct zk_instance *i)
 {
 	const char *name = last_element(path);
 
-	return host_port(name, strlen(name), i) && named_by_path(path, i);
+	return (host_port(name, strlen(name), i) || solr_name(name, i) || hbase_name(name, i)) && named_by_path(path, i);
 }
 
 static bool finish(bool ok, struct zk_instance *i, struct zk_instance *ret_i)
@@ -410,7 +441,7 @@ bool zk_instance_read_name(const char *path, struct zk_instance *ret_i)
 		return finish(true, &i, ret_i);
 	zk_instance_deinit(&i);
 	i = (struct zk_instance){};
-	return finish(!is_recipe(path) && read_host_port_name(path, &i), &i, ret_i);
+	return finish(!zk_path_is_recipe(path) && read_host_port_name(path, &i), &i, ret_i);
 }
 
 bool zk_instance_read(const char *path, const void *data, size_t len, struct zk_instance *ret_i)
@@ -424,10 +455,10 @@ bool zk_instance_read(const char *path, const void *data, size_t len, struct zk_
 	zk_instance_deinit(&i);
 	i = (struct zk_instance){};
 	if (len && *(const char *)data == '{' && read_json(path, data, len, &i))
-		return finish(is_curator(i.json) || !is_recipe(path), &i, ret_i);
+		return finish(is_curator(i.json) || !zk_path_is_recipe(path), &i, ret_i);
 	zk_instance_deinit(&i);
 	i = (struct zk_instance){};
-	if (is_recipe(path))
+	if (zk_path_is_recipe(path))
 		return false;
 	if (len && read_text(path, data, len, &i))
 		return finish(true, &i, ret_i);

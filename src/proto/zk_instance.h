@@ -51,5 +51,7 @@ bool zk_dir_is_service(const char *dir);
 bool zk_dir_is_dubbo_other(const char *dir);
 /* Undoes percent-encoding in place; what is no proper escape stays, a zero byte ends it. */
 void zk_unescape(char *s);
+/* A node of a lock, an election and the like, by the names that the recipes of Curator and kazoo give them. */
+bool zk_path_is_recipe(const char *path);
 /* The directory of @path, "" for that of a node at the top. */
 void zk_path_dir(const char *path, char *ret_dir, size_t size);

@@ -67,6 +67,7 @@ static bool is_generic(struct element e)
 {
 	static const char *const names[] = {
 		"services", "providers", "instances", "members", "nodes", "servers", "hosts", "endpoints", "live", "alive",
+		"live_nodes", "rs",
 	};
 
 	return is_one_of(e, names, ELEMENTS(names));

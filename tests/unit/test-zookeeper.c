@@ -206,6 +206,11 @@ static void payloads_of_other_libraries_are_read(void **state)
 		{ "/app/v6/n1", "[fd00::1]:7001", "register v6/n1 fd00::1:7001\n" },
 		{ "/services/vm1", "{\"name\":\"orders\",\"address\":\"10.1.0.8\",\"port\":\"8080\"}", "register orders/vm1 10.1.0.8:8080\n" },
 		{ "/services/web/servers/s1", "http://10.1.0.8:81/x", "register web/s1 10.1.0.8:81\n" },
+		{ "/solr/live_nodes/10.1.0.9:8983_solr", "", "register solr/10.1.0.9:8983_solr 10.1.0.9:8983\n" },
+		{ "/hbase/rs/vm-1.example,16020,1700000000000", "\xff PBUF", "register hbase/vm-1.example,16020,1700000000000 vm-1.example:16020\n" },
+		{ "/hbase/rs/vm-1.example,16020,x", "", "" },
+		{ "/hbase/rs/,16020,1", "", "" },
+		{ "/solr/live_nodes/10.1.0.9:_solr", "", "" },
 		{ "/locks/orders/_c_1-lock-0000000001", "10.1.0.1", "" },
 		{ "/election/n_1", "10.1.0.1:80", "" },
 		{ "/controller", "{\"version\":1,\"brokerid\":1,\"timestamp\":\"1\"}", "" },
@@ -345,6 +350,21 @@ static void a_guest_that_reads_its_own_node_asks_for_nothing(void **state)
 	observe_deinit(&o);
 }
 
+static void who_takes_part_in_a_lock_asks_for_no_service(void **state)
+{
+	struct observe o;
+
+	(void)state;
+	begin(&o, 0);
+	create(&o, "/services/alock/_c_1-lock-0000000001", "10.1.0.1:80", 1);
+	to(&o, frame_read(2, 8, "/services/alock", 0));
+	from(&o, frame_reply(2, -101));
+	seen(&o, "");
+	to(&o, frame_read(3, 8, "/services/orders", 0));
+	seen(&o, "discover orders/- -:0\n");
+	observe_deinit(&o);
+}
+
 static void lost_bytes_are_passed_over(void **state)
 {
 	struct observe o;
@@ -436,6 +456,7 @@ int main(void)
 		cmocka_unit_test(the_operations_of_a_multi_count_one_by_one),
 		cmocka_unit_test(reading_is_discovery_once),
 		cmocka_unit_test(a_guest_that_reads_its_own_node_asks_for_nothing),
+		cmocka_unit_test(who_takes_part_in_a_lock_asks_for_no_service),
 		cmocka_unit_test(lost_bytes_are_passed_over),
 		cmocka_unit_test(a_late_start_still_sees_what_comes),
 		cmocka_unit_test(other_protocols_are_given_up),
