@@ -129,7 +129,9 @@ static const char *const upgrade_names[] = { "auto", "manual", NULL };
 static const struct conf_item proxy_items[] = {
 	{ "path", CONF_STRING, AT(config_proxy, path), .reload = CONF_RESTART, .check = check_absolute, .doc = "The outrigger-proxy program; beside the agent by default." },
 	{ "workers", CONF_UINT, AT(config_proxy, workers), .reload = CONF_RESTART, .max = 64, .dflt = "0", .doc = "Threads of a proxy process; 0: one a processor, at most 4." },
-	{ "access_log", CONF_STRING, AT(config_proxy, access_log), .doc = "A file, or `stderr`. Nothing by default." },
+	{ "access_log", CONF_STRING, AT(config_proxy, access_log),
+	  .doc = "A file, or `stderr`. Nothing by default. The agent opens the file for all proxies, again at each reload: "
+		 "as root if it was started with it, else as its own user." },
 	{ "access_log_json", CONF_BOOL, AT(config_proxy, access_log_json), .dflt = "false", .doc = "One JSON object a line." },
 	{ "drain", CONF_DURATION, AT(config_proxy, drain_ms), .max = 3600000, .dflt = "5s",
 	  .doc = "Time that connections have to end when a VM leaves. For the first half of it everything is served as before, while its peers learn that it leaves." },
@@ -297,6 +299,8 @@ void config_steer(const struct config *c, struct steer_conf *ret_steer)
 	s.sniff_bytes_per_s = (uint32_t)c->limits.sniffed_bytes;
 	s.max_vms = c->steering.max_vms;
 	s.force_clsact = c->steering.force_clsact;
+	if (c->proxy.access_log && *c->proxy.access_log && strcmp(c->proxy.access_log, "stderr"))
+		s.access_log = c->proxy.access_log;
 	for (size_t i = 0; i < c->ports.n && i < ELEMENTS(s.vm_ports); i++)
 		s.vm_ports[s.n_vm_ports++] = ((const struct config_port *)c->ports.v)[i].match;
 	for (size_t i = 0; i < c->uplinks.n && i < ELEMENTS(s.uplinks); i++)

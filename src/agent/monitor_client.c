@@ -321,6 +321,21 @@ int monitor_proxy_signal(struct monitor_client *c, uint32_t proxy, int signo)
 	return tell(c, MONITOR_OP_PROXY_SIGNAL, &m, sizeof(m));
 }
 
+int monitor_access_log(struct monitor_client *c, const char *path, int *ret_fd)
+{
+	struct monitor_msg_path m = {};
+	int r;
+
+	if ((size_t)snprintf(m.path, sizeof(m.path), "%s", path) >= sizeof(m.path))
+		return -ENAMETOOLONG;
+	r = call(c, MONITOR_OP_ACCESS_LOG, &m, sizeof(m), NULL, 0, NULL, 0, 1);
+	if (r < 0)
+		return r;
+	c->n_fds = 0;
+	*ret_fd = c->fds[0];
+	return 0;
+}
+
 /* --- probes --- */
 
 int monitor_probe_open(struct monitor_client *c, const struct monitor_probe *p, int *ret_fd, struct ip_port *ret_local)

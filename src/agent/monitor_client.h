@@ -181,6 +181,12 @@ MUST_CHECK int monitor_proxy_spawn(struct monitor_client *c, const struct monito
 /* -ESRCH when it has ended. @signo: SIGTERM, SIGKILL, SIGHUP, SIGUSR1, SIGUSR2. */
 MUST_CHECK int monitor_proxy_signal(struct monitor_client *c, uint32_t proxy, int signo);
 
+/*
+ * The file that is named "access_log" in the configuration that the monitor
+ * was started with, open for appending. -EPERM: it is another one.
+ */
+MUST_CHECK int monitor_access_log(struct monitor_client *c, const char *path, int *ret_fd);
+
 /* --- probes --- */
 
 struct monitor_probe {

@@ -1,4 +1,5 @@
 #pragma once
+#include <limits.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include "agent/monitor_client.h"
@@ -22,6 +23,7 @@ enum monitor_op {
 	MONITOR_OP_LISTENERS_MAKE,
 	MONITOR_OP_PROXY_SPAWN,
 	MONITOR_OP_PROXY_SIGNAL,
+	MONITOR_OP_ACCESS_LOG,
 	MONITOR_OP_PROBE_OPEN,
 	MONITOR_OP_PROBE_RESULT,
 	MONITOR_OP_COUNTERS,
@@ -86,6 +88,10 @@ struct monitor_msg_spawned {
 struct monitor_msg_signal {
 	uint32_t proxy;
 	int32_t signo;
+};
+
+struct monitor_msg_path {
+	char path[PATH_MAX];	/* with its zero */
 };
 
 struct monitor_msg_probe_result {

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agent/log_file.h"
 #include "agent/steer_check.h"
 #include "agent/steer_sockets.h"
 #include "api/divert.h"
@@ -346,6 +347,23 @@ static int op_proxy_signal(struct monitor_state *m, struct monitor_request *q)
 	return monitor_proxies_signal(&m->proxies, s.proxy, s.signo);
 }
 
+/* Only the file that the administrator named when we were started: the worker may be somebody else by now. */
+static int op_access_log(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_path p;
+
+	memcpy(&p, q->in, sizeof(p));
+	if (!memchr(p.path, 0, sizeof(p.path)))
+		return MONITOR_OPS_E_ODD;
+	if (!m->conf->access_log || strcmp(p.path, m->conf->access_log))
+		return -EPERM;
+	int fd = log_file_open(p.path);
+	if (fd < 0)
+		return fd;
+	q->out_fds[q->n_out_fds++] = fd;
+	return 0;
+}
+
 /* --- probes --- */
 
 static int op_probe_open(struct monitor_state *m, struct monitor_request *q)
@@ -437,6 +455,7 @@ static const struct {
 	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_fds = MONITOR_MAX_FDS, .early = true },
 	[MONITOR_OP_PROXY_SIGNAL]   = { op_proxy_signal, sizeof(struct monitor_msg_signal), .early = true },
+	[MONITOR_OP_ACCESS_LOG]     = { op_access_log, sizeof(struct monitor_msg_path), .early = true },
 	[MONITOR_OP_PROBE_OPEN]     = { op_probe_open, sizeof(struct monitor_probe) },
 	[MONITOR_OP_PROBE_RESULT]   = { op_probe_result, sizeof(struct monitor_msg_probe_result) },
 	[MONITOR_OP_COUNTERS]       = { op_counters, sizeof(struct monitor_msg_vm) },

@@ -111,6 +111,19 @@ static size_t open_state(struct process *p, int fds[static N_STATE_FILES])
 	return 0;
 }
 
+int process_send_access_log(struct process *p)
+{
+	const struct supervisor *s = p->supervisor;
+	Outrigger__Ipc__AccessLog log = OUTRIGGER__IPC__ACCESS_LOG__INIT;
+	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+
+	if (!s->setup->access_log_comes)
+		return 0;
+	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_ACCESS_LOG;
+	m.access_log = &log;
+	return process_send(p, &m, &s->access_log_fd, s->access_log_fd >= 0);
+}
+
 int process_send_setup(struct process *p)
 {
 	Outrigger__Ipc__Setup setup = *p->supervisor->setup;
@@ -129,7 +142,7 @@ int process_send_setup(struct process *p)
 	r = process_send(p, &m, fds, n_fds);
 	while (n_fds)
 		close_fd(fds[--n_fds]);
-	return r;
+	return r < 0 ? r : process_send_access_log(p);
 }
 
 static void take_hello(struct process *p, const Outrigger__Ipc__Hello *m)

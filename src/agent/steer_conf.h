@@ -57,6 +57,9 @@ struct steer_conf {
 	const char *uplinks[STEER_MAX_UPLINKS];
 	size_t n_uplinks;
 
+	/* A file that is opened for the worker, so that all proxies write to it; borrowed, NULL: none. */
+	const char *access_log;
+
 	/* Who the worker is. */
 	uid_t worker_uid;			/* 60999 */
 	gid_t worker_gid;

@@ -41,6 +41,7 @@ int supervisor_init(struct supervisor *s, struct loop *loop, const struct superv
 		    const struct supervisor_system *system, const struct supervisor_ops *ops)
 {
 	*s = (struct supervisor){ .loop = loop, .conf = *conf, .system = *system, .ops = *ops };
+	s->access_log_fd = -1;
 	list_init(&s->processes);
 	map_init(&s->vms);
 	return 0;
@@ -58,6 +59,24 @@ void supervisor_deinit(struct supervisor *s)
 	}
 	map_deinit(&s->vms);
 	pb_free(s->setup);
+	s->access_log_fd = close_fd(s->access_log_fd);
+}
+
+/* Without it the proxies serve on: a log is no reason not to. */
+static void open_access_log(struct supervisor *s)
+{
+	const char *path = s->setup->access_log;
+	int fd;
+
+	s->access_log_fd = close_fd(s->access_log_fd);
+	s->setup->access_log_comes = *path && strcmp(path, "stderr");
+	if (!s->setup->access_log_comes)
+		return;
+	fd = s->system.access_log_open(s->system.data, path);
+	if (fd < 0)
+		s->ops.failed("the access log cannot be opened: nothing is written to it", path, fd, s->ops.data);
+	else
+		s->access_log_fd = fd;
 }
 
 int supervisor_set_mesh(struct supervisor *s, const Outrigger__Ipc__Setup *setup)
@@ -69,11 +88,14 @@ int supervisor_set_mesh(struct supervisor *s, const Outrigger__Ipc__Setup *setup
 		return r;
 	pb_free(s->setup);
 	s->setup = (Outrigger__Ipc__Setup *)(void *)copy;
+	open_access_log(s);
 	list_for_each(l, &s->processes) {
 		struct process *p = list_entry(l, struct process, link);
 
 		if (p->state == PROCESS_RUNNING)
 			r = process_send_setup(p);
+		else if (p->state == PROCESS_STOPPING && p->ipc)
+			r = process_send_access_log(p);
 		else if (p->state == PROCESS_IDLE && !list_empty(&p->vms))
 			process_event(p, PROCESS_EV_WANTED);
 	}

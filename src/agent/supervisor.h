@@ -50,6 +50,7 @@ struct supervisor_system {
 	int (*spawn)(void *data, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid);
 	int (*kill)(void *data, uint32_t proxy);
 	int (*listeners_make)(void *data, uint32_t vm, int ret_fds[2]);
+	int (*access_log_open)(void *data, const char *path);	/* a descriptor, the caller's */
 	int (*divert_add)(void *data, const struct monitor_divert *d);
 	int (*divert_remove)(void *data, const struct monitor_divert *d);
 	int (*diverts_settle)(void *data, uint32_t vm);	/* what a predecessor left and was not added again goes */
@@ -158,6 +159,7 @@ struct supervisor {
 	struct supervisor_system system;
 	struct supervisor_ops ops;
 	Outrigger__Ipc__Setup *setup;	/* NULL: the mesh is not known yet, nothing is started */
+	int access_log_fd;		/* one for all processes; -1: none */
 	struct list processes;
 	struct map vms;			/* struct proxy_vm.by_id */
 	uint64_t n_restarts;
@@ -177,7 +179,10 @@ MUST_CHECK int supervisor_init(struct supervisor *s, struct loop *loop, const st
 /* The processes are left alone: they serve until somebody adopts or stops them. */
 void supervisor_deinit(struct supervisor *s);
 
-/* Who the mesh's control plane is: copied, sent to every process. -ENOMEM. */
+/*
+ * Who the mesh's control plane is: copied, sent to every process. The access
+ * log is opened anew, since it may have been moved away. -ENOMEM.
+ */
 MUST_CHECK int supervisor_set_mesh(struct supervisor *s, const Outrigger__Ipc__Setup *setup);
 
 /* The VM gets a proxy, or the one that it has is changed. -ENOMEM, -E2BIG. */

@@ -34,6 +34,8 @@ void process_event(struct process *p, enum process_event ev);
 struct process *process_free(struct process *p);
 int process_send(struct process *p, const Outrigger__Ipc__ToProxy *m, const int *fds, size_t n_fds);
 MUST_CHECK int process_send_setup(struct process *p);
+/* The access log as it is open now. Nothing when there is none. */
+MUST_CHECK int process_send_access_log(struct process *p);
 /* Opens the conversation over @fd (taken over). */
 MUST_CHECK int process_connect(struct process *p, int fd);
 /* The process of @id's hosting, also of its successor. NULL: it is not its. */

@@ -16,6 +16,7 @@
 #include "agent/adopt.h"
 #include "agent/budgets.h"
 #include "agent/knowledge.h"
+#include "agent/log_file.h"
 #include "agent/member.h"
 #include "agent/memory.h"
 #include "agent/reports.h"
@@ -234,6 +235,14 @@ static int sys_spawn(void *data, const struct monitor_spawn *s, uint32_t *ret_pr
 static int sys_kill(void *data, uint32_t proxy)
 {
 	return monitor_proxy_signal(((struct worker *)data)->monitor, proxy, SIGKILL);
+}
+
+/* The monitor's rights reach further; what is in a folder of ours only we may open. */
+static int sys_access_log_open(void *data, const char *path)
+{
+	int fd, r = monitor_access_log(((struct worker *)data)->monitor, path, &fd);
+
+	return r == 0 ? fd : r == -EPERM || r == -EACCES ? log_file_open(path) : r;
 }
 
 static int sys_listeners_make(void *data, uint32_t vm, int ret_fds[2])
@@ -511,7 +520,8 @@ static int start_supervisor(struct worker *w, const char *run_dir)
 		.log_level = levels[w->conf->log.level], .log_json = w->conf->log.json, .drain_ms = w->conf->proxy.drain_ms, .linger_ms = LINGER_MS,
 	};
 	struct supervisor_system system = {
-		.spawn = sys_spawn, .kill = sys_kill, .listeners_make = sys_listeners_make, .divert_add = sys_divert_add,
+		.spawn = sys_spawn, .kill = sys_kill, .listeners_make = sys_listeners_make, .access_log_open = sys_access_log_open,
+		.divert_add = sys_divert_add,
 		.divert_remove = sys_divert_remove, .diverts_settle = sys_diverts_settle, .data = w,
 	};
 	struct supervisor_ops ops = {

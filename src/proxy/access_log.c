@@ -5,9 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/bytes.h"
@@ -18,6 +20,8 @@ struct access_log {
 	struct loop *loop;
 	int fd;
 	bool own_fd;
+	bool is_file;
+	bool mid_line;			/* the last byte that was written was not a line's last */
 	bool json;
 	struct bytes buffer;
 	struct defer flush;		/* at the end of the turn */
@@ -138,10 +142,23 @@ static int format(struct bytes *out, const struct flow_report *r, const struct a
 
 static int on_writable(struct watch *w, uint32_t events);
 
+/* Of what is written at once to a pipe, PIPE_BUF bytes stay together: so many whole lines, or one that is longer. */
+static size_t portion(const struct access_log *a)
+{
+	const char *data = (const char *)a->buffer.data, *end;
+
+	if (a->is_file || a->buffer.len <= PIPE_BUF)
+		return a->buffer.len;
+	end = memrchr(data, '\n', PIPE_BUF);
+	if (!end)
+		end = memchr(data, '\n', a->buffer.len);
+	return end ? (size_t)(end - data) + 1 : a->buffer.len;
+}
+
 static void write_out(struct access_log *a)
 {
 	while (a->buffer.len) {
-		ssize_t n = write(a->fd, a->buffer.data, a->buffer.len);
+		ssize_t n = write(a->fd, a->buffer.data, portion(a));
 
 		if (n < 0 && errno == EAGAIN) {
 			if (!a->watch.loop && watch_add(a->loop, &a->watch, a->fd, EPOLLOUT, false, on_writable) < 0)
@@ -150,13 +167,16 @@ static void write_out(struct access_log *a)
 		}
 		if (n < 0)
 			break;
+		a->mid_line = n && a->buffer.data[n - 1] != '\n';
 		bytes_consume(&a->buffer, (size_t)n);
 	}
 	watch_remove(&a->watch);
 	if (a->buffer.len) {		/* a full disk: the log gives way */
-		for (size_t i = 0; i < a->buffer.len; i++)
+		for (size_t i = a->buffer.data[0] == '\n'; i < a->buffer.len; i++)
 			a->dropped += a->buffer.data[i] == '\n';
 		bytes_clear(&a->buffer);
+		if (a->mid_line && bytes_append(&a->buffer, "\n", 1) < 0)	/* so that the next line begins as one */
+			a->mid_line = false;
 	}
 }
 
@@ -195,6 +215,28 @@ uint64_t access_log_dropped(const struct access_log *a)
 	return a->dropped;
 }
 
+static void look_at(struct access_log *a)
+{
+	struct stat st;
+
+	a->is_file = a->fd >= 0 && fstat(a->fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+void access_log_change(struct access_log *a, int fd)
+{
+	if (a->fd >= 0)
+		write_out(a);
+	watch_remove(&a->watch);
+	if (a->own_fd)
+		close_fd(a->fd);
+	a->fd = fd;
+	a->own_fd = true;
+	a->mid_line = false;
+	look_at(a);
+	if (fd >= 0 && a->buffer.len)
+		loop_defer(a->loop, &a->flush, on_flush);
+}
+
 static int open_target(struct access_log *a, const char *target, struct diag *d)
 {
 	if (!*target)
@@ -224,6 +266,7 @@ int access_log_new(struct loop *loop, const char *target, bool json, struct acce
 		free(a);
 		return r;
 	}
+	look_at(a);
 	*ret_log = a;
 	return 0;
 }

@@ -17,6 +17,13 @@ enum { ACCESS_LOG_BUFFER_MAX = 1024 * 1024 };
 
 /* @target: a file's path, "stderr", or "": nothing is written. -EINVAL with a reason. */
 MUST_CHECK int access_log_new(struct loop *loop, const char *target, bool json, struct access_log **ret_log, struct diag *reterr_diag);
+/*
+ * From now on into @fd (taken over, non-blocking; -1: nothing is written),
+ * which others may have open as well: no line of ours is torn by theirs, as
+ * long as it is open for appending and, if it is a pipe, the line has at most
+ * PIPE_BUF bytes.
+ */
+void access_log_change(struct access_log *a, int fd);
 struct access_log *access_log_free(struct access_log *a);	/* writes what it can without waiting */
 
 struct access_log_self {		/* our VM; strings are not NULL */

@@ -450,6 +450,10 @@ static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, s
 	case OUTRIGGER__IPC__TO_PROXY__MSG_LOAD_REQUEST:
 		send_load(p);
 		break;
+	case OUTRIGGER__IPC__TO_PROXY__MSG_ACCESS_LOG:
+		if (p->access_log && p->setup->access_log_comes)
+			access_log_change(p->access_log, n_fds ? steal_fd(&fds[0]) : -1);
+		break;
 	default:
 		log_warn("agent sent what this version does not know");
 		break;
@@ -530,8 +534,9 @@ static int setup_files(struct proxy *p, const Outrigger__Ipc__Setup *m, struct d
 	struct access_log *log = NULL;
 	int r = 0;
 
-	if (!p->setup || strcmp(m->access_log, p->setup->access_log) || m->access_log_json != p->setup->access_log_json) {
-		r = access_log_new(p->loop, m->access_log, m->access_log_json, &log, d);
+	if (!p->setup || strcmp(m->access_log, p->setup->access_log) || m->access_log_json != p->setup->access_log_json ||
+	    m->access_log_comes != p->setup->access_log_comes) {
+		r = access_log_new(p->loop, m->access_log_comes ? "" : m->access_log, m->access_log_json, &log, d);
 		if (r < 0)
 			return r;
 		access_log_free(p->access_log);

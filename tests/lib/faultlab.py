@@ -121,11 +121,13 @@ class FaultLab(Lab):
     log_level = "info"
     upgrade_drain = "2s"
 
-    def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS, more=""):
+    def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS,
+                 namespaces="shop", more=""):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
         self.grace = grace
         self.onboarding = onboarding
+        self.namespaces = namespaces
         self.more = more
         self.env = flavour.environment()
         self.spare = spare or ["orders-%d" % (len(vms) + i) for i in (1, 2)]
@@ -207,7 +209,7 @@ class FaultLab(Lab):
 
     def write_controller(self, more=""):
         with open(self.dir + "/controller.yaml", "w") as f:
-            f.write(meshconf.controller(self.dir, EDGE, self.onboarding, state=self.state, more="session_grace: %s\nlog_level: %s\n%s" % (self.grace, self.log_level, self.more + more)))
+            f.write(meshconf.controller(self.dir, EDGE, self.onboarding, state=self.state, namespace=self.namespaces, more="session_grace: %s\nlog_level: %s\n%s" % (self.grace, self.log_level, self.more + more)))
 
     def replace(self, name, text):
         """A file as editors write it: whole, or not at all."""

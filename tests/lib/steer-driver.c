@@ -521,6 +521,18 @@ static int cmd_spawn(json_t *o, json_t *a)
 	return r;
 }
 
+static int cmd_access_log(json_t *o, json_t *a)
+{
+	int fd, r = monitor_access_log(driver.client, str(o, "path"), &fd);
+
+	(void)a;
+	if (r < 0)
+		return r;
+	r = write(fd, "a line\n", 7) == 7 ? 0 : -errno;
+	close(fd);
+	return r;
+}
+
 static int cmd_signal(json_t *o, json_t *a)
 {
 	(void)a;
@@ -571,6 +583,7 @@ static const struct {
 	{ "checks", cmd_checks },
 	{ "probe", cmd_probe },
 	{ "spawn", cmd_spawn },
+	{ "access_log", cmd_access_log },
 	{ "signal", cmd_signal },
 	{ "watch_ports", cmd_watch_ports },
 	{ "captured", cmd_captured },
@@ -652,6 +665,8 @@ static void configure(struct steer_conf *c, int argc, char **argv)
 			c->vm_ports[c->n_vm_ports++] = argv[i + 1];
 		else if (!strcmp(argv[i], "--proxy"))
 			snprintf(c->proxy_path, sizeof(c->proxy_path), "%s", argv[i + 1]);
+		else if (!strcmp(argv[i], "--access-log"))
+			c->access_log = argv[i + 1];
 		else if (!strcmp(argv[i], "--max-flows-per-vm"))
 			c->max_flows_per_vm = (uint32_t)atoi(argv[i + 1]);
 	}

@@ -1,5 +1,6 @@
 """What must hold when things go wrong: a fault is put into a small mesh under load, and every request is counted."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
+import meshconf  # noqa: E402
 from agentlab import OUTRIGGER, PROXY  # noqa: E402
 from faultlab import REGISTRY, STREAM, FaultLab, Stream, Watcher, alive, rss_kib  # noqa: E402
 from netlab import wait_until  # noqa: E402
@@ -487,6 +489,84 @@ def test_an_agents_configuration_is_read_again_whole_or_not_at_all(mesh):
 
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
+def two_tenants(mesh):
+    """billing is another tenant's: a proxy process, and so a user, of its own on a. Both are in the mesh."""
+    mesh.join("orders-1", "billing-1")
+    mesh.join_client("shopper-1")
+    shopper = mesh.vms["shopper-1"]
+    vips = [wait_until("the address of " + s, lambda: mesh.virtual_address(s)) for s in ("orders", "billing")]
+    for vip in vips:
+        wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    return shopper, vips
+
+
+TENANTS = {"namespaces": "shop, bank", "vms": {"orders-1": "a", "billing-1": "a", "shopper-1": "b"},
+           "onboarding": meshconf.ORDERS + meshconf.SHOPPERS + meshconf.policy("billing", "billing-*", namespace="bank", services=["billing"])}
+
+
+@pytest.mark.parametrize("mesh", [TENANTS], indirect=True)
+def test_tenants_write_to_one_access_log_and_to_the_next_one(mesh):
+    shopper, vips = two_tenants(mesh)
+    a = mesh.nics["a"]
+    log = mesh.dir + "/run-a/proxies/access.log"
+    processes = {p["group"]: p["pid"] for p in a.get("/v1/processes")["processes"]}
+    uids = {open("/proc/%d/status" % p).read().split("Uid:")[1].split()[0] for p in processes.values()}
+    assert len(processes) == len(uids) == 2, uids
+    assert os.stat(log).st_uid == 0  # of the monitor: no proxy has a name for it
+
+    def names():
+        return {x["dst.workload"] for x in mesh.access(a) if x.get("direction") == "inbound"}
+    wait_until("lines of both", lambda: {"orders-1", "billing-1"} <= names())
+
+    load = [mesh.load(shopper, vip) for vip in vips]
+    for x in load:
+        x.goes_on()
+    os.rename(log, log + ".1")  # as logrotate does, and then its postrotate:
+    a.process.send_signal(signal.SIGHUP)
+    wait_until("a new file", lambda: os.path.exists(log))
+    for x in load:
+        x.goes_on()
+    wait_until("lines of both in the new file", lambda: {"orders-1", "billing-1"} <= names())
+    size = os.stat(log + ".1").st_size
+    for x in load:
+        x.goes_on()
+        result = x.end()
+        assert not x.failed(), result
+    assert os.stat(log + ".1").st_size == size  # nobody writes to the old one any more
+    for name in (log, log + ".1"):
+        with open(name) as f:
+            lines = f.read().splitlines()
+        assert len([json.loads(x) for x in lines]) == len(lines) > 0
+    assert {p["group"]: p["pid"] for p in a.get("/v1/processes")["processes"]} == processes
+
+
+@pytest.mark.parametrize("mesh", [TENANTS], indirect=True)
+def test_an_access_log_that_cannot_be_had_costs_nothing_else(mesh):
+    """A name that leads elsewhere, as whoever may write to the folder could make one, is not followed."""
+    a = mesh.nics["a"]
+    log, secret = mesh.dir + "/run-a/proxies/access.log", mesh.dir + "/secret"
+    with open(secret, "w") as f:
+        f.write("nothing is appended here\n")
+    shopper, vips = two_tenants(mesh)
+    os.unlink(log)
+    os.symlink(secret, log)
+    a.process.send_signal(signal.SIGHUP)
+    wait_until("it is said", lambda: "the access log cannot be opened" in a.log())
+    os.unlink(log)
+    os.link(secret, log)
+    n = a.log().count("the access log cannot be opened")
+    a.process.send_signal(signal.SIGHUP)
+    wait_until("it is said again", lambda: a.log().count("the access log cannot be opened") > n)
+    for vip in vips:
+        assert mesh.fetch(shopper, vip)
+    with open(secret) as f:
+        assert f.read() == "nothing is appended here\n"
+    os.unlink(log)
+    a.process.send_signal(signal.SIGHUP)
+    wait_until("the file", lambda: os.path.exists(log))
+    wait_until("a line", lambda: [mesh.fetch(shopper, vip) for vip in vips] and mesh.access(a))
+
+
 def test_certificates_ride_out_a_controller_that_is_away_and_are_renewed_when_it_is_back(mesh):
     """An hour of a day's certificate, 1000 times as fast: tokens end meanwhile, certificates do not."""
     mesh.kill_controller()

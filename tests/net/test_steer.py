@@ -634,6 +634,36 @@ def test_only_named_devices_are_attached(make):
             d.port(dev=dev, vm=3, topology=BRIDGE, out="br0")
 
 
+def test_the_monitor_opens_the_access_log_and_no_other_file(make):
+    n = make(BRIDGE)
+    folder = tempfile.mkdtemp()     # root's: the worker could not make a file there
+    log, other = os.path.join(folder, "access.log"), os.path.join(folder, "other")
+    d = n.driver("--access-log", log, vms=())
+    for path in (other, "/etc/passwd", log + "/", folder + "/../" + os.path.basename(folder) + "/access.log"):
+        with pytest.raises(DriverError, match="not permitted"):
+            d.access_log(path=path)
+    assert os.listdir(folder) == []
+    for _ in range(2):
+        d.access_log(path=log)
+    with open(log) as f:
+        assert f.read() == "a line\n" * 2
+    os.rename(log, other)
+    os.symlink(other, log)
+    with pytest.raises(DriverError, match="symbolic links"):
+        d.access_log(path=log)
+    os.unlink(log)
+    os.link(other, log)
+    with pytest.raises(DriverError, match="links"):
+        d.access_log(path=log)
+    os.unlink(log)
+    os.mkdir(log)
+    with pytest.raises(DriverError, match="directory"):
+        d.access_log(path=log)
+    with open(other) as f:
+        assert f.read() == "a line\n" * 2
+    shutil.rmtree(folder)
+
+
 def test_a_proxy_process_has_a_uid_of_its_own_and_two_capabilities(make):
     n = make(BRIDGE)
     folder = tempfile.mkdtemp()

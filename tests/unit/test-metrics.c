@@ -226,6 +226,55 @@ static void a_line_of_the_access_log_has_ztunnels_keys(void **state)
 	unlink(path);
 }
 
+/* Two writers, one pipe that is read in odd pieces: each line is one of theirs, whole. */
+static void lines_of_two_writers_to_one_pipe_stay_whole(void **state)
+{
+	struct rig *g = *state;
+	const struct access_log_self us = { .workload = "web", .namespace = "shop", .identity = "", .canonical_name = "web",
+		.canonical_revision = "", .service = "" };
+	struct flow_report r = report(g->vm, 7, FLOW_CLOSED);
+	CLEANUP_FREE char *text = calloc(1, 8 << 20);
+	struct access_log *a[2];
+	struct loop *loop;
+	size_t len = 0, n_lines = 0;
+	struct diag d;
+	int fds[2];
+
+	assert_non_null(text);
+	assert_int_equal(pipe2(fds, O_NONBLOCK), 0);
+	assert_int_equal(loop_new(&loop), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(access_log_new(loop, "", true, &a[i], &d), 0);
+		access_log_change(a[i], fcntl(fds[1], F_DUPFD_CLOEXEC, 3));
+	}
+	for (int i = 0; i < 1000; i++) {
+		r.id = (uint64_t)1 << (i % 60);		/* lines of several lengths */
+		access_log_write(a[0], &r, &us);
+		access_log_write(a[1], &r, &us);
+	}
+	for (int i = 0; i < 100000 && n_lines < 2000; i++) {
+		assert_int_equal(loop_turn(loop, 0), 0);
+		ssize_t n = read(fds[0], text + len, 3001);
+
+		for (ssize_t k = 0; k < n; k++)
+			n_lines += text[len + (size_t)k] == '\n';
+		len += n > 0 ? (size_t)n : 0;
+	}
+	assert_int_equal(n_lines, 2000);
+	for (char *line = text; *line; line = strchr(line, '\n') + 1) {
+		json_t *o = json_loads(line, JSON_DISABLE_EOF_CHECK, NULL);
+
+		assert_non_null(o);
+		json_decref(o);
+	}
+	assert_int_equal(access_log_dropped(a[0]) + access_log_dropped(a[1]), 0);
+	access_log_free(a[0]);
+	access_log_free(a[1]);
+	loop_free(loop);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static void a_slow_reader_loses_lines_and_nothing_waits(void **state)
 {
 	struct rig *g = *state;
@@ -267,6 +316,7 @@ int main(void)
 		RIGGED(a_hostile_name_does_not_break_a_line),
 		RIGGED(the_number_of_series_is_bounded),
 		RIGGED(a_line_of_the_access_log_has_ztunnels_keys),
+		RIGGED(lines_of_two_writers_to_one_pipe_stay_whole),
 		RIGGED(a_slow_reader_loses_lines_and_nothing_waits),
 	};
 

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "agent/supervisor.h"
@@ -22,7 +23,8 @@ struct world {
 	struct supervisor s;
 	int proxy;			/* the last process's end, -1: none */
 	unsigned n_spawned, n_killed, n_listeners, n_diverts;	/* n_diverts: set now */
-	int spawn_error;
+	int spawn_error, access_log_error;
+	unsigned n_access_logs;
 	unsigned n_settled, n_gone, n_token_wanted, n_failed, n_tee, n_health;
 	enum vm_state last;
 };
@@ -55,6 +57,17 @@ static int listeners_make(void *data, uint32_t vm, int ret_fds[2])
 	for (int i = 0; i < 2; i++)
 		ret_fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	return 0;
+}
+
+static int access_log_open(void *data, const char *path)
+{
+	struct world *w = data;
+
+	assert_string_equal(path, "/log");
+	if (w->access_log_error)
+		return w->access_log_error;
+	w->n_access_logs++;
+	return memfd_create("log", MFD_CLOEXEC);
 }
 
 static int divert_add(void *data, const struct monitor_divert *d)
@@ -128,7 +141,7 @@ static void set_mesh(struct world *w)
 static void world_init(struct world *w)
 {
 	struct supervisor_conf conf = { .run_dir = "/run/x", .state_dir = "", .log_level = "info", .drain_ms = 50, .linger_ms = 30, .upgrade_drain_ms = 40 };
-	struct supervisor_system system = { spawn, kill_proxy, listeners_make, divert_add, divert_remove, diverts_settle, w };
+	struct supervisor_system system = { spawn, kill_proxy, listeners_make, access_log_open, divert_add, divert_remove, diverts_settle, w };
 	struct supervisor_ops ops = { on_changed, on_gone, on_health, on_token_wanted, on_tee, on_failed, w };
 
 	*w = (struct world){ .proxy = -1 };
@@ -668,6 +681,71 @@ static void a_successor_gets_the_listeners_when_it_can_serve(void **state)
 	world_deinit(&w);
 }
 
+static void every_process_gets_the_access_log_and_again_when_it_is_opened_anew(void **state)
+{
+	Outrigger__Ipc__Setup setup = OUTRIGGER__IPC__SETUP__INIT;
+	Outrigger__Ipc__ToProxy *m;
+	struct world w;
+	size_t n;
+
+	(void)state;
+	world_init(&w);
+	setup.access_log = TEXT("/log");
+	assert_int_equal(supervisor_set_mesh(&w.s, &setup), 0);
+	want(&w, "a", "ns-shop", 80, false);
+	expect(&w, HELLO);
+	say_hello(&w, 1, NULL);
+	m = next(&w, &n);
+	assert_non_null(m);
+	assert_true(m->setup->access_log_comes);
+	pb_free(m);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_ACCESS_LOG, 1);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	assert_int_equal(supervisor_set_mesh(&w.s, &setup), 0);
+	assert_int_equal(w.n_access_logs, 2);
+	expect(&w, SETUP);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_ACCESS_LOG, 1);
+	/* Without the file it serves on, and is told that there is none. */
+	w.access_log_error = -EACCES;
+	assert_int_equal(supervisor_set_mesh(&w.s, &setup), 0);
+	assert_int_equal(w.n_failed, 1);
+	expect(&w, SETUP);
+	expect(&w, ACCESS_LOG);
+	/* What is not a file, the proxy has already. */
+	setup.access_log = TEXT("stderr");
+	assert_int_equal(supervisor_set_mesh(&w.s, &setup), 0);
+	m = next(&w, &n);
+	assert_false(m->setup->access_log_comes);
+	pb_free(m);
+	expect_nothing(&w);
+	world_deinit(&w);
+}
+
+static void who_drains_gets_the_new_access_log_as_well(void **state)
+{
+	Outrigger__Ipc__Setup setup = OUTRIGGER__IPC__SETUP__INIT;
+	Outrigger__Ipc__ToProxy *m;
+	struct world w;
+	size_t n;
+	int old;
+
+	(void)state;
+	world_init(&w);
+	old = begin_upgrade(&w);
+	say_status(&w, "a", STATE(READY));
+	m = got(&w, old, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN);
+	pb_free(m);
+	setup.access_log = TEXT("/log");
+	assert_int_equal(supervisor_set_mesh(&w.s, &setup), 0);
+	m = got(&w, old, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_ACCESS_LOG);
+	assert_int_equal(n, 1);
+	pb_free(m);
+	close(old);
+	world_deinit(&w);
+}
+
 static void a_successor_that_fails_changes_nothing(void **state)
 {
 	for (int how = 0; how < 3; how++) {
@@ -788,6 +866,8 @@ int main(void)
 		cmocka_unit_test(a_successor_adopts_what_serves),
 		cmocka_unit_test(what_the_proxy_finds_of_the_vms_health_is_kept),
 		cmocka_unit_test(a_successor_gets_the_listeners_when_it_can_serve),
+		cmocka_unit_test(every_process_gets_the_access_log_and_again_when_it_is_opened_anew),
+		cmocka_unit_test(who_drains_gets_the_new_access_log_as_well),
 		cmocka_unit_test(a_successor_that_fails_changes_nothing),
 		cmocka_unit_test(a_vm_that_leaves_leaves_the_successor_as_well),
 		cmocka_unit_test(a_restarted_process_gets_the_credential_of_the_one_before),
