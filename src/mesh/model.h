@@ -47,8 +47,13 @@ struct model_gateway {			/* none when both are unset */
 	const char *hostname;		/* with @namespace, or NULL */
 	struct ip ip;			/* or none */
 	const char *network;		/* of @ip */
-	uint16_t hbone_port;
+	uint16_t hbone_port;		/* 0: the usual one */
 };
+
+static inline bool model_gateway_is_set(const struct model_gateway *g)
+{
+	return g->hostname || !ip_is_none(&g->ip);
+}
 
 struct workload_service {		/* membership of a workload in a service */
 	const char *key;		/* "namespace/hostname" */
@@ -108,7 +113,7 @@ struct service {
 	size_t n_ports;
 	const char *const *sans;	/* further SPIFFE IDs that its endpoints may have */
 	size_t n_sans;
-	struct model_gateway waypoint;
+	struct model_gateway waypoint;	/* of several by weight, the one with the most */
 	enum lb_mode lb_mode;
 	uint8_t lb_preference[LB_PREFERENCE_MAX];	/* enum lb_scope */
 	uint8_t n_lb_preference;

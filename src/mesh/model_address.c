@@ -191,9 +191,36 @@ static int decode_workload(struct model_decode *d, struct wire body, struct work
 struct raw_service {
 	struct service s;
 	struct model_list addresses, ports, sans;
-	struct model_raw_gateway waypoint;
+	struct model_raw_gateway waypoint, heaviest;
+	uint32_t heaviest_weight;
 	uint32_t lb_mode, health_policy, visibility;
 };
+
+struct raw_weighted {
+	struct model_raw_gateway destination;
+	uint32_t weight;
+};
+
+static const struct model_row weighted_rows[] = {
+	[1] = { model_take_gateway, PB_BYTES, "weighted_waypoints", offsetof(struct raw_weighted, destination) },
+	[2] = MODEL_U32(raw_weighted, weight),
+};
+
+/* All go to the one with the most weight: what matters is that none goes past the waypoints. */
+static int take_weighted(struct model_decode *d, const struct model_row *row, const struct pb_field *f, const struct wire *rest, void *to)
+{
+	struct raw_service *raw = to;
+	struct raw_weighted in = {};
+	int r = model_take_message(d, weighted_rows, ELEMENTS(weighted_rows), f->bytes, &in);
+
+	(void)row;
+	(void)rest;
+	if (r == 0 && (!raw->heaviest.name || in.weight > raw->heaviest_weight)) {
+		raw->heaviest = in.destination;
+		raw->heaviest_weight = in.weight;
+	}
+	return r;
+}
 
 static int take_service_address(struct model_decode *d, const struct model_row *row, const struct pb_field *f, const struct wire *rest, void *to)
 {
@@ -267,6 +294,7 @@ static const struct model_row service_rows[] = {
 	[7] = { model_take_gateway, PB_BYTES, "waypoint", offsetof(struct raw_service, waypoint) },
 	[8] = { take_load_balancing, PB_BYTES, "load_balancing", 0 },
 	[11] = { model_take_bool, PB_VARINT, "canonical", offsetof(struct raw_service, s.canonical) },
+	[13] = { take_weighted, PB_BYTES, "weighted_waypoints", 0 },
 	[14] = MODEL_U32(raw_service, visibility),
 };
 
@@ -283,7 +311,7 @@ static int decode_service(struct model_decode *d, struct wire body, struct servi
 	if (r == 0)
 		r = model_check_ports(d, "ports", &raw.ports, &s->ports);
 	if (r == 0)
-		r = model_check_gateway(d, &raw.waypoint, &s->waypoint);
+		r = model_check_gateway(d, raw.waypoint.hostname || raw.waypoint.address.network ? &raw.waypoint : &raw.heaviest, &s->waypoint);
 	if (r < 0)
 		return r;
 	s->addresses = raw.addresses.data;

@@ -105,7 +105,7 @@ static Istio__Workload__Port **encode_ports(struct encode *e, const struct port_
 
 static Istio__Workload__GatewayAddress *encode_gateway(struct encode *e, const struct model_gateway *g)
 {
-	if (!g->hostname && ip_is_none(&g->ip))
+	if (!model_gateway_is_set(g))
 		return NULL;
 
 	Istio__Workload__GatewayAddress *out = take(e, 1, sizeof(*out));

@@ -78,7 +78,15 @@ static void box_put(struct map *m, struct box *b)
 
 /* --- kinds --- */
 
-enum { KIND_TEXTS = 7 };
+enum { KIND_GATEWAYS = 2, KIND_TEXTS = 7 + KIND_GATEWAYS * 3 };
+
+struct kind_head {			/* of the key; without padding */
+	uint32_t n_members, n_policies;
+	struct ip gateways[KIND_GATEWAYS];
+	uint16_t gateway_ports[KIND_GATEWAYS];
+};
+
+_Static_assert(sizeof(struct kind_head) == 8 + KIND_GATEWAYS * 18, "keys are compared byte by byte");
 
 static int kind_key_members(struct snap_store *st, const struct workload *w, struct bytes *key, size_t *ret_n_ports)
 {
@@ -137,11 +145,16 @@ static struct kind_names kind_names(const struct workload *w)
 static int kind_key(struct snap_store *st, const struct workload *w, struct bytes *key, size_t *ret_n_ports)
 {
 	const struct kind_names names = kind_names(w);
-	const uint32_t counts[2] = { (uint32_t)w->n_services, (uint32_t)w->n_policies };
+	const struct model_gateway *way = &w->waypoint, *net = &w->network_gateway;
+	const struct kind_head head = {
+		.n_members = (uint32_t)w->n_services, .n_policies = (uint32_t)w->n_policies,
+		.gateways = { way->ip, net->ip }, .gateway_ports = { way->hbone_port, net->hbone_port },
+	};
 	const char *texts[KIND_TEXTS - 1] = {
 		w->trust_domain, w->namespace, w->service_account, names.workload, names.canonical, names.revision,
+		way->network, way->namespace, way->hostname, net->network, net->namespace, net->hostname,
 	};
-	int r = bytes_append(key, counts, sizeof(counts));
+	int r = bytes_append(key, &head, sizeof(head));
 
 	if (r == 0)
 		r = kind_key_members(st, w, key, ret_n_ports);
@@ -154,18 +167,29 @@ static int kind_key(struct snap_store *st, const struct workload *w, struct byte
 	return r;
 }
 
+static void gateway_fill(struct model_gateway *g, const struct kind_head *head, unsigned i)
+{
+	g->ip = head->gateways[i];
+	g->hbone_port = head->gateway_ports[i];
+	if (!*g->hostname)
+		g->namespace = g->hostname = NULL;
+}
+
 /* Lays the kind out in @b over the key's bytes at @at. */
-static void kind_fill(struct box *b, struct snap_member *members, struct snap_port *ports, const char **policies,
-		      const char *at, const uint32_t counts[2])
+static void kind_fill(struct box *b, struct snap_member *members, struct snap_port *ports, const char **policies, const char *at)
 {
 	struct snap_kind *k = &b->kind;
+	struct model_gateway *way = &k->waypoint, *net = &k->network_gateway;
 	const char **texts[KIND_TEXTS] = {
 		&k->identity, &k->trust_domain, &k->namespace, &k->service_account,
 		&k->workload_name, &k->canonical_name, &k->canonical_revision,
+		&way->network, &way->namespace, &way->hostname, &net->network, &net->namespace, &net->hostname,
 	};
+	struct kind_head head;
 
-	at += 2 * sizeof(uint32_t);
-	for (uint32_t i = 0; i < counts[0]; i++) {
+	memcpy(&head, at, sizeof(head));
+	at += sizeof(head);
+	for (uint32_t i = 0; i < head.n_members; i++) {
 		memcpy(&members[i].service_id, at, sizeof(uint32_t));
 		memcpy(&members[i].n_ports, at + sizeof(uint32_t), sizeof(uint32_t));
 		at += 2 * sizeof(uint32_t);
@@ -176,20 +200,21 @@ static void kind_fill(struct box *b, struct snap_member *members, struct snap_po
 	}
 	for (size_t i = 0; i < KIND_TEXTS; i++)
 		*texts[i] = next_text(&at);
-	for (uint32_t i = 0; i < counts[1]; i++)
+	for (uint32_t i = 0; i < head.n_policies; i++)
 		policies[i] = next_text(&at);
+	gateway_fill(way, &head, 0);
+	gateway_fill(net, &head, 1);
 	k->members = members;
-	k->n_members = counts[0];
+	k->n_members = head.n_members;
 	k->policies = policies;
-	k->n_policies = counts[1];
+	k->n_policies = head.n_policies;
 }
 
 static int kind_make(struct snap_store *st, const struct workload *w, const struct bytes *key, size_t n_ports,
 		     struct box **ret_box)
 {
-	const uint32_t counts[2] = { (uint32_t)w->n_services, (uint32_t)w->n_policies };
-	size_t n_members = counts[0] * sizeof(struct snap_member);
-	size_t n_policies = counts[1] * sizeof(char *);
+	size_t n_members = w->n_services * sizeof(struct snap_member);
+	size_t n_policies = w->n_policies * sizeof(char *);
 	struct box *b = calloc(1, sizeof(*b) + n_members + n_policies + n_ports * sizeof(struct snap_port) + key->len);
 
 	if (!b)
@@ -202,7 +227,7 @@ static int kind_make(struct snap_store *st, const struct workload *w, const stru
 	int r = box_add(&st->kinds, b, place_of_key, key);
 	if (r < 0)
 		return r;
-	kind_fill(b, members, ports, policies, place_of_key, counts);
+	kind_fill(b, members, ports, policies, place_of_key);
 	*ret_box = b;
 	return 0;
 }
@@ -228,6 +253,17 @@ static bool is_member(struct snap_store *st, const struct snap_member *m, const 
 	return true;
 }
 
+static bool is_text(const char *a, const char *b)
+{
+	return !strcmp(a ? a : "", b ? b : "");
+}
+
+static bool is_gateway(const struct model_gateway *a, const struct model_gateway *b)
+{
+	return a->hbone_port == b->hbone_port && ip_equal(&a->ip, &b->ip) && is_text(a->network, b->network) &&
+	       is_text(a->namespace, b->namespace) && is_text(a->hostname, b->hostname);
+}
+
 /* What a change of a workload leaves as it was, nearly always. */
 static bool is_kind(struct snap_store *st, const struct snap_kind *k, const struct workload *w)
 {
@@ -236,7 +272,8 @@ static bool is_kind(struct snap_store *st, const struct snap_kind *k, const stru
 	if (k->n_members != w->n_services || k->n_policies != w->n_policies ||
 	    strcmp(k->trust_domain, w->trust_domain) || strcmp(k->namespace, w->namespace) ||
 	    strcmp(k->service_account, w->service_account) || strcmp(k->workload_name, names.workload) ||
-	    strcmp(k->canonical_name, names.canonical) || strcmp(k->canonical_revision, names.revision))
+	    strcmp(k->canonical_name, names.canonical) || strcmp(k->canonical_revision, names.revision) ||
+	    !is_gateway(&k->waypoint, &w->waypoint) || !is_gateway(&k->network_gateway, &w->network_gateway))
 		return false;
 	for (uint32_t i = 0; i < k->n_members; i++)
 		if (!is_member(st, &k->members[i], &w->services[i]))
@@ -300,11 +337,6 @@ static int place_make(struct snap_store *st, const struct bytes *key, struct box
 static struct box *box_of_place(const struct snap_place *place)
 {
 	return container_of((struct snap_place *)(uintptr_t)place, struct box, place);
-}
-
-static bool is_text(const char *a, const char *b)
-{
-	return !strcmp(a, b ? b : "");
 }
 
 static bool is_place(const struct snap_place *p, const char *const texts[PLACE_TEXTS])

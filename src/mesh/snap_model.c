@@ -63,6 +63,7 @@ int snapshot_workload_model(const struct snapshot *s, const struct snap_workload
 		.locality = { place->region, place->zone, place->subzone },
 		.tunnel = (enum tunnel)w->tunnel, .unhealthy = !w->healthy, .capacity = w->weight,
 		.policies = kind->policies, .n_policies = kind->n_policies,
+		.waypoint = kind->waypoint, .network_gateway = kind->network_gateway,
 	};
 	int r = take_addresses(w, arena, &out);
 

@@ -160,6 +160,16 @@ static bool is_vip(const struct snap_store *st, const struct service_address *a)
 	return a->prefix_len == 128 && !strcmp(a->network, st->network) && !ip_is_none(&a->ip);
 }
 
+static size_t text_size(const char *text)
+{
+	return text ? strlen(text) + 1 : 0;
+}
+
+static size_t gateway_size(const struct model_gateway *g)
+{
+	return text_size(g->network) + text_size(g->namespace) + text_size(g->hostname);
+}
+
 struct def_size {
 	size_t texts, vips, total;
 };
@@ -170,7 +180,7 @@ static struct def_size def_size(const struct snap_store *st, const struct servic
 
 	for (size_t i = 0; i < s->n_addresses; i++)
 		n.vips += is_vip(st, &s->addresses[i]);
-	n.texts = 2 * (strlen(s->namespace) + 1) + 2 * (strlen(s->hostname) + 1) + strlen(s->name) + 1;
+	n.texts = 2 * (strlen(s->namespace) + 1) + 2 * (strlen(s->hostname) + 1) + strlen(s->name) + 1 + gateway_size(&s->waypoint);
 	for (size_t i = 0; i < s->n_sans; i++)
 		n.texts += strlen(s->sans[i]) + 1;
 	n.total = sizeof(struct snap_def) + s->n_sans * sizeof(char *) + n.vips * sizeof(struct ip) +
@@ -184,6 +194,16 @@ static const char *put_text(char **at, const char *text)
 	const char *to = memcpy(*at, text, n);
 
 	*at += n;
+	return to;
+}
+
+static struct model_gateway put_gateway(char **at, const struct model_gateway *g)
+{
+	struct model_gateway to = *g;
+
+	to.network = g->network ? put_text(at, g->network) : NULL;
+	to.namespace = g->namespace ? put_text(at, g->namespace) : NULL;
+	to.hostname = g->hostname ? put_text(at, g->hostname) : NULL;
 	return to;
 }
 
@@ -238,7 +258,7 @@ static struct snap_def *def_make(const struct snap_store *st, const struct servi
 	def->lb_mode = (uint8_t)s->lb_mode;
 	def->allow_unhealthy = s->allow_unhealthy;
 	def->canonical = s->canonical;
-	def->has_waypoint = s->waypoint.hostname || !ip_is_none(&s->waypoint.ip);
+	def->waypoint = put_gateway(&texts, &s->waypoint);
 	return def;
 }
 

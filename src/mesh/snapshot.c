@@ -182,6 +182,38 @@ int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, 
 	return service ? route_service(service, &dialled, ret_route) : SNAP_E_UNKNOWN;
 }
 
+/* --- waypoints --- */
+
+const struct model_gateway *snap_route_waypoint(const struct snap_route *route)
+{
+	const struct model_gateway *g = route->service ? &route->service->def->waypoint : &route->workload->kind->waypoint;
+
+	return model_gateway_is_set(g) ? g : NULL;
+}
+
+const struct model_gateway *snapshot_waypoint(const struct snapshot *s, const struct ip *dialled)
+{
+	uint64_t hash = snap_hash_ip(dialled);
+	struct snap_route route = { .service = service_by_vip(s, dialled, hash) };
+
+	if (!route.service)
+		route.workload = workload_by_hash(s, dialled, hash);
+	return route.service || route.workload ? snap_route_waypoint(&route) : NULL;
+}
+
+int snapshot_route_gateway(const struct snapshot *s, const struct model_gateway *g, struct snap_route *ret_route)
+{
+	const struct ip_port at = { g->ip, g->hbone_port ? g->hbone_port : SNAP_HBONE_PORT };
+	char key[2 * MODEL_NAME_MAX + 2];
+	const struct snap_service *service;
+
+	if (!g->hostname)
+		return snapshot_route(s, &at, ret_route);
+	snprintf(key, sizeof(key), "%s/%s", g->namespace, g->hostname);
+	service = snapshot_service(s, key);
+	return service ? route_service(service, &at, ret_route) : SNAP_E_UNKNOWN;
+}
+
 /* --- endpoints --- */
 
 uint16_t snap_target_port(const struct snap_service *s, const struct snap_workload *w, uint16_t port)
@@ -231,6 +263,14 @@ bool snap_endpoint_of(const struct snapshot *s, const struct snap_route *route, 
 	e.hbone = (struct ip_port){ e.target.ip, SNAP_HBONE_PORT };
 	*ret_endpoint = e;
 	return true;
+}
+
+void snap_endpoint_through(struct snap_endpoint *e, const struct ip_port *dialled)
+{
+	e->hbone = e->target;
+	e->target = *dialled;
+	e->tunnel = TUNNEL_HBONE;
+	e->is_waypoint = true;
 }
 
 size_t snap_endpoint_ids(const struct snap_endpoint *e, const char *ret_ids[static SNAP_IDS_MAX])

@@ -69,6 +69,8 @@ struct snap_kind {
 	uint32_t n_members;
 	uint32_t n_policies;
 	const char *const *policies;	/* "namespace/name" that select it */
+	struct model_gateway waypoint;	/* which connections to its own address have to take */
+	struct model_gateway network_gateway;
 };
 
 struct snap_workload {
@@ -107,7 +109,7 @@ struct snap_def {			/* a service as it was sent */
 	uint8_t lb_preference[LB_PREFERENCE_MAX];
 	bool allow_unhealthy;
 	bool canonical;
-	bool has_waypoint;		/* L7 policy would want one; connections go direct */
+	struct model_gateway waypoint;	/* which connections have to take: policies of HTTP are enforced there */
 };
 
 struct snap_service {
@@ -161,6 +163,16 @@ MUST_CHECK int snapshot_route(const struct snapshot *s, const struct ip_port *ds
 MUST_CHECK int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, uint16_t port,
 				   const char *namespace, struct snap_route *ret_route);
 
+/*
+ * The waypoint that what was dialled wants all connections to take: the
+ * service's, or the workload's when that was dialled by its own address. NULL:
+ * none, or not known.
+ */
+const struct model_gateway *snap_route_waypoint(const struct snap_route *route);
+const struct model_gateway *snapshot_waypoint(const struct snapshot *s, const struct ip *dialled);
+/* The way to it: 0; SNAP_E_UNKNOWN: have the main thread ask for it; SNAP_E_ABSENT, SNAP_E_NO_PORT: there is none. */
+MUST_CHECK int snapshot_route_gateway(const struct snapshot *s, const struct model_gateway *g, struct snap_route *ret_route);
+
 /* NULL when not known. */
 const struct snap_workload *snapshot_workload(const struct snapshot *s, const char *uid);
 const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, const struct ip *ip);
@@ -183,11 +195,15 @@ struct snap_endpoint {
 	struct ip_port target;			/* of the application: what an :authority names */
 	struct ip_port hbone;			/* where the tunnel goes, when @tunnel is TUNNEL_HBONE */
 	enum tunnel tunnel;
+	bool is_waypoint;			/* @workload and @service are it, and @target is what was dialled */
 };
 
 /* How @route's connection reaches @w. False when @w does not serve that port, or has no address in our network. */
 bool snap_endpoint_of(const struct snapshot *s, const struct snap_route *route, const struct snap_workload *w,
 		      struct snap_endpoint *ret_endpoint);
+
+/* @e, of a waypoint, as the way to what was @dialled: always a tunnel, whatever is said of the waypoint. */
+void snap_endpoint_through(struct snap_endpoint *e, const struct ip_port *dialled);
 
 /*
  * The identities of which the endpoint must show one: its own, then the

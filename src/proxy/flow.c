@@ -622,8 +622,9 @@ void flow_ask(struct flow *f, const struct ip *ip)
 {
 	struct worker *w = f->v->w;
 
-	if (f->asked)
+	if (f->no_waypoint ? f->asked_waypoint : f->asked)
 		return;
-	f->asked = true;
+	f->asked |= !f->no_waypoint;
+	f->asked_waypoint |= f->no_waypoint;
 	worker_ask(w, f->v->vm, ip);
 }

@@ -65,7 +65,9 @@ struct flow {
 	bool tee : 1;
 	bool tee_begun : 1;
 	bool asked : 1;			/* the main thread was asked to resolve the destination */
-	bool unresolved : 1;		/* that is what it waits for */
+	bool asked_waypoint : 1;	/* likewise its waypoint */
+	bool unresolved : 1;		/* the destination is what it waits for */
+	bool no_waypoint : 1;		/* the destination's waypoint is what it waits for */
 	bool counted : 1;		/* in the VM's connections */
 	bool opened : 1;
 	bool hbone : 1;
@@ -107,7 +109,7 @@ MUST_CHECK int flow_take_far(struct flow *f, int fd, bool connecting);
 void flow_park(struct flow *f, struct list *list, uint32_t timeout_ms);
 /* Waits in @list for an attempt that begins now. */
 void flow_wait(struct flow *f, struct list *list, uint32_t timeout_ms);
-/* Once: asks the main thread what @ip is. */
+/* Once, and once again for its waypoint: asks the main thread what @ip is. */
 void flow_ask(struct flow *f, const struct ip *ip);
 
 /* --- from the tunnel --- */

@@ -13,6 +13,8 @@
 
 enum { MAX_ATTEMPTS = 3 };
 
+static const char no_waypoint_text[] = "the destination's waypoint is not known to the mesh";
+
 void flow_out_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
 {
 	struct flow *f = flow_new(v, FLOW_OUTBOUND);
@@ -86,7 +88,8 @@ void flow_out_connected(struct flow *f)
 
 /* --- an endpoint of the mesh --- */
 
-static void note_endpoint(struct flow *f, const struct snap_endpoint *e, bool mutual_tls)
+/* @meant: the service that was dialled, or NULL. */
+static void note_endpoint(struct flow *f, const struct snap_endpoint *e, const struct snap_service *meant, bool mutual_tls)
 {
 	struct worker *w = f->v->w;
 	const char *ids[SNAP_IDS_MAX];
@@ -94,7 +97,7 @@ static void note_endpoint(struct flow *f, const struct snap_endpoint *e, bool mu
 	f->attempts++;
 	f->upstream = e->target;
 	flow_peer_unref(f->peer);
-	f->peer = peers_get(w, e->workload, e->service, mutual_tls && snap_endpoint_ids(e, ids) ? ids[0] : NULL, mutual_tls);
+	f->peer = peers_get(w, e->workload, meant, mutual_tls && snap_endpoint_ids(e, ids) ? ids[0] : NULL, mutual_tls);
 	if (e->workload && balance_opened(w->balance, e->workload->id) == 0)
 		f->workload_id = e->workload->id;
 }
@@ -149,17 +152,17 @@ static void connect_neighbour(struct flow *f, struct worker_vm *to, const struct
 	connect_plain(f, UPSTREAM_TO_VM, &f->source, &e->target);
 }
 
-static void dial(struct flow *f, const struct snap_endpoint *e)
+static void dial(struct flow *f, const struct snap_endpoint *e, const struct snap_service *meant)
 {
 	struct worker *w = f->v->w;
-	struct worker_vm *neighbour = worker_vm_by_ip(w, &e->target.ip);
+	struct worker_vm *neighbour = e->is_waypoint ? NULL : worker_vm_by_ip(w, &e->target.ip);
 
 	if (e->tunnel == TUNNEL_HBONE && !f->v->conf->client) {
 		f->state = FLOW_DECIDING;	/* its certificate is on its way */
 		flow_park(f, &w->parked, f->v->conf->limits.resolve_timeout_ms);
 		return;
 	}
-	note_endpoint(f, e, e->tunnel == TUNNEL_HBONE);
+	note_endpoint(f, e, meant, e->tunnel == TUNNEL_HBONE);
 	if (e->tunnel == TUNNEL_HBONE && neighbour && !neighbour->removed) {
 		connect_neighbour(f, neighbour, e);
 	} else if (e->tunnel == TUNNEL_HBONE) {
@@ -175,12 +178,13 @@ static void dial(struct flow *f, const struct snap_endpoint *e)
 	}
 }
 
-static void pick(struct flow *f, const struct snap_route *route)
+/* @way: how it is reached; @meant NULL: as it was dialled, else that was @meant, and @way leads to its waypoint. */
+static void pick(struct flow *f, const struct snap_route *way, const struct snap_route *meant)
 {
 	struct worker *w = f->v->w;
 	struct balance_ask ask = {
 		.snapshot = w->snap,
-		.route = route,
+		.route = way,
 		.source = snapshot_workload(w->snap, f->v->conf->uid),
 		.tried = f->tried,
 		.n_tried = f->n_tried,
@@ -190,19 +194,47 @@ static void pick(struct flow *f, const struct snap_route *route)
 
 	switch (balance_pick(w->balance, &ask, &e)) {
 	case 0:
-		dial(f, &e);
+		if (meant)
+			snap_endpoint_through(&e, &f->destination);
+		dial(f, &e, meant ? meant->service : e.service);
 		break;
 	case BALANCE_E_NONE:
-		flow_end(f, FLOW_R_NO_ENDPOINT, "the service has no endpoint");
+		flow_end(f, FLOW_R_NO_ENDPOINT, meant ? "the destination's waypoint has no endpoint" : "the service has no endpoint");
 		break;
 	case BALANCE_E_UNHEALTHY:
-		flow_end(f, FLOW_R_NO_ENDPOINT, "no endpoint of the service is healthy");
+		flow_end(f, FLOW_R_NO_ENDPOINT, meant ? "the destination's waypoint is not healthy" : "no endpoint of the service is healthy");
 		break;
 	case BALANCE_E_ELSEWHERE:
-		flow_end(f, FLOW_R_NO_ENDPOINT, "the service's endpoints are on other networks; gateways between networks are not used");
+		flow_end(f, FLOW_R_NO_ENDPOINT, meant ? "the destination's waypoint is on another network; gateways between networks are not used" :
+							"the service's endpoints are on other networks; gateways between networks are not used");
 		break;
 	default:
-		flow_end(f, FLOW_R_CONNECT, "no endpoint could be reached");
+		flow_end(f, FLOW_R_CONNECT, meant ? "the destination's waypoint could not be reached" : "no endpoint could be reached");
+		break;
+	}
+}
+
+/*
+ * Policies and routes of HTTP are in force at the waypoint: nothing goes past
+ * it, not even while it is away.
+ */
+static void pick_waypoint(struct flow *f, const struct snap_route *meant, const struct model_gateway *waypoint)
+{
+	struct worker_vm *v = f->v;
+	struct snap_route way;
+
+	switch (snapshot_route_gateway(v->w->snap, waypoint, &way)) {
+	case 0:
+		pick(f, &way, meant);
+		break;
+	case SNAP_E_UNKNOWN:
+		f->no_waypoint = true;
+		flow_park(f, &v->w->parked, v->conf->limits.resolve_timeout_ms);
+		if (f->state == FLOW_DECIDING)
+			flow_ask(f, &f->destination.ip);
+		break;
+	default:
+		flow_end(f, FLOW_R_NO_ENDPOINT, no_waypoint_text);
 		break;
 	}
 }
@@ -210,16 +242,21 @@ static void pick(struct flow *f, const struct snap_route *route)
 void flow_out_decide(struct flow *f)
 {
 	struct worker_vm *v = f->v;
+	const struct model_gateway *waypoint;
 	struct snap_route route;
 	int r;
 
 	f->state = FLOW_DECIDING;
-	f->unresolved = false;
+	f->unresolved = f->no_waypoint = false;
 	let_endpoint_go(f);		/* of an attempt that came to nothing for want of a socket */
 	r = v->w->snap ? snapshot_route(v->w->snap, &f->destination, &route) : SNAP_E_UNKNOWN;
 	switch (r) {
 	case 0:
-		pick(f, &route);
+		waypoint = snap_route_waypoint(&route);
+		if (waypoint)
+			pick_waypoint(f, &route, waypoint);
+		else
+			pick(f, &route, NULL);
 		break;
 	case SNAP_E_UNKNOWN:
 		f->unresolved = true;
@@ -288,6 +325,8 @@ void flow_out_timeout(struct flow *f)
 	case FLOW_DECIDING:
 		if (f->unresolved)
 			pass_through(f, v->conf->plain_unresolved, "the mesh did not say in time what the destination is");
+		else if (f->no_waypoint)
+			flow_end(f, FLOW_R_NO_ENDPOINT, no_waypoint_text);
 		else if (!v->conf->client)
 			flow_end(f, FLOW_R_NO_CERTIFICATE, "this VM's proxy has no certificate yet");
 		else

@@ -431,6 +431,20 @@ static bool is_own(const struct sidecar *s, const struct ip *ip)
 	return false;
 }
 
+/* The waypoint through which @ip is to be reached, if the mesh wants one there: subscribed for the VM's life. */
+static int want_waypoint(struct sidecar *s, const struct ip *ip)
+{
+	const struct model_gateway *g = snapshot_waypoint(knowledge_snapshot(s->proxy->knowledge), ip);
+	char name[2 * MODEL_NAME_MAX + 2];
+
+	if (!g || !s->xds)
+		return 0;
+	if (!g->hostname)
+		return demand_want(&s->demand, &g->ip, loop_now_ms(s->proxy->loop));
+	snprintf(name, sizeof(name), "%s/%s", g->namespace, g->hostname);
+	return xds_client_subscribe(s->xds, TYPE_ADDRESS, name);
+}
+
 void sidecar_resolve(struct sidecar *s, const struct ip *ip)
 {
 	int r;
@@ -438,6 +452,8 @@ void sidecar_resolve(struct sidecar *s, const struct ip *ip)
 	if (is_own(s, ip))
 		return;		/* is subscribed from the beginning */
 	r = demand_want(&s->demand, ip, loop_now_ms(s->proxy->loop));
+	if (r == 0)
+		r = want_waypoint(s, ip);
 	if (r == 0)
 		demand_review(&s->demand, loop_now_ms(s->proxy->loop));
 	else

@@ -151,9 +151,15 @@ class KubeLab:
              "--use-service-account-credentials=false"], "manager")
 
     def apply_crds(self):
-        """Istio's; the Gateway API's are not needed without waypoints."""
-        crds = module_folder("istio.io/istio@*/manifests/charts/base/files/crd-all.gen.yaml")
-        self.kubectl("apply", "--server-side", "-f", crds)
+        """Istio's; those of the Gateway API are only wanted by waypoints."""
+        self._apply_crds(module_folder("istio.io/istio@*/manifests/charts/base/files/crd-all.gen.yaml"))
+
+    def apply_gateway_crds(self):
+        self._apply_crds(*sorted(glob.glob(module_folder("sigs.k8s.io/gateway-api@*/config/crd/standard") + "/gateway.networking.k8s.io_*s.yaml")))
+
+    def _apply_crds(self, *files):
+        for path in files:
+            self.kubectl("apply", "--server-side", "-f", path)
         wait_until("the CRDs are established", self.crds_established, 60)      # `kubectl wait` fails on one without conditions
 
     def crds_established(self):

@@ -238,6 +238,49 @@ static void what_is_not_sent_has_the_defaults_of_the_workload_api(void **state)
 
 /* --- what is refused, and with which words --- */
 
+/* What istiod sends where traffic moves from one waypoint to another. */
+static void of_weighted_waypoints_the_heaviest_counts(void **state)
+{
+	static const uint32_t weights[] = { 10, 70, 20 };
+	char *const names[] = { (char[]){ "a" }, (char[]){ "b" }, (char[]){ "c" } };
+	Istio__Workload__NamespacedHostname hosts[3];
+	Istio__Workload__GatewayAddress gateways[3];
+	Istio__Workload__WeightedWaypoint weighted[3], *list[3];
+	Istio__Workload__Service service = ISTIO__WORKLOAD__SERVICE__INIT;
+	Istio__Workload__Address in = ISTIO__WORKLOAD__ADDRESS__INIT;
+	struct address out;
+	uint8_t bytes[512];
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		istio__workload__namespaced_hostname__init(&hosts[i]);
+		istio__workload__gateway_address__init(&gateways[i]);
+		istio__workload__weighted_waypoint__init(&weighted[i]);
+		hosts[i].namespace_ = hosts[i].hostname = names[i];
+		gateways[i].destination_case = ISTIO__WORKLOAD__GATEWAY_ADDRESS__DESTINATION_HOSTNAME;
+		gateways[i].hostname = &hosts[i];
+		weighted[i].destination = &gateways[i];
+		weighted[i].weight = weights[i];
+		list[i] = &weighted[i];
+	}
+	service.name = service.namespace_ = service.hostname = names[0];
+	service.weighted_waypoints = list;
+	service.n_weighted_waypoints = 3;
+	in.type_case = ISTIO__WORKLOAD__ADDRESS__TYPE_SERVICE;
+	in.service = &service;
+
+	size_t len = istio__workload__address__pack(&in, bytes);
+	assert_true(len <= sizeof(bytes));
+	assert_int_equal(address_decode(bytes, len, &out, NULL), 0);
+	assert_string_equal(out.service.waypoint.hostname, "b");
+	address_deinit(&out);
+	service.waypoint = &gateways[2];	/* a single one says where all go */
+	len = istio__workload__address__pack(&in, bytes);
+	assert_int_equal(address_decode(bytes, len, &out, NULL), 0);
+	assert_string_equal(out.service.waypoint.hostname, "c");
+	address_deinit(&out);
+}
+
 static void refused(const struct workload *w, const struct service *s, const char *why)
 {
 	struct bytes wire;
@@ -467,6 +510,7 @@ int main(void)
 		cmocka_unit_test(a_service_survives_the_wire),
 		cmocka_unit_test(a_policy_survives_the_wire),
 		cmocka_unit_test(what_is_not_sent_has_the_defaults_of_the_workload_api),
+		cmocka_unit_test(of_weighted_waypoints_the_heaviest_counts),
 		cmocka_unit_test(a_bad_resource_is_refused_with_a_reason),
 		cmocka_unit_test(a_policy_from_the_future_is_marked),
 		cmocka_unit_test(no_bytes_of_strangers_do_harm),

@@ -150,6 +150,77 @@ static void an_address_is_unknown_then_absent_then_there(void **state)
 	snap_store_free(st);
 }
 
+static int put_behind(struct snap_store *st, const char *hostname, const char *vip, const struct model_gateway *waypoint)
+{
+	struct service_address address = { .network = "", .prefix_len = 128, .ip = ip_of(vip) };
+	struct port_map port = { 80, 8080, APP_HTTP11 };
+	struct service s = {
+		.name = "x", .namespace = "shop", .hostname = hostname, .addresses = &address, .n_addresses = 1, .ports = &port, .n_ports = 1,
+		.waypoint = *waypoint,
+	};
+
+	return snap_store_put_service(st, &s);
+}
+
+static struct workload behind(const struct ip *ip, const struct model_gateway *waypoint, const struct model_gateway *network_gateway)
+{
+	return (struct workload){
+		.uid = "a", .name = "a", .namespace = "shop", .network = "", .trust_domain = "td", .service_account = "web", .addresses = ip,
+		.n_addresses = 1, .capacity = 1, .workload_name = "web", .waypoint = *waypoint, .network_gateway = *network_gateway,
+	};
+}
+
+static void what_has_a_waypoint_says_so(void **state)
+{
+	const struct model_gateway by_name = { .namespace = "shop", .hostname = "way", .network = "", .hbone_port = 80 };
+	const struct model_gateway by_address = { .ip = ip_of("10.96.0.9"), .network = "n2" };
+	const struct model_gateway none = { .network = "" };
+	const struct ip ip = ip_of("10.0.0.1"), vip = ip_of("10.96.0.1"), nobody = ip_of("10.0.0.2");
+	struct workload w = behind(&ip, &by_address, &by_name), back;
+	const struct model_gateway *g;
+	struct snap_store *st;
+	struct snapshot *s;
+	struct snap_route route;
+	struct arena *arena;
+
+	(void)state;
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(put_behind(st, "web", "10.96.0.1", &by_name), 0);
+	assert_int_equal(snap_store_put_workload(st, &w), 0);
+	s = publish(st);
+	assert_null(snapshot_waypoint(s, &nobody));
+	g = snapshot_waypoint(s, &vip);
+	assert_string_equal(g->hostname, "way");
+	assert_int_equal(snapshot_route_gateway(s, g, &route), SNAP_E_UNKNOWN);
+	g = snapshot_waypoint(s, &ip);
+	assert_true(ip_equal(&g->ip, &by_address.ip));
+	assert_null(g->hostname);
+	assert_int_equal(snapshot_route_gateway(s, g, &route), SNAP_E_UNKNOWN);
+
+	/* The way back, as a state file keeps it. */
+	assert_int_equal(arena_new(65536, &arena), 0);
+	assert_int_equal(snapshot_workload_model(s, snapshot_workload(s, "a"), arena, &back), 0);
+	assert_true(ip_equal(&back.waypoint.ip, &by_address.ip));
+	assert_string_equal(back.waypoint.network, "n2");
+	assert_string_equal(back.network_gateway.namespace, "shop");
+	assert_string_equal(back.network_gateway.hostname, "way");
+	assert_int_equal(back.network_gateway.hbone_port, 80);
+	arena_free(arena);
+	snapshot_unref(s);
+
+	/* A change of nothing else is seen; the waypoint is found when it is there, at its port or at none. */
+	w = behind(&ip, &none, &none);
+	assert_int_equal(snap_store_put_workload(st, &w), 0);
+	assert_int_equal(put_behind(st, "way", "10.96.0.9", &none), 0);
+	s = publish(st);
+	assert_null(snapshot_waypoint(s, &ip));
+	assert_int_equal(snapshot_route_gateway(s, &by_name, &route), 0);
+	assert_string_equal(route.service->def->key, "shop/way");
+	assert_int_equal(snapshot_route_gateway(s, &by_address, &route), SNAP_E_NO_PORT);	/* 15008 is none of its ports */
+	snapshot_unref(s);
+	snap_store_free(st);
+}
+
 static void a_held_snapshot_stays_as_it_was(void **state)
 {
 	struct snap_store *st;
@@ -498,6 +569,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_service_leads_to_its_endpoints),
 		cmocka_unit_test(an_address_is_unknown_then_absent_then_there),
+		cmocka_unit_test(what_has_a_waypoint_says_so),
 		cmocka_unit_test(a_held_snapshot_stays_as_it_was),
 		cmocka_unit_test(nothing_new_is_the_same_snapshot),
 		cmocka_unit_test(an_abort_goes_back_to_the_last_publication),

@@ -200,15 +200,36 @@ static void put_workload(const char *uid, int address, const char *account, enum
 	assert_int_equal(snap_store_put_workload(rig.store, &w), 0);
 }
 
-static void put_service(const char *name, int vip)
+/* @waypoint: the service that is in front of it, or NULL. */
+static void put_service_behind(const char *name, int vip, uint16_t at_port, const char *waypoint)
 {
 	struct service_address address = { "", ip_at(vip), 128 };
-	struct port_map port = { rig.out_port, APP_PORT, APP_TCP };
+	struct port_map port = { at_port, APP_PORT, APP_TCP };
 	struct service s = {
 		.name = name, .namespace = "shop", .hostname = name, .addresses = &address, .n_addresses = 1, .ports = &port, .n_ports = 1,
+		.waypoint = { .namespace = waypoint ? "shop" : NULL, .hostname = waypoint },
 	};
 
 	assert_int_equal(snap_store_put_service(rig.store, &s), 0);
+}
+
+static void put_service(const char *name, int vip)
+{
+	put_service_behind(name, vip, rig.out_port, NULL);
+}
+
+/* The one endpoint of the service @service that is a waypoint. */
+static void put_waypoint(const char *uid, int address, const char *service)
+{
+	struct ip ip = ip_at(address);
+	struct port_map port = { SNAP_HBONE_PORT, SNAP_HBONE_PORT, APP_TCP };
+	struct workload_service member = { service, &port, 1 };
+	struct workload w = {
+		.uid = uid, .name = uid, .namespace = "shop", .network = "", .trust_domain = "td", .service_account = "server",
+		.workload_name = uid, .canonical_name = uid, .addresses = &ip, .n_addresses = 1, .capacity = 1, .services = &member, .n_services = 1,
+	};
+
+	assert_int_equal(snap_store_put_workload(rig.store, &w), 0);
 }
 
 static void put_deny(const char *name, const char *account)
@@ -764,6 +785,79 @@ static void a_destination_that_is_never_resolved_is_refused(void **state)
 	hear_reset(c);
 	close(c);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_PLAINTEXT);
+}
+
+/* B stands in for the waypoint: what it is asked for is for others, so it refuses, and says so. */
+static void a_service_is_reached_through_its_waypoint_only(void **state)
+{
+	const struct flow_report *r;
+	int c;
+
+	(void)state;
+	put_service_behind("web", VIP, rig.out_port, "way");
+	put_service_behind("way", STRANGER, SNAP_HBONE_PORT, NULL);
+	put_waypoint("way-1", SERVER, "shop/way");
+	publish();
+	c = dial(VIP);
+	hear_reset(c);
+	close(c);
+	r = report_of(FLOW_CLOSED, FLOW_INBOUND);
+	assert_int_equal(r->result, FLOW_R_BAD_REQUEST);
+	assert_non_null(strstr(r->why, "the authority names another address"));
+	r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
+	assert_int_equal(r->result, FLOW_R_CONNECT);
+	assert_int_equal(r->upstream.port, rig.out_port);	/* what was dialled, not what it stands for */
+	assert_string_equal(r->peer->workload_name, "way-1");
+	assert_string_equal(r->peer->service_key, "shop/web");
+	assert_int_equal(r->peer->mutual_tls, true);
+}
+
+static void short_and_lenient(struct vm_conf *c)
+{
+	c->limits.resolve_timeout_ms = 50;
+	c->plain_unresolved = c->plain_absent = c->plain_mesh = VM_PLAIN_ALLOW;
+}
+
+static void nothing_goes_past_a_waypoint_that_is_not_there(void **state)
+{
+	struct ip vip = ip_at(VIP);
+	int c;
+
+	(void)state;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", short_and_lenient);
+	put_service_behind("web", VIP, rig.out_port, "way");
+	publish();
+	c = dial(VIP);
+	hear_reset(c);
+	close(c);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_NO_ENDPOINT);
+	assert_int_equal(rig.n_asked, 1);
+	assert_true(ip_equal(&rig.asked[0], &vip));
+	put_service_behind("way", STRANGER, SNAP_HBONE_PORT, NULL);	/* and nobody behind it */
+	publish();
+	forget_reports();
+	c = dial(VIP);
+	hear_reset(c);
+	close(c);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_NO_ENDPOINT);
+}
+
+static void a_waypoint_that_is_resolved_late_is_waited_for(void **state)
+{
+	int c;
+
+	(void)state;
+	put_service_behind("web", VIP, rig.out_port, "way");
+	publish();
+	c = dial(VIP);
+	while (!rig.n_asked)
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	put_service_behind("way", STRANGER, SNAP_HBONE_PORT, NULL);
+	put_waypoint("way-1", SERVER, "shop/way");
+	publish();
+	hear_reset(c);
+	close(c);
+	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_BAD_REQUEST);
 }
 
 static void without_a_certificate_a_tunnel_waits_for_one(void **state)
@@ -1367,6 +1461,9 @@ int main(void)
 		T(a_destination_is_resolved_first),
 		T(what_the_mesh_does_not_know_is_refused_where_it_must_be),
 		T(a_destination_that_is_never_resolved_is_refused),
+		T(a_service_is_reached_through_its_waypoint_only),
+		T(nothing_goes_past_a_waypoint_that_is_not_there),
+		T(a_waypoint_that_is_resolved_late_is_waited_for),
 		T(without_a_certificate_a_tunnel_waits_for_one),
 		T(a_new_certificate_is_used_and_nothing_is_cut),
 		T(a_workload_without_hbone_is_reached_plainly),
