@@ -259,10 +259,14 @@ static void put_name(struct answer *a, const char *name)
 	const struct resource *res = resources_find(r, a->type, name);
 	struct alias_walk walk = { .a = a };
 
+	const struct ads_name *held = ads_name_find(type_of(a), name);
+
 	if (res) {
 		put_with_children(a, res);
 		return;
 	}
+	if (r->incomplete && held && held->held)
+		return;			/* it may be there yet */
 	if (a->type == RESOURCE_ENDPOINTS) {
 		answer_no_endpoints(a, name);
 		return;
@@ -302,6 +306,8 @@ static void remove_gone(struct answer *a)
 {
 	struct ads_type *t = type_of(a);
 
+	if (a->s->ads->resources->incomplete)
+		return;
 	map_for_each(l, &t->names) {
 		struct ads_name *n = container_of(l, struct ads_name, link);
 
@@ -330,6 +336,8 @@ void ads_delta_changes(struct ads_stream *s, enum resource_type type, struct ads
 	struct answer a;
 
 	answer_init(&a, s, type, push);
+	if (s->ads->resources->completed)
+		remove_gone(&a);
 	list_for_each(l, &s->ads->resources->changes) {
 		const struct resource *res = list_entry(l, struct resource, changed);
 		struct ads_name *n = res->type == type ? ads_name_of(t, &res->link) : NULL;

@@ -111,7 +111,7 @@ static void send_all(struct ads_stream *s, enum resource_type type, struct ads_p
 	map_for_each(l, &t->names) {
 		struct ads_name *n = container_of(l, struct ads_name, link);
 
-		if (type == RESOURCE_ENDPOINTS && n->wanted && !resources_find(r, type, n->name))
+		if (type == RESOURCE_ENDPOINTS && n->wanted && !r->incomplete && !resources_find(r, type, n->name))
 			put_empty(&w, s, type, n->name);
 	}
 	send_world(s, type, &w, push);
@@ -159,7 +159,9 @@ static bool touches(const struct ads_stream *s, enum resource_type type)
 
 void ads_sotw_changes(struct ads_stream *s, enum resource_type type, struct ads_push *push)
 {
-	if (type == RESOURCE_ENDPOINTS)
+	if (type == RESOURCE_ENDPOINTS && s->ads->resources->completed)
+		send_all(s, type, push);	/* also that of some names there is none */
+	else if (type == RESOURCE_ENDPOINTS)
 		send_changed_endpoints(s, push);
 	else if (touches(s, type))
 		send_all(s, type, push);

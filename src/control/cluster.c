@@ -183,7 +183,8 @@ int cluster_new(struct loop *loop, const struct config *config, const struct clu
 	c->data = data;
 	r = kube_client_new(loop, &kube, &c->kube, reterr_diag);
 	if (r == 0) {
-		const struct kube_source_options source = { .client = c->kube, .changed = on_containers, .data = c };
+		const struct kube_source_options source = { .client = c->kube, .changed = on_containers, .data = c,
+							     .reader = ops->reader, .reader_data = ops->reader_data };
 
 		r = kube_source_new(loop, &source, &c->source);
 	}

@@ -19,6 +19,8 @@ struct cluster_ops {
 	bool (*wanted)(void *data, const char *nic, const struct ip *address);	/* as in entries.h */
 	void (*seen)(void *data, const char *nic, const struct ip *address);
 	void (*groups)(void *data);				/* as kube_groups_options.changed */
+	const struct kube_reader *reader;			/* of all that is watched; NULL: none */
+	void *reader_data;
 };
 
 /* @config is looked at here only. -EINVAL with the reason, -ENOMEM. */

@@ -132,10 +132,16 @@ static const struct conf_item kubernetes_items[] = {
 	  .doc = "WorkloadEntries of VMs that are gone are deleted at once, and those that Istio has lost track of, too; else they go when Istio removes them." },
 	{ "dead_nic", CONF_DURATION, OFF(dead_nic_ms), .min = 1000, .max = 604800000, .dflt = "10m",
 	  .doc = "A NIC that has not been heard of for so long is taken for dead, and the WorkloadEntries of its VMs are removed. Until then it may serve them as before." },
+	{ "namespaces", CONF_STRINGS, OFF(namespaces), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "With the embedded mesh: globs of the namespaces whose Services and Pods are members of it; none: no namespace. With Istio they are anyway." },
+	{ "services", CONF_STRINGS, OFF(services), .reload = CONF_RESTART, .check = check_not_empty,
+	  .doc = "Of those namespaces: globs of the Services, `namespace/name`; none: all of them." },
+	{ "cluster_domain", CONF_STRING, OFF(cluster_domain), .dflt = "cluster.local", .reload = CONF_RESTART, .check = check_host,
+	  .doc = "The cluster's DNS domain: its Services are called `<name>.<namespace>.svc.<cluster_domain>`." },
 };
 #undef OFF
 static const struct conf_table kubernetes_table = CONF_TABLE_INIT("kubernetes", struct config_kubernetes, kubernetes_items,
-	.doc = "A cluster to watch: what its pods, services and nodes have as addresses is containers'.");
+	.doc = "A cluster to watch: what its pods, services and nodes have as addresses is containers'. With `namespaces` they are members of the embedded mesh, too.");
 
 #define OFF(m) offsetof(struct config_ca, m)
 static const struct conf_item ca_items[] = {
@@ -220,6 +226,8 @@ static const struct conf_item onboarding_items[] = {
 	  .doc = "With Istio: the WorkloadGroup in that namespace, under which the VM is registered." },
 	{ "labels", CONF_LABELS, OFF(labels), .doc = "Labels of the workload; `authorization.selector` looks at them." },
 	{ "services", CONF_STRINGS, OFF(services), .check = check_not_empty, .doc = "Globs of the service names that the guest may claim; none: no name." },
+	{ "kubernetes_services", CONF_BOOL, OFF(kubernetes_services), .dflt = "false",
+	  .doc = "Such a name may be that of a Kubernetes Service of the namespace, if the mesh has it: the VM becomes an endpoint of it, beside its pods. Else the VM's service is one of its own." },
 	{ "isolation", CONF_ENUM, OFF(isolation), .names = isolations, .dflt = "namespace", .doc = "What shares a proxy process." },
 	{ "client", CONF_BOOL, OFF(client), .dflt = "false", .doc = "A guest that offers nothing joins as a client, too." },
 	{ "outbound_exclude", CONF_PREFIXES, OFF(outbound_exclude), .doc = "Destinations that are never diverted." },
@@ -533,6 +541,11 @@ static int check_mesh(const struct check *k)
 		return diag_at(k->diag, k->file, 0, "kubernetes: either kubeconfig or in_cluster");
 	if (c->mesh.tokens == TOKENS_REQUEST && !config_has_kubernetes(c))
 		return diag_at(k->diag, k->file, 0, "mesh.tokens token_request needs kubernetes.kubeconfig or kubernetes.in_cluster");
+	if ((c->kubernetes.namespaces.n || c->kubernetes.services.n) && (c->mesh.kind == MESH_ISTIO || !config_has_kubernetes(c)))
+		return diag_at(k->diag, k->file, 0, "kubernetes.namespaces and kubernetes.services are for the embedded mesh and a cluster: %s",
+			       c->mesh.kind == MESH_ISTIO ? "Istio has them by itself" : "kubeconfig or in_cluster is missing");
+	if (c->kubernetes.services.n && !c->kubernetes.namespaces.n)
+		return diag_at(k->diag, k->file, 0, "kubernetes.services without kubernetes.namespaces: there is nothing to choose from");
 	if (c->mesh.kind != MESH_ISTIO)
 		return 0;
 	if (!c->advertise.mesh)

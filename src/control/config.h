@@ -49,6 +49,9 @@ struct config_kubernetes {		/* the cluster that is watched */
 	char *istio_namespace;
 	bool remove_entries;
 	uint32_t dead_nic_ms;
+	struct conf_strings namespaces;	/* globs: whose Services and Pods are in the embedded mesh */
+	struct conf_strings services;	/* globs of "namespace/name"; none: all of them */
+	char *cluster_domain;
 };
 
 #define CONFIG_CERT_LIFE_MAX_MS	2592000000	/* 30 days: no certificate that is issued lives longer */
@@ -103,6 +106,7 @@ struct config_onboarding {		/* Policy of provisioner.proto */
 	char *workload_group;
 	struct conf_labels labels;
 	struct conf_strings services;
+	bool kubernetes_services;
 	int isolation;
 	bool client;
 	struct conf_prefixes outbound_exclude;

@@ -140,17 +140,19 @@ static bool read_slice(const json_t *o, struct thing *t)
 }
 
 /* By what says most of an address. */
-static const struct source_kind kinds[] = {
-	{ "/api/v1/pods", "pods", read_pod },
-	{ "/apis/discovery.k8s.io/v1/endpointslices", "endpointslices.discovery.k8s.io", read_slice },
-	{ "/api/v1/services", "services", read_service },
-	{ "/api/v1/nodes", "nodes", read_node },
+static const struct source_kind kinds[_KUBE_KIND_N] = {
+	[KUBE_PODS] = { "/api/v1/pods", "pods", read_pod },
+	[KUBE_SLICES] = { "/apis/discovery.k8s.io/v1/endpointslices", "endpointslices.discovery.k8s.io", read_slice },
+	[KUBE_SERVICES] = { "/api/v1/services", "services", read_service },
+	[KUBE_NODES] = { "/api/v1/nodes", "nodes", read_node },
 };
 
 struct kube_source {
 	struct loop *loop;
 	void (*changed)(void *data);
 	void *data;
+	const struct kube_reader *reader;
+	void *reader_data;
 	struct timer settle;
 	struct kind_state kinds[ELEMENTS(kinds)];
 };
@@ -218,9 +220,13 @@ static void remove_key(struct kind_state *k, const char *key)
 		drop(k, container_of(l, struct thing, link));
 }
 
-static void on_put(void *data, const json_t *object)
+static enum kube_kind kind_of(const struct kind_state *k)
 {
-	struct kind_state *k = data;
+	return (enum kube_kind)(k->kind - kinds);
+}
+
+static void take(struct kind_state *k, const json_t *object)
+{
 	struct thing *t = thing_new(object);
 	struct map_link *l = t ? map_find_str(&k->things, t->key) : NULL;
 	struct thing *old = l ? container_of(l, struct thing, link) : NULL;
@@ -245,13 +251,25 @@ static void on_put(void *data, const json_t *object)
 	changed(k->source);
 }
 
+static void on_put(void *data, const json_t *object)
+{
+	struct kind_state *k = data;
+
+	take(k, object);
+	if (k->source->reader)
+		k->source->reader->put(k->source->reader_data, kind_of(k), object);
+}
+
 static void on_gone(void *data, const json_t *object)
 {
+	struct kind_state *k = data;
 	struct thing *t = thing_new(object);
 
 	if (t)
-		remove_key(data, t->key);
+		remove_key(k, t->key);
 	free(t);
+	if (k->source->reader)
+		k->source->reader->gone(k->source->reader_data, kind_of(k), object);
 }
 
 static void on_begin(void *data)
@@ -259,6 +277,8 @@ static void on_begin(void *data)
 	struct kind_state *k = data;
 
 	k->generation++;
+	if (k->source->reader)
+		k->source->reader->begin(k->source->reader_data, kind_of(k));
 }
 
 static void on_synced(void *data)
@@ -272,6 +292,8 @@ static void on_synced(void *data)
 			drop(k, t);
 	}
 	changed(k->source);
+	if (k->source->reader)
+		k->source->reader->synced(k->source->reader_data, kind_of(k));
 }
 
 /* --- interface --- */
@@ -322,6 +344,8 @@ int kube_source_new(struct loop *loop, const struct kube_source_options *o, stru
 	s->loop = loop;
 	s->changed = o->changed;
 	s->data = o->data;
+	s->reader = o->reader;
+	s->reader_data = o->reader_data;
 	for (size_t i = 0; r == 0 && i < ELEMENTS(kinds); i++) {
 		struct kind_state *k = &s->kinds[i];
 		const struct kube_watch_options w = {

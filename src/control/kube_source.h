@@ -1,4 +1,5 @@
 #pragma once
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,10 +22,22 @@ struct kube_container {			/* valid until the loop's next turn */
 	const char *what;		/* "pod shop/cart-1 on node a" */
 };
 
+enum kube_kind { KUBE_PODS, KUBE_SLICES, KUBE_SERVICES, KUBE_NODES, _KUBE_KIND_N };
+
+/* Who else reads what is watched: as kube_watch_ops, with the kind. */
+struct kube_reader {
+	void (*begin)(void *data, enum kube_kind kind);
+	void (*put)(void *data, enum kube_kind kind, const json_t *object);
+	void (*gone)(void *data, enum kube_kind kind, const json_t *object);
+	void (*synced)(void *data, enum kube_kind kind);
+};
+
 struct kube_source_options {
 	struct kube_client *client;	/* borrowed for its life */
 	void (*changed)(void *data);	/* many changes are one call */
 	void *data;
+	const struct kube_reader *reader;	/* borrowed for its life; NULL: nobody */
+	void *reader_data;
 };
 
 MUST_CHECK int kube_source_new(struct loop *loop, const struct kube_source_options *options, struct kube_source **ret_source);

@@ -17,6 +17,11 @@ static int on_settle(struct defer *d)
 	return 0;
 }
 
+void reg_settle_later(struct registry *reg)
+{
+	loop_defer(reg->loop, &reg->settle, on_settle);
+}
+
 static int on_sweep(struct timer *t)
 {
 	struct registry *reg = container_of(t, struct registry, sweep);
@@ -256,26 +261,26 @@ void registry_guest_remove(struct reg_guest *g)
 	if (g->proxy)
 		protobuf_c_message_free_unpacked(&g->proxy->base, NULL);
 	free(g);
-	loop_defer(reg->loop, &reg->settle, on_settle);
+	reg_settle_later(reg);
 }
 
 void reg_guest_mark(struct registry *reg, struct reg_guest *g)
 {
 	if (list_empty(&g->dirty))
 		list_append(&reg->dirty_guests, &g->dirty);
-	loop_defer(reg->loop, &reg->settle, on_settle);
+	reg_settle_later(reg);
 }
 
 void reg_service_mark(struct registry *reg, struct reg_service *s)
 {
 	if (list_empty(&s->dirty))
 		list_append(&reg->dirty_services, &s->dirty);
-	loop_defer(reg->loop, &reg->settle, on_settle);
+	reg_settle_later(reg);
 }
 
 void reg_workload_mark(struct registry *reg, struct reg_workload *w)
 {
 	if (list_empty(&w->dirty))
 		list_append(&reg->dirty_workloads, &w->dirty);
-	loop_defer(reg->loop, &reg->settle, on_settle);
+	reg_settle_later(reg);
 }

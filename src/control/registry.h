@@ -27,8 +27,9 @@
  *
  * Several files, one owner: registry.c (life, NICs, configuration),
  * registry_report.c (what NICs say), registry_guest.c (from guest to workload),
- * registry_service.c (services, workloads, members), registry_publish.c (to
- * resources), registry_store.c (to the store and back).
+ * registry_service.c (services, workloads, members), registry_kube.c (Services of
+ * a Kubernetes cluster), registry_publish.c (to resources), registry_store.c (to
+ * the store and back).
  */
 enum {
 	REG_MAX_GUESTS = 4096,		/* of one NIC */
@@ -50,14 +51,14 @@ struct reg_service {
 	char *key;			/* "namespace/hostname" */
 	char *name;
 	char *name_key;
-	const char *namespace;		/* in @key */
 	const char *hostname;		/* in @key */
 	size_t n_namespace;
 	struct ip *addresses;
 	size_t n_addresses;
 	struct port_map ports[REG_MAX_PORTS];
 	size_t n_ports;
-	bool declared;			/* in the configuration: the ports are fixed */
+	bool declared;			/* in the configuration, or @kube: the ports are fixed */
+	bool kube;			/* a Service of the Kubernetes cluster */
 	bool stale;			/* while a configuration is applied */
 	uint64_t empty_since_ms;	/* an undeclared one without members is forgotten after a while */
 	struct list members;		/* reg_member.in_service */
@@ -85,11 +86,15 @@ struct reg_workload {
 	char *node;
 	struct reg_address *addresses;
 	size_t n_addresses;
-	const struct conf_labels *labels;	/* the configuration's */
+	const struct conf_labels *labels;	/* the configuration's, or its pod's */
+	const char *workload_name;	/* of what made it; NULL: as @name. Its pod's */
+	uint8_t type;			/* WorkloadType of istio/workload.proto */
+	bool kube;			/* a Pod of the Kubernetes cluster */
+	bool host_network;		/* its addresses are its node's, and not found by them; set before them */
 	enum tunnel tunnel;
 	uint32_t weight;
 	bool stale;
-	struct reg_guest *guest;	/* NULL: from the configuration */
+	struct reg_guest *guest;	/* NULL: from the configuration, or @kube */
 	struct list members;
 };
 
@@ -188,6 +193,7 @@ struct registry *registry_free(struct registry *reg);
 MUST_CHECK int registry_apply(struct registry *reg, const struct config *config);
 /* Works out now what is marked (the loop does it at the end of a turn). */
 void registry_settle(struct registry *reg);
+void reg_settle_later(struct registry *reg);
 
 /* --- NICs: registry.c --- */
 
@@ -231,8 +237,11 @@ MUST_CHECK int registry_may_have_token(struct registry *reg, const char *nic, co
 
 struct reg_service *reg_service_find(const struct registry *reg, const char *key);
 struct reg_workload *reg_workload_find(const struct registry *reg, const char *uid);
-/* The service that a claim means: declared, or made. NULL: no name or no memory. */
-struct reg_service *reg_service_of_claim(struct registry *reg, const char *namespace, const char *service);
+/* The service that a claim under that policy means: declared, a Kubernetes Service, or made. NULL: no name or no memory. */
+struct reg_service *reg_service_of_claim(struct registry *reg, const struct config_onboarding *policy, const char *service);
+struct reg_service *reg_service_new(struct registry *reg, const char *namespace, const char *hostname, const char *name);
+/* Takes copies. -ENOMEM. */
+MUST_CHECK int reg_service_set_addresses(struct reg_service *s, const struct ip *ips, size_t n);
 void reg_service_mark(struct registry *reg, struct reg_service *s);
 void reg_service_remove(struct registry *reg, struct reg_service *s);
 MUST_CHECK int reg_services_apply(struct registry *reg, const struct config *config);	/* -ENOMEM */
@@ -253,12 +262,34 @@ bool reg_workload_unhealthy(const struct reg_workload *w);
 bool reg_service_map_port(const struct reg_service *s, uint16_t target, enum app_protocol protocol, struct port_map *ret_port);
 MUST_CHECK int reg_workloads_apply(struct registry *reg, const struct config *config);	/* -ENOMEM */
 
+/* --- Services of a Kubernetes cluster: registry_kube.c --- */
+
+struct reg_kube_service {		/* borrowed for the call */
+	const char *namespace;
+	const char *name;
+	const struct ip *addresses;
+	size_t n_addresses;
+	const struct port_map *ports;
+	size_t n_ports;			/* <= REG_MAX_PORTS */
+};
+
+/* -EEXIST: the configuration has a service of its host name, which stays. -EINVAL: it makes no host name. -ENOMEM. */
+MUST_CHECK int reg_kube_service_put(struct registry *reg, const struct reg_kube_service *service);
+void reg_kube_service_remove(struct registry *reg, struct reg_service *s);
+/* NULL: there is none, or the configuration has its host name. */
+struct reg_service *reg_kube_service_find(const struct registry *reg, const char *namespace, const char *name);
+/* The one that a VM's claim of @service means, if its policy lets it join those: by the label that its host name would have. */
+struct reg_service *reg_kube_service_of_claim(const struct registry *reg, const struct config_onboarding *policy, const char *service);
+
 /* --- to resources: registry_publish.c --- */
 
 MUST_CHECK int reg_publish_workload(struct registry *reg, const struct reg_workload *w);
 MUST_CHECK int reg_publish_service(struct registry *reg, struct reg_service *s);
 MUST_CHECK int reg_publish_policies(struct registry *reg);
 void reg_withdraw_service(struct registry *reg, struct reg_service *s);
+/* What metrics and logs call it. */
+const char *reg_canonical_name(const struct reg_workload *w);
+const char *reg_canonical_revision(const struct reg_workload *w);
 /* The name of the endpoints resource: "outbound|<port>||<hostname>". */
 enum { REG_CLUSTER_LEN = 280 };
 const char *reg_cluster_name(const struct reg_service *s, uint16_t port, char name[static REG_CLUSTER_LEN]);

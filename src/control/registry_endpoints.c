@@ -59,7 +59,8 @@ static Envoy__Config__Core__V3__Metadata *metadata_of(struct pool *p, const stru
 		return m;
 	m->filter_metadata = entries;
 	entries[m->n_filter_metadata++] = metadata_entry(p, "istio", "workload",
-		pool_printf(p, "%s;%s;%s;latest;%s", w->name, w->namespace, w->name, reg->config->mesh.cluster_id));
+		pool_printf(p, "%s;%s;%s;%s;%s", w->workload_name ? w->workload_name : w->name, w->namespace, reg_canonical_name(w), reg_canonical_revision(w),
+			    reg->config->mesh.cluster_id));
 	if (w->tunnel == TUNNEL_HBONE) {
 		entries[m->n_filter_metadata++] = metadata_entry(p, "envoy.filters.listener.original_dst", "local", target);
 		entries[m->n_filter_metadata++] = metadata_entry(p, "envoy.transport_socket_match", "tunnel", word("http"));

@@ -165,7 +165,7 @@ static const struct reg_workload *rival(const struct registry *reg, const struct
 
 static void join_service(struct registry *reg, struct reg_guest *g, struct reg_claim *c)
 {
-	struct reg_service *s = reg_service_of_claim(reg, g->policy->namespace, c->pb->service);
+	struct reg_service *s = reg_service_of_claim(reg, g->policy, c->pb->service);
 	enum app_protocol protocol = protocol_of(c->pb->app_protocol);
 	struct port_map port = { (uint16_t)c->pb->port, (uint16_t)c->pb->port, (uint8_t)protocol };
 

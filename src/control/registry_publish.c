@@ -102,13 +102,30 @@ static void add_services(struct pool *p, const struct reg_workload *w, struct wo
 	content->n_parents = i;
 }
 
-static const char *canonical_name(const struct reg_workload *w)
+static const char *first_label(const struct reg_workload *w, const char *const *keys, size_t n, const char *dflt)
 {
-	const char *app = label(w, "app");
+	for (size_t i = 0; i < n; i++)
+		if (*label(w, keys[i]))
+			return label(w, keys[i]);
+	return dflt;
+}
 
-	if (*app)
-		return app;
-	return list_empty(&w->members) ? w->name : list_first(&w->members, struct reg_member, in_workload)->service->name;
+/* By Istio's rule for both; a VM without such a label is called as its service is, which says more than its own name. */
+const char *reg_canonical_name(const struct reg_workload *w)
+{
+	static const char *const keys[] = { "service.istio.io/canonical-name", "app.kubernetes.io/name", "app" };
+	const char *dflt = w->workload_name ? w->workload_name : w->name;
+
+	if (!w->kube && !list_empty(&w->members))
+		dflt = list_first(&w->members, struct reg_member, in_workload)->service->name;
+	return first_label(w, keys, ELEMENTS(keys), dflt);
+}
+
+const char *reg_canonical_revision(const struct reg_workload *w)
+{
+	static const char *const keys[] = { "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version" };
+
+	return first_label(w, keys, ELEMENTS(keys), "latest");
 }
 
 int reg_publish_workload(struct registry *reg, const struct reg_workload *w)
@@ -117,13 +134,14 @@ int reg_publish_workload(struct registry *reg, const struct reg_workload *w)
 	struct bytes bytes;
 	struct ip *ips = pool_alloc(&p, w->n_addresses, sizeof(*ips));
 	const char **aliases = pool_alloc(&p, w->n_addresses, sizeof(*aliases));
-	struct resource_content content = { .aliases = aliases, .n_aliases = w->n_addresses };
+	struct resource_content content = { .aliases = aliases, .n_aliases = w->host_network ? 0 : w->n_addresses };
 	struct workload out = {
 		.uid = w->uid, .name = w->name, .namespace = w->namespace, .network = reg->config->mesh.network,
 		.trust_domain = reg->config->trust_domain, .service_account = w->service_account, .hostname = "", .node = w->node,
-		.canonical_name = canonical_name(w), .canonical_revision = "latest", .workload_name = w->name,
+		.canonical_name = reg_canonical_name(w), .canonical_revision = reg_canonical_revision(w),
+		.workload_name = w->workload_name ? w->workload_name : w->name,
 		.cluster_id = reg->config->mesh.cluster_id, .locality = { "", "", "" }, .addresses = ips, .n_addresses = w->n_addresses,
-		.tunnel = w->tunnel, .type = 2 /* POD: a single one */, .capacity = w->weight,
+		.tunnel = w->tunnel, .host_network = w->host_network, .type = w->type, .capacity = w->weight,
 	};
 	int r;
 

@@ -30,7 +30,7 @@ static void service_free(struct registry *reg, struct reg_service *s)
 	free(s);
 }
 
-static struct reg_service *service_new(struct registry *reg, const char *namespace, const char *hostname, const char *name)
+struct reg_service *reg_service_new(struct registry *reg, const char *namespace, const char *hostname, const char *name)
 {
 	struct reg_service *s = calloc(1, sizeof(*s));
 
@@ -69,16 +69,17 @@ void reg_service_remove(struct registry *reg, struct reg_service *s)
 	service_free(reg, s);
 }
 
-static int set_one_address(struct reg_service *s, const struct ip *ip)
+int reg_service_set_addresses(struct reg_service *s, const struct ip *ips, size_t n)
 {
-	struct ip *copy = malloc(sizeof(*copy));
+	struct ip *copy = n ? malloc(n * sizeof(*copy)) : NULL;
 
-	if (!copy)
+	if (n && !copy)
 		return -ENOMEM;
-	*copy = *ip;
+	if (n)
+		memcpy(copy, ips, n * sizeof(*copy));
 	free(s->addresses);
 	s->addresses = copy;
-	s->n_addresses = 1;
+	s->n_addresses = n;
 	return 0;
 }
 
@@ -94,11 +95,12 @@ static int assign_address(struct registry *reg, struct reg_service *s)
 	}
 	if (r == 0 && !stored)
 		LOG_LIMITED(LOG_L_ERROR, "a virtual address could not be stored", log_str("service", s->key));
-	return r < 0 ? r : set_one_address(s, &ip);
+	return r < 0 ? r : reg_service_set_addresses(s, &ip, 1);
 }
 
-struct reg_service *reg_service_of_claim(struct registry *reg, const char *namespace, const char *service)
+struct reg_service *reg_service_of_claim(struct registry *reg, const struct config_onboarding *policy, const char *service)
 {
+	const char *namespace = policy->namespace;
 	char host[NAMES_HOST_LEN], key[REG_MAX_TEXT + NAMES_HOST_LEN];
 	struct map_link *l;
 	struct reg_service *s;
@@ -107,13 +109,16 @@ struct reg_service *reg_service_of_claim(struct registry *reg, const char *names
 	l = map_find_str(&reg->declared, key);
 	if (l)
 		return container_of(l, struct reg_service, name_link);
+	s = reg_kube_service_of_claim(reg, policy, service);
+	if (s)
+		return s;
 	if (names_service_host(service, namespace, host) < 0)
 		return NULL;
 	snprintf(key, sizeof(key), "%s/%s", namespace, host);
 	s = reg_service_find(reg, key);
 	if (s || reg->services.n >= REG_MAX_SERVICES)
 		return s;
-	s = service_new(reg, namespace, host, service);
+	s = reg_service_new(reg, namespace, host, service);
 	if (s && assign_address(reg, s) < 0) {
 		reg_service_remove(reg, s);
 		return NULL;
@@ -125,19 +130,15 @@ struct reg_service *reg_service_of_claim(struct registry *reg, const char *names
 
 static int set_addresses(struct registry *reg, struct reg_service *s, const struct config_service *c)
 {
-	struct ip *ips;
+	CLEANUP_FREE struct ip *ips = calloc(c->addresses.n + 1, sizeof(*ips));
 
 	if (!c->addresses.n)
 		return assign_address(reg, s);
-	ips = calloc(c->addresses.n, sizeof(*ips));
 	if (!ips)
 		return -ENOMEM;
 	for (size_t i = 0; i < c->addresses.n; i++)
 		ips[i] = c->addresses.v[i].ip;
-	free(s->addresses);
-	s->addresses = ips;
-	s->n_addresses = c->addresses.n;
-	return 0;
+	return reg_service_set_addresses(s, ips, c->addresses.n);
 }
 
 static int declare(struct registry *reg, const struct config_service *c)
@@ -154,7 +155,7 @@ static int declare(struct registry *reg, const struct config_service *c)
 	snprintf(key, sizeof(key), "%s/%s", c->namespace, hostname);
 	s = reg_service_find(reg, key);
 	if (!s)
-		s = service_new(reg, c->namespace, hostname, c->name);
+		s = reg_service_new(reg, c->namespace, hostname, c->name);
 	if (!s)
 		return -ENOMEM;
 	if (s->name_key && strcmp(s->name, c->name) != 0) {
@@ -177,6 +178,7 @@ static int declare(struct registry *reg, const struct config_service *c)
 		s->name = name;
 	}
 	s->declared = true;
+	s->kube = false;		/* the configuration's word counts; pods leave it when they are settled again */
 	s->stale = false;
 	s->n_ports = 0;
 	config_for_each(const struct config_port, p, &c->ports)
@@ -189,7 +191,7 @@ static int declare(struct registry *reg, const struct config_service *c)
 int reg_services_apply(struct registry *reg, const struct config *config)
 {
 	map_for_each(l, &reg->services)
-		container_of(l, struct reg_service, link)->stale = container_of(l, struct reg_service, link)->declared;
+		container_of(l, struct reg_service, link)->stale = container_of(l, struct reg_service, link)->declared && !container_of(l, struct reg_service, link)->kube;
 	config_for_each(const struct config_service, c, &config->services) {
 		int r = declare(reg, c);
 
@@ -236,6 +238,7 @@ int reg_workload_new(struct registry *reg, const char *uid, struct reg_workload 
 		return r;
 	list_init(&w->dirty);
 	list_init(&w->members);
+	w->type = 2;			/* POD: a single one */
 	w->uid = strdup(uid);
 	if (w->uid)
 		r = map_add(&reg->workloads, &w->link, w->uid, strlen(w->uid));
@@ -272,10 +275,12 @@ int reg_workload_set(struct reg_workload *w, const char *name, const char *names
 
 static void free_addresses(struct registry *reg, struct reg_workload *w)
 {
-	for (size_t i = 0; i < w->n_addresses; i++)
+	for (size_t i = 0; i < w->n_addresses && !w->host_network; i++)
 		map_remove(&reg->addresses, &w->addresses[i].link);
-	if (w->n_addresses)
+	if (w->n_addresses) {
 		reg->addresses_freed = true;
+		reg_settle_later(reg);
+	}
 	free(w->addresses);
 	w->addresses = NULL;
 	w->n_addresses = 0;
@@ -298,7 +303,7 @@ int reg_workload_set_addresses(struct registry *reg, struct reg_workload *w, con
 
 	if (same_addresses(w, ips, n))
 		return 0;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n && !w->host_network; i++) {
 		struct map_link *l = map_find(&reg->addresses, ips[i].b, sizeof(ips[i].b));
 
 		if (l && container_of(l, struct reg_address, link)->workload != w) {
@@ -316,7 +321,7 @@ int reg_workload_set_addresses(struct registry *reg, struct reg_workload *w, con
 
 		a->ip = ips[i];
 		a->workload = w;
-		int r = map_add(&reg->addresses, &a->link, a->ip.b, sizeof(a->ip.b));
+		int r = w->host_network ? 0 : map_add(&reg->addresses, &a->link, a->ip.b, sizeof(a->ip.b));
 		if (r == -ENOMEM)
 			return r;
 		w->n_addresses += r == 0;	/* an address that is listed twice counts once */
@@ -491,7 +496,7 @@ static int apply_workload(struct registry *reg, const struct config_workload *c)
 int reg_workloads_apply(struct registry *reg, const struct config *config)
 {
 	map_for_each(l, &reg->workloads)
-		container_of(l, struct reg_workload, link)->stale = !container_of(l, struct reg_workload, link)->guest;
+		container_of(l, struct reg_workload, link)->stale = !container_of(l, struct reg_workload, link)->guest && !container_of(l, struct reg_workload, link)->kube;
 	config_for_each(const struct config_workload, c, &config->workloads) {
 		int r = apply_workload(reg, c);
 

@@ -234,6 +234,17 @@ void resources_settle(struct resources *r)
 		if (res->removed)
 			resource_free(r, res);
 	}
+	r->completed = false;
+}
+
+void resources_set_complete(struct resources *r, bool complete)
+{
+	if (complete != r->incomplete)
+		return;
+	r->incomplete = !complete;
+	r->completed = complete;
+	if (complete && r->changed)
+		r->changed(r->data);
 }
 
 const char *resource_alias(const struct resource *res, size_t i)

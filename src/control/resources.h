@@ -46,6 +46,8 @@ struct resources {
 	struct map by_name[_RESOURCE_TYPE_N];
 	struct map groups[_RESOURCE_TYPE_N];	/* by alias or parent */
 	struct list changes;
+	bool incomplete;	/* more may exist than is here: what is not here is not gone */
+	bool completed;		/* it was, until resources_settle() */
 	void (*changed)(void *data);
 	void *data;
 };
@@ -63,6 +65,12 @@ void resources_init(struct resources *r);
 void resources_deinit(struct resources *r);
 /* @changed is called when the list of changes stops being empty. */
 void resources_listen(struct resources *r, void (*changed)(void *data), void *data);
+
+/*
+ * After a start, until a source has been read for the first time: clients that
+ * hold something that is not here are not told that it is gone.
+ */
+void resources_set_complete(struct resources *r, bool complete);
 
 /* -ENOMEM: nothing has changed. */
 MUST_CHECK int resources_put(struct resources *r, enum resource_type type, const char *name, const struct resource_content *content);

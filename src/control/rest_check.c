@@ -161,6 +161,13 @@ static void check_cluster(struct checks *c)
 	for (size_t i = 0; cluster && cluster_watch(cluster, i, &w); i++)
 		add(c, "Kubernetes", w.error == KUBE_OK && w.synced, false, json_sprintf("%s are watched", w.what),
 		    json_string(w.text[0] ? w.text : w.synced ? "" : "not listed yet"), kube_hint(w.error));
+	if (c->s->kube_mesh) {
+		struct kube_mesh_info info = kube_mesh_info(c->s->kube_mesh);
+
+		add(c, "Kubernetes", !info.n_left_out, false, json_string("Services and Pods are in the mesh"),
+		    info.n_left_out ? json_sprintf("%zu are not, among them %s is taken", info.n_left_out, info.left_out) : json_string(""),
+		    "the file's services and workloads come first: rename them, or leave the Service out by kubernetes.services");
+	}
 	if (!cluster || !cluster_entries(cluster))
 		return;
 	check_groups(c, cluster_groups(cluster));

@@ -283,9 +283,10 @@ static json_t *workload_json(const struct reg_workload *w)
 		json_array_append_new(services, json_string(list_entry(l, struct reg_member, in_workload)->service->key));
 	for (size_t i = 0; i < w->n_addresses; i++)
 		json_array_append_new(addresses, json_string(ip_format(&w->addresses[i].ip, text)));
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:b, s:o}", "uid", w->uid, "name", w->name, "namespace", w->namespace,
-			 "service_account", w->service_account, "node", w->node, "addresses", addresses, "tunnel",
-			 w->tunnel == TUNNEL_HBONE ? "hbone" : "none", "source", w->guest ? "agent" : "config",
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:s, s:s, s:b, s:o}", "uid", w->uid, "name", w->name, "namespace", w->namespace,
+			 "service_account", w->service_account, "node", w->node, "workload_name", w->workload_name ? w->workload_name : w->name,
+			 "canonical_name", reg_canonical_name(w), "canonical_revision", reg_canonical_revision(w), "addresses", addresses, "tunnel",
+			 w->tunnel == TUNNEL_HBONE ? "hbone" : "none", "source", w->guest ? "agent" : w->kube ? "kubernetes" : "config",
 			 "healthy", !reg_workload_unhealthy(w), "services", services);
 }
 
@@ -302,9 +303,10 @@ void rest_get_workloads(struct httpd_request *req)
 
 		for (size_t i = 0; i < v->n_ports; i++)
 			json_array_append_new(ports, json_pack("{s:i, s:i}", "port", v->ports[i].service_port, "target_port", v->ports[i].target_port));
-		json_array_append_new(services, json_pack("{s:s, s:s, s:o, s:o, s:b, s:o}", "name", v->name, "hostname", v->hostname,
+		json_array_append_new(services, json_pack("{s:s, s:s, s:o, s:o, s:b, s:s, s:o}", "name", v->name, "hostname", v->hostname,
 							  "addresses", addresses_json(v->addresses, v->n_addresses), "ports", ports,
-							  "declared", v->declared, "endpoints", endpoints_json(v)));
+							  "declared", v->declared, "source",
+							  v->kube ? "kubernetes" : v->declared ? "config" : "agent", "endpoints", endpoints_json(v)));
 	}
 	httpd_reply_json(req, 200, json_pack("{s:o, s:o}", "workloads", workloads, "services", services));
 }

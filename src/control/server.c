@@ -299,14 +299,44 @@ static void on_entry(void *data, const char *nic_id, const struct ip *address)
 
 static void on_guests_changed(void *data)
 {
-	cluster_guests_changed(((struct server *)data)->cluster);
+	struct server *s = data;
+
+	cluster_guests_changed(s->cluster);
+	if (s->kube_mesh)
+		kube_mesh_retry(s->kube_mesh);
+}
+
+static void read_begin(void *data, enum kube_kind kind)
+{
+	kube_mesh_begin(data, kind);
+}
+
+static void read_put(void *data, enum kube_kind kind, const json_t *object)
+{
+	kube_mesh_put(data, kind, object);
+}
+
+static void read_gone(void *data, enum kube_kind kind, const json_t *object)
+{
+	kube_mesh_gone(data, kind, object);
+}
+
+static void read_synced(void *data, enum kube_kind kind)
+{
+	kube_mesh_synced(data, kind);
 }
 
 static int start_cluster(struct server *s, struct diag *d)
 {
-	static const struct cluster_ops ops = { .containers = on_containers, .roots = on_roots, .wanted = on_wanted, .seen = on_entry,
-		.groups = on_groups };
-	int r = config_has_kubernetes(s->config) ? cluster_new(s->loop, s->config, &ops, s, &s->cluster, d) : 0;
+	static const struct kube_reader reader = { .begin = read_begin, .put = read_put, .gone = read_gone, .synced = read_synced };
+	int r = s->config->kubernetes.namespaces.n ? kube_mesh_new(s->loop, s->registry, &s->kube_mesh) : 0;
+	const struct cluster_ops ops = {
+		.containers = on_containers, .roots = on_roots, .wanted = on_wanted, .seen = on_entry, .groups = on_groups,
+		.reader = s->kube_mesh ? &reader : NULL, .reader_data = s->kube_mesh,
+	};
+
+	if (r == 0 && config_has_kubernetes(s->config))
+		r = cluster_new(s->loop, s->config, &ops, s, &s->cluster, d);
 	const struct config *c = s->config;
 	const struct tokens_options tokens = {
 		.issuer = s->issuer, .kube = r == 0 && c->mesh.tokens == TOKENS_REQUEST ? cluster_kube(s->cluster) : NULL,
@@ -401,6 +431,9 @@ struct server *server_free(struct server *s)
 	grpc_server_free(s->mesh_server);
 	grpc_server_free(s->provisioner_server);
 	cluster_free(s->cluster);
+	if (s->registry)
+		s->registry->changed = NULL;	/* who listened goes */
+	kube_mesh_free(s->kube_mesh);
 	revoker_free(s->revoker);
 	registry_free(s->registry);
 	resources_deinit(&s->resources);
@@ -475,6 +508,8 @@ static void apply(struct server *s, struct config *next)
 		return;
 	}
 	s->config = next;
+	if (s->kube_mesh)
+		kube_mesh_apply(s->kube_mesh);
 	issuer_apply(s->issuer, next);
 	tokens_apply(s->tokens, next);
 	s->signing.config = next;

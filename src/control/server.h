@@ -5,6 +5,7 @@
 #include "control/cluster.h"
 #include "control/config.h"
 #include "control/issuer.h"
+#include "control/kube_mesh.h"
 #include "control/provisioner.h"
 #include "control/registry.h"
 #include "control/signing.h"
@@ -44,6 +45,7 @@ struct server {
 	struct authn authn;
 	struct signing signing;
 	struct ads *ads;
+	struct kube_mesh *kube_mesh;	/* NULL: no namespace of a cluster is in the mesh */
 	struct cluster *cluster;	/* NULL: none is configured */
 	struct tokens *tokens;
 	struct provisioner *provisioner;
