@@ -318,6 +318,7 @@ static const struct opt opts[] = {
 
 static int set_up(const struct decode *d, struct engine *e)
 {
+	engine_allow_missing_requests(e);
 	if (d->has_guest)
 		engine_only_guest(e, &d->guest);
 	for (size_t i = 0; i < d->n_ports; i++) {

@@ -287,7 +287,7 @@ static struct query *query_find(const struct exchange *x, const struct dns_recor
 	list_for_each(i, &x->guest->queries) {
 		struct query *q = list_entry(i, struct query, link);
 
-		if (q->id != x->message->header.id || !dns_same_peer(&q->client, &x->client) || !dns_same_peer(&q->server, &x->server))
+		if (q->answered || q->id != x->message->header.id || !dns_same_peer(&q->client, &x->client) || !dns_same_peer(&q->server, &x->server))
 			continue;
 		if (!question || (q->asked == dns_asked_of(question->type) && dns_name_equal(&q->lookup->name, &question->name)))
 			return q;
@@ -295,22 +295,33 @@ static struct query *query_find(const struct exchange *x, const struct dns_recor
 	return NULL;
 }
 
+/* Finds what is answered, in @x and @ret_asked. */
+static bool find_asked(struct exchange *x, uint8_t *ret_asked)
+{
+	bool has_question = x->message->header.counts[DNS_QUESTION] != 0;
+	struct dns_record question;
+	struct query *q;
+
+	if (has_question && !dns_take_question(x->message, &question))
+		return false;
+	q = query_find(x, has_question ? &question : NULL);
+	if (!q && has_question && x->ctx->may_lack_requests && !x->message->header.truncated)
+		q = dns_adopt_question(x, &question);
+	if (!q)
+		return false;
+	q->answered = true;
+	*ret_asked = q->asked;
+	x->lookup = q->lookup;
+	return true;
+}
+
 void dns_take_response(struct exchange *x)
 {
 	struct dns_message *m = x->message;
-	bool has_question = m->header.counts[DNS_QUESTION] != 0;
-	struct dns_record question;
-	struct query *q;
 	uint8_t asked;
 
-	if (has_question && !dns_take_question(m, &question))
+	if (!find_asked(x, &asked))
 		return;
-	q = query_find(x, has_question ? &question : NULL);
-	if (!q)
-		return;
-	asked = q->asked;
-	x->lookup = q->lookup;
-	query_drop(x->guest, q);
 	x->lookup->last_ns = x->ctx->time_ns;
 	if (m->header.truncated)
 		return;		/* it will ask again, over TCP */
@@ -326,6 +337,7 @@ void dns_take_response(struct exchange *x)
 	if (m->header.rcode == DNS_RCODE_NXDOMAIN)
 		x->lookup->settled |= asked;
 }
+
 void dns_expire_held(struct dns_guest *g, const struct discover_ctx *ctx, bool all)
 {
 	list_for_each_safe(i, &g->held) {

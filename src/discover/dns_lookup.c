@@ -119,7 +119,7 @@ void lookup_report_answer(struct exchange *x, const struct observation *o)
 	x->ctx->emit(o, x->ctx->emit_data);
 }
 
-void query_drop(struct dns_guest *g, struct query *q)
+static void query_drop(struct dns_guest *g, struct query *q)
 {
 	list_unlink(&q->link);
 	g->n_queries--;
@@ -234,7 +234,7 @@ static struct lookup *lookup_new(const struct exchange *x, const struct dns_name
 	return l;
 }
 
-static void query_add(struct exchange *x, uint16_t id, uint8_t asked)
+static struct query *query_add(struct exchange *x, uint16_t id, uint8_t asked)
 {
 	struct dns_guest *g = x->guest;
 	struct query *q;
@@ -242,17 +242,20 @@ static void query_add(struct exchange *x, uint16_t id, uint8_t asked)
 	list_for_each(i, &g->queries) {
 		q = list_entry(i, struct query, link);
 		if (q->id == id && q->asked == asked && q->lookup == x->lookup &&
-		    dns_same_peer(&q->client, &x->client) && dns_same_peer(&q->server, &x->server))
-			return;		/* the same packet again */
+		    dns_same_peer(&q->client, &x->client) && dns_same_peer(&q->server, &x->server)) {
+			q->answered = false;	/* the same packet again, or asked anew */
+			return q;
+		}
 	}
 	if (g->n_queries == MAX_QUERIES)
 		query_drop(g, list_entry(g->queries.next, struct query, link));
 	q = calloc(1, sizeof(*q));
 	if (!q)
-		return;
+		return NULL;
 	*q = (struct query){ .lookup = x->lookup, .client = x->client, .server = x->server, .id = id, .asked = asked };
 	list_append(&g->queries, &q->link);
 	g->n_queries++;
+	return q;
 }
 
 bool dns_take_question(struct dns_message *m, struct dns_record *ret_question)
@@ -269,25 +272,50 @@ static bool is_of_interest(const struct dns_record *question, uint8_t asked)
 	return asked != ASKED_PTR || dns_name_service(&question->name, &at);
 }
 
+/* The lookup that @question belongs to, in @x; false: it is not of interest. */
+static bool take_lookup(struct exchange *x, struct dns_record *question)
+{
+	uint8_t asked = dns_asked_of(question->type);
+	unsigned at = 0;
+
+	if (!is_of_interest(question, asked))
+		return false;
+	if (!dns_name_service(&question->name, &at) || at == 0)
+		dns_name_lower(&question->name);
+	x->lookup = lookup_find(x, &question->name, asked);
+	if (!x->lookup)
+		x->lookup = lookup_new(x, &question->name);
+	if (!x->lookup)
+		return false;
+	x->lookup->last_ns = x->ctx->time_ns;
+	x->lookup->asked |= asked;
+	return true;
+}
+
 void dns_take_query(struct exchange *x)
 {
 	struct dns_record question;
-	uint8_t asked;
-	unsigned at = 0;
 
-	if (!dns_take_question(x->message, &question))
-		return;
-	asked = dns_asked_of(question.type);
-	if (!is_of_interest(&question, asked))
-		return;
-	if (!dns_name_service(&question.name, &at) || at == 0)
-		dns_name_lower(&question.name);
-	x->lookup = lookup_find(x, &question.name, asked);
-	if (!x->lookup)
-		x->lookup = lookup_new(x, &question.name);
-	if (!x->lookup)
-		return;
-	x->lookup->last_ns = x->ctx->time_ns;
-	x->lookup->asked |= asked;
-	query_add(x, x->message->header.id, asked);
+	if (dns_take_question(x->message, &question) && take_lookup(x, &question))
+		query_add(x, x->message->header.id, dns_asked_of(question.type));
+}
+
+/* Did this socket ask so? Then another answer is a late copy, or a lie. */
+static bool was_asked(const struct exchange *x, const struct dns_record *question)
+{
+	list_for_each(i, &x->guest->queries) {
+		const struct query *q = list_entry(i, struct query, link);
+
+		if (q->asked == dns_asked_of(question->type) && dns_same_peer(&q->client, &x->client) &&
+		    dns_name_equal(&q->lookup->name, &question->name))
+			return true;
+	}
+	return false;
+}
+
+struct query *dns_adopt_question(struct exchange *x, struct dns_record *question)
+{
+	if (was_asked(x, question) || !take_lookup(x, question))
+		return NULL;
+	return query_add(x, x->message->header.id, dns_asked_of(question->type));
 }

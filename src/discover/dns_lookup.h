@@ -14,7 +14,7 @@
  */
 enum {
 	MAX_LOOKUPS = 128,		/* remembered, each guest */
-	MAX_QUERIES = 256,		/* waiting for their answer */
+	MAX_QUERIES = 512,		/* waiting for their answer, or answered not long ago */
 	MAX_HELD = 128,			/* SRV answers waiting for their target's address */
 	MAX_SEEN = 1024,		/* instances in the answers of a lookup; later ones are left out */
 	MAX_ALIASES = 8,		/* CNAMEs in a row */
@@ -56,6 +56,7 @@ struct query {
 	struct ip_port server;
 	uint16_t id;
 	uint8_t asked;
+	bool answered;
 };
 
 /* An SRV answer whose target's address is not known yet. */
@@ -108,7 +109,6 @@ void lookup_report(struct lookup *l, const struct discover_ctx *ctx);
 void lookup_report_answer(struct exchange *x, const struct observation *o);
 bool lookup_is_news(struct lookup *l, const struct observation *o);
 void lookup_drop(struct dns_guest *g, struct lookup *l);
-void query_drop(struct dns_guest *g, struct query *q);
 
 /* Is it the target of an SRV answer that came without its address? Then it is the same lookup still. */
 bool dns_guest_is_target(const struct dns_guest *g, const struct dns_name *name);
@@ -116,6 +116,8 @@ bool dns_guest_is_target(const struct dns_guest *g, const struct dns_name *name)
 /* The one question of class IN that a message of interest has. */
 bool dns_take_question(struct dns_message *m, struct dns_record *ret_question);
 void dns_take_query(struct exchange *x);
+/* A question that was not captured, by its answer. NULL: it is not of interest, or was asked and answered. */
+struct query *dns_adopt_question(struct exchange *x, struct dns_record *question);
 
 void dns_take_response(struct exchange *x);
 /* SRV answers whose target was not resolved in time, or all of them, are reported without an address. */

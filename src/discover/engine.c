@@ -30,7 +30,7 @@ struct discover_ctx engine_context(struct engine *e, const struct guest *g, uint
 {
 	return (struct discover_ctx){
 		.guest = g->address, .frame = frame, .time_ns = time_ns, .emit = count_and_emit, .emit_data = e,
-		.senseless = &e->stats.senseless,
+		.senseless = &e->stats.senseless, .may_lack_requests = e->may_lack_requests,
 	};
 }
 
@@ -369,6 +369,11 @@ void engine_only_guest(struct engine *e, const struct ip_prefix *prefix)
 {
 	e->only = *prefix;
 	e->has_only = true;
+}
+
+void engine_allow_missing_requests(struct engine *e)
+{
+	e->may_lack_requests = true;
 }
 
 static void frame_packet(struct engine *e, const struct engine_frame *f, const struct packet *p)

@@ -123,6 +123,14 @@ struct engine_frame {
 };
 MUST_CHECK int engine_frame(struct engine *e, const struct engine_frame *f);
 
+/*
+ * The capture may lack requests whose answers it has: an answer of DNS that fits
+ * no question then speaks for both, as long as no question contradicts it.
+ * For files. On a guest's port all packets are seen, and such an answer is
+ * somebody's lie, which the guest will not believe either.
+ */
+void engine_allow_missing_requests(struct engine *e);
+
 /* The first pass over a file, which only learns addresses: optional, makes the reported ones stable. */
 void engine_learn(struct engine *e, const struct engine_frame *f);
 

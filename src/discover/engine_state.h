@@ -89,6 +89,7 @@ struct engine {
 	struct engine_stats stats;
 	struct ip_prefix only;
 	bool has_only;
+	bool may_lack_requests;
 	bool learning;		/* the first pass over a file: engine_learn() */
 	uint64_t tick_ns;
 	uint64_t now_ns;

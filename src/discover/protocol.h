@@ -18,6 +18,7 @@ struct discover_ctx {		/* of the engine, read-only for the observer, valid for t
 	observation_fn *emit;
 	void *emit_data;
 	uint64_t *senseless;	/* may be NULL */
+	bool may_lack_requests;	/* engine_allow_missing_requests() */
 };
 
 /* Counts a message that claims to be of the protocol and cannot be read. */

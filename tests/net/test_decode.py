@@ -383,6 +383,19 @@ def test_the_same_lookups_over_ipv6(capture, tmp_path):
     assert said(six, ("frame", "guest")) == said(decode(v4)[0], ("frame", "guest"))
 
 
+def is_query_over_udp(f):
+    return f[12:14] == b"\x08\x00" and f[23] == 17 and f[36:38] == b"\x00\x35"
+
+
+@pytest.mark.parametrize("capture", [c for c in CAPTURES if c.stem.startswith("dns-")], ids=lambda c: c.stem)
+def test_answers_alone_say_what_was_asked(capture, tmp_path):
+    lookups = [o for o in decode(capture)[0] if o["kind"] in ("discover", "answer")]
+    path = tmp_path / "answers.pcap"
+    path.write_bytes(pcap([(t, f) for t, f in read(capture) if not is_query_over_udp(f)]))
+    alone = [o for o in decode(path)[0] if o["kind"] in ("discover", "answer")]
+    assert said(alone) == said(lookups)
+
+
 DIG = ROOT / "tests/captures/dns-query-dig-9.18-glibc.pcap"
 
 

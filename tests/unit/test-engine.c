@@ -148,6 +148,34 @@ static void an_answer_must_fit_its_question(void **state)
 	engine_free(f.e);
 }
 
+static void an_answer_alone_counts_where_requests_may_be_missing(void **state)
+{
+	struct engine_guest g = guest(5, "10.0.0.1");
+	uint8_t other_id[sizeof(answer)], refusal[sizeof(query)];
+	struct feed f = { start(NULL) };
+
+	(void)state;
+	engine_allow_missing_requests(f.e);
+	memcpy(other_id, answer, sizeof(answer));
+	other_id[ANSWER_ID]++;
+	udp(&f, DNS, VM, answer, sizeof(answer), g, false);
+	udp(&f, DNS, VM, answer, sizeof(answer), g, false);
+	udp(&f, "10.0.0.3:53", VM, other_id, sizeof(answer), g, false);	/* the socket has its answer */
+	assert_string_equal(heard, "discover api.x - 10.0.0.1\nanswer api.x 10.9.9.9 10.0.0.1\n");
+	heard[0] = 0;
+	udp(&f, "10.0.0.1:40001", DNS, query, sizeof(query), g, true);
+	udp(&f, DNS, "10.0.0.1:40001", other_id, sizeof(answer), g, false);	/* the question was seen, and this is none of its answers */
+	assert_string_equal(heard, "");
+	memcpy(refusal, query, sizeof(query));
+	refusal[2] = 0x81;
+	refusal[3] = 0x83;
+	refusal[13] = 'b';
+	udp(&f, DNS, "10.0.0.1:40002", refusal, sizeof(refusal), g, false);
+	engine_flush(f.e);
+	assert_string_equal(heard, "discover api.x - 10.0.0.1\ndiscover bpi.x - 10.0.0.1\n");
+	engine_free(f.e);
+}
+
 static void a_question_without_an_answer_is_reported_in_the_end(void **state)
 {
 	struct feed f = { start(NULL) };
@@ -374,6 +402,7 @@ int main(void)
 		cmocka_unit_test(a_lookup_of_a_guest_is_reported),
 		cmocka_unit_test(the_same_frames_on_the_registrys_port_count_once),
 		cmocka_unit_test(an_answer_must_fit_its_question),
+		cmocka_unit_test(an_answer_alone_counts_where_requests_may_be_missing),
 		cmocka_unit_test(a_question_without_an_answer_is_reported_in_the_end),
 		cmocka_unit_test(streams_are_put_together),
 		cmocka_unit_test(a_proxied_stream_is_read_as_it_is),
