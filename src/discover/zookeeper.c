@@ -34,6 +34,7 @@ struct stream {
 	uint64_t session;		/* 0: not known yet */
 	uint64_t asked_session;		/* of the connect request: the one to be resumed */
 	bool begun;			/* the client's first bytes were seen */
+	bool answered;			/* and something of the server */
 	bool connecting;		/* a connect request waits for its response */
 	const struct discover_ctx *ctx;	/* of the call at hand */
 };
@@ -609,6 +610,7 @@ static bool stream_data(void *stream, enum discover_dir dir, const uint8_t *data
 	struct zk_session *session;
 
 	s->ctx = ctx;
+	s->answered |= dir == DISCOVER_FROM_REGISTRY;
 	if (dir == DISCOVER_FROM_REGISTRY)
 		return zk_framer_feed(&s->from, data, len, on_reply_frame, s);
 	session = s->session ? zk_guest_find_session(s->guest, s->session) : NULL;
@@ -630,11 +632,23 @@ static bool stream_gap(void *stream, enum discover_dir dir, size_t len, const st
 	return true;
 }
 
+/*
+ * No server is there to hear of the guest, and none to count its silence: a
+ * server that starts again begins anew with the timeouts of its sessions.
+ */
+static void on_refused(struct zk_guest *g, const struct discover_ctx *ctx)
+{
+	map_for_each(l, &g->sessions)
+		list_entry(l, struct zk_session, link)->last_ns = ctx->time_ns;
+}
+
 /* A client that closes its session need not wait for the answer. */
 static void stream_end(void *stream, enum discover_dir dir, const struct discover_ctx *ctx)
 {
 	struct stream *s = stream;
 
+	if (dir == DISCOVER_FROM_REGISTRY && !s->answered)
+		on_refused(s->guest, ctx);
 	if (dir == DISCOVER_FROM_REGISTRY && zk_queue_has_op(&s->queue, JUTE_CLOSE))
 		session_gone(s->guest, s->session, ctx);
 }

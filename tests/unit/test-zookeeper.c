@@ -124,6 +124,31 @@ static void the_end_of_a_session_is_the_end_of_its_instances(void **state)
 	observe_deinit(&o);
 }
 
+/* A server that is down counts nobody's silence. */
+static void a_session_outlives_its_servers_restart(void **state)
+{
+	struct observe o;
+
+	(void)state;
+	begin(&o, 0);
+	create(&o, "/services/orders/o1", "10.1.0.1:80", 1);
+	seen(&o, "register orders/o1 10.1.0.1:80\n");
+	for (unsigned i = 0; i < 10; i++) {
+		struct discover_ctx ctx;
+
+		wait_ms(&o, 4000);
+		observe_connect(&o);
+		ctx = observe_ctx(&o);
+		discover_zookeeper.stream_end(o.stream, DISCOVER_FROM_REGISTRY, &ctx);	/* refused */
+	}
+	seen(&o, "");
+	wait_ms(&o, 4000);
+	seen(&o, "");
+	wait_ms(&o, 60000);
+	seen(&o, "deregister orders/o1 10.1.0.1:80\n");
+	observe_deinit(&o);
+}
+
 static void a_session_is_closed_by_its_client_or_declared_dead_by_the_server(void **state)
 {
 	struct observe o;
@@ -448,6 +473,7 @@ int main(void)
 		cmocka_unit_test(an_instance_lives_as_long_as_its_node),
 		cmocka_unit_test(an_empty_node_is_an_instance_when_its_data_is_set),
 		cmocka_unit_test(the_end_of_a_session_is_the_end_of_its_instances),
+		cmocka_unit_test(a_session_outlives_its_servers_restart),
 		cmocka_unit_test(a_session_is_closed_by_its_client_or_declared_dead_by_the_server),
 		cmocka_unit_test(a_sequence_number_comes_from_the_reply),
 		cmocka_unit_test(dubbo_says_it_in_the_path),
