@@ -22,6 +22,7 @@ struct group {
 	char key[KEY_LEN];		/* "namespace/name" */
 	Outrigger__Health__Check *check;	/* NULL: none */
 	char problem[DIAG_TEXT_LEN];	/* why there is none, or "" */
+	bool by_hbone;			/* sidecars, too, are told to speak HBONE to its VMs */
 	uint64_t generation;
 };
 
@@ -164,6 +165,21 @@ static struct group *get(struct kube_groups *g, const char *key)
 	return group;
 }
 
+/* conversion.go of pilot/pkg/serviceregistry/serviceentry: a WorkloadEntry with an account is spoken to by mutual TLS, unless this says otherwise. */
+static bool says_hbone(const json_t *object)
+{
+	static const char *const from[] = { "template", "metadata" };	/* the latter wins */
+	const char *mode = "";
+
+	for (size_t i = 0; i < ELEMENTS(from); i++) {
+		const json_t *labels = json_object_get(json_object_get(json_object_get(object, "spec"), from[i]), "labels");
+		const char *text = text_of(labels, KUBE_TLS_MODE_LABEL);
+
+		mode = *text ? text : mode;
+	}
+	return !strcmp(mode, "disabled");
+}
+
 static bool same(const Outrigger__Health__Check *a, const Outrigger__Health__Check *b)
 {
 	return a && b ? pb_equal(&a->base, &b->base) : a == b;
@@ -187,6 +203,7 @@ static void on_put(void *data, const json_t *object)
 	if (!group)
 		return;			/* no memory: with its next change */
 	group->generation = g->generation;
+	group->by_hbone = says_hbone(object);
 	if (probe && kube_groups_read_probe(probe, &check, &d) == -ENOMEM)
 		return;
 	snprintf(group->problem, sizeof(group->problem), "%s", d.msg);
@@ -259,6 +276,17 @@ const Outrigger__Health__Check *kube_groups_check(const struct kube_groups *g, c
 		return NULL;
 	group = find(g, key);
 	return group ? group->check : NULL;
+}
+
+bool kube_groups_by_hbone(const struct kube_groups *g, const char *namespace, const char *name)
+{
+	char key[KEY_LEN];
+	const struct group *group;
+
+	if (snprintf(key, sizeof(key), "%s/%s", namespace, name) >= KEY_LEN)
+		return true;
+	group = find(g, key);
+	return !group || group->by_hbone;
 }
 
 bool kube_groups_ready(const struct kube_groups *g)

@@ -12,6 +12,8 @@
  */
 struct kube_groups;
 
+#define KUBE_TLS_MODE_LABEL "security.istio.io/tlsMode"
+
 struct kube_groups_options {
 	struct kube_client *client;	/* borrowed for its life */
 	void (*changed)(void *data);	/* a probe is another, or kube_groups_ready() has become true */
@@ -23,6 +25,12 @@ struct kube_groups *kube_groups_free(struct kube_groups *g);
 
 /* Of a group: NULL where there is none, or without a probe. Valid until the next turn of the loop. */
 const Outrigger__Health__Check *kube_groups_check(const struct kube_groups *g, const char *namespace, const char *name);
+/*
+ * Does the group's label have Envoys that Istio drives speak HBONE to its VMs?
+ * Else they speak Istio's mutual TLS of old, unless istiod has
+ * PILOT_PREFER_SENDING_HBONE. True where there is no such group.
+ */
+bool kube_groups_by_hbone(const struct kube_groups *g, const char *namespace, const char *name);
 /*
  * The groups were listed, or the API server says for good that we do not get
  * them. Until then nobody is told anything: a probe that is not known yet must

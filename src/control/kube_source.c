@@ -25,6 +25,7 @@ struct thing {				/* an object with addresses */
 	uint64_t generation;		/* of the list or change that brought it */
 	struct thing_address *addresses;
 	size_t n_addresses;
+	bool sidecar;			/* a pod: its proxy speaks Istio's mutual TLS */
 	char *what;
 	char key[];
 };
@@ -51,11 +52,16 @@ static const json_t *at(const json_t *object, const char *a, const char *b)
 	return json_object_get(json_object_get(object, a), b);
 }
 
-static const char *text_at(const json_t *object, const char *a, const char *b)
+static const char *text_of(const json_t *object, const char *name)
 {
-	const char *text = json_string_value(at(object, a, b));
+	const char *text = json_string_value(json_object_get(object, name));
 
 	return text ? text : "";
+}
+
+static const char *text_at(const json_t *object, const char *a, const char *b)
+{
+	return text_of(json_object_get(object, a), b);
 }
 
 static void add(struct thing *t, const char *text, bool is_node)
@@ -85,6 +91,8 @@ static bool read_pod(const json_t *o, struct thing *t)
 		return false;
 	json_array_foreach(at(o, "status", "podIPs"), i, ip)
 		add(t, json_string_value(json_object_get(ip, "ip")), false);
+	/* The injector's; gateways have it, too. */
+	t->sidecar = !strcmp(text_of(at(o, "metadata", "labels"), "security.istio.io/tlsMode"), "istio");
 	if (asprintf(&t->what, "pod %s%s%s", t->key, *node ? " on node " : "", node) < 0)
 		t->what = NULL;
 	return t->n_addresses > 0;
@@ -182,7 +190,7 @@ static void changed(struct kube_source *s)
 
 static bool equal(const struct thing *a, const struct thing *b)
 {
-	if (a->n_addresses != b->n_addresses || !a->what || !b->what || strcmp(a->what, b->what) != 0)
+	if (a->n_addresses != b->n_addresses || a->sidecar != b->sidecar || !a->what || !b->what || strcmp(a->what, b->what) != 0)
 		return false;
 	for (size_t i = 0; i < a->n_addresses; i++)
 		if (!ip_equal(&a->addresses[i].prefix.ip, &b->addresses[i].prefix.ip) || a->addresses[i].prefix.len != b->addresses[i].prefix.len)
@@ -321,6 +329,16 @@ int kube_source_containers(const struct kube_source *s, struct kube_container **
 	*ret_containers = v;
 	*ret_n = n;
 	return 0;
+}
+
+size_t kube_source_n_sidecars(const struct kube_source *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < ELEMENTS(kinds); i++)
+		map_for_each(l, &s->kinds[i].things)
+			n += container_of(l, struct thing, link)->sidecar;
+	return n;
 }
 
 size_t kube_source_n_watches(const struct kube_source *s)

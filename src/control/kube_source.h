@@ -46,5 +46,8 @@ struct kube_source *kube_source_free(struct kube_source *source);
 /* All of them, pods first; freed by the caller. An address may be there more than once. -ENOMEM. */
 MUST_CHECK int kube_source_containers(const struct kube_source *source, struct kube_container **ret_containers, size_t *ret_n);
 
+/* Pods whose proxy is an Envoy of Istio's: a sidecar, or a gateway. */
+size_t kube_source_n_sidecars(const struct kube_source *source);
+
 size_t kube_source_n_watches(const struct kube_source *source);
 struct kube_watch_info kube_source_watch(const struct kube_source *source, size_t i);

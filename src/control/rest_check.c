@@ -147,6 +147,32 @@ static void check_groups(struct checks *c, const struct kube_groups *groups)
 		    "docs/health.md says which probes are; an onboarding policy's own 'health' counts instead");
 }
 
+static bool is_said(const struct config *config, const struct config_onboarding *p)
+{
+	config_for_each(const struct config_onboarding, q, &config->onboarding) {
+		if (q == p)
+			break;
+		if (q->workload_group && !strcmp(q->workload_group, p->workload_group) && !strcmp(q->namespace, p->namespace))
+			return true;
+	}
+	return false;
+}
+
+/* Their Envoys speak what the label says, and our proxies HBONE only. */
+static void check_sidecars(struct checks *c)
+{
+	size_t n = kube_source_n_sidecars(cluster_source(c->s->cluster));
+
+	config_for_each(const struct config_onboarding, p, &c->s->config->onboarding) {
+		if (!n || !p->workload_group || !p->namespace || is_said(c->s->config, p) ||
+		    kube_groups_by_hbone(cluster_groups(c->s->cluster), p->namespace, p->workload_group))
+			continue;
+		add(c, "Kubernetes", false, false, json_sprintf("sidecars speak HBONE to the VMs of WorkloadGroup %s/%s", p->namespace, p->workload_group),
+		    json_sprintf("%zu pods have a sidecar or are gateways, and it has no label " KUBE_TLS_MODE_LABEL ": disabled", n),
+		    "add the label to its spec.metadata.labels; with PILOT_PREFER_SENDING_HBONE=true in istiod it is not needed (docs/istio.md)");
+	}
+}
+
 static void check_cluster(struct checks *c)
 {
 	const struct cluster *cluster = c->s->cluster;
@@ -171,6 +197,7 @@ static void check_cluster(struct checks *c)
 	if (!cluster || !cluster_entries(cluster))
 		return;
 	check_groups(c, cluster_groups(cluster));
+	check_sidecars(c);
 	struct entries_info e = entries_info(cluster_entries(cluster));
 	add(c, "Kubernetes", !e.failure[0], false, json_string("WorkloadEntries whose VM is gone can be removed"), json_string(e.failure),
 	    kube_hint(KUBE_FORBIDDEN));

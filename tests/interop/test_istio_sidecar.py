@@ -141,10 +141,10 @@ def test_a_sidecar_s_requests_go_to_all_vms_and_none_is_lost_when_one_goes(lab):
         load.more(20)
 
 
-def test_without_the_label_sidecars_speak_their_own_protocol_unless_istiod_prefers_hbone(lab):
-    """Row by row what docs/istio.md says of labels."""
-    mesh = lab(vms=1)
-    vm, kube = mesh.vms[0], mesh.kube
+def start_without_the_label(mesh):
+    """A VM that sidecars do not reach."""
+    vm = mesh.vms[0]
+    mesh.label_group(**{NO_LEGACY: None})
     mesh.join(vm)
     wait_until("the entry", lambda: mesh.entry(vm))
     assert mesh.entry(vm)["spec"]["labels"][TUNNEL] == "http"       # istiod adds it by itself
@@ -152,6 +152,28 @@ def test_without_the_label_sidecars_speak_their_own_protocol_unless_istiod_prefe
     client = mesh.sidecars["client"]
     wait_until("the endpoint", lambda: vm.address + ":8080::" in client.admin("clusters"), 60)
     assert "this is" not in mesh.call(mesh.client, mesh.vip) and not client.tunnelled()
+    return vm, client
+
+
+def test_a_group_without_the_label_is_named_and_its_vms_take_it_when_they_register_anew(lab):
+    mesh = lab(vms=1)
+    vm, client = start_without_the_label(mesh)
+
+    def named():
+        return [c for c in mesh.checks("Kubernetes") if not c["ok"] and "2 pods have a sidecar or are gateways" in c["found"] and "shop/orders" in c["what"]]
+
+    wait_until("the check", named)
+    mesh.label_group(**{NO_LEGACY: "disabled"})
+    wait_until("no check", lambda: not named())
+    mesh.kube.kubectl("-n", "shop", "delete", "workloadentries.networking.istio.io", "--all")
+    wait_until("the VM's answer", lambda: mesh.call(mesh.client, mesh.vip) == "this is " + vm.address, 90)
+    assert client.tunnelled() and mesh.entry(vm)["spec"]["labels"][NO_LEGACY] == "disabled"
+
+
+def test_without_the_label_sidecars_reach_vms_where_istiod_prefers_hbone(lab):
+    mesh = lab(vms=1)
+    vm, client = start_without_the_label(mesh)
+    kube = mesh.kube
     kube.stop(kube.istiod)
     kube.start_istiod(crds=False, PILOT_PREFER_SENDING_HBONE="true")
     try:
