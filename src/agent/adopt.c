@@ -64,11 +64,28 @@ static void send_away(int fd)
 	close_fd(fd);
 }
 
+/* -ENOENT: no group of this name has a user, since the monitor before had no record that outlived it. */
+static int find_user(struct worker *w, const char *name, uid_t *ret_uid)
+{
+	char group[POLICY_GROUP_LEN];
+	size_t len = strlen(name);
+
+	snprintf(group, sizeof(group), "%.*s", (int)MIN(len - (len && name[len - 1] == '~'), sizeof(group) - 1), name);
+	return monitor_proxy_user(w->monitor, group, ret_uid);
+}
+
+static bool is_proxy(const struct worker *w, uid_t uid)
+{
+	uid_t base = w->conf->steering.proxy_uid_base;
+
+	return uid >= base && uid - base < STEER_PROXY_UIDS;
+}
+
 static void adopt(struct worker *w, const char *name)
 {
-	const struct config_steering *steering = &w->conf->steering;
 	char path[PATH_MAX], group[POLICY_GROUP_LEN + 1];	/* with its tilde */
 	struct ucred peer;
+	uid_t uid = 0;
 	int fd, r;
 
 	snprintf(group, sizeof(group), "%.*s", (int)MIN(strlen(name) - strlen(suffix), sizeof(group) - 1), name);
@@ -78,18 +95,19 @@ static void adopt(struct worker *w, const char *name)
 		log_debug("nobody behind a resume socket", log_str("path", path), log_errno(fd));
 		return;
 	}
-	/* The directory is open to all proxies: who answers must be one. */
-	if (peer.uid < steering->proxy_uid_base || peer.uid - steering->proxy_uid_base >= STEER_PROXY_UIDS) {
-		log_warn("a stranger listens on a resume socket", log_str("path", path), log_int("uid", peer.uid));
+	/* The directory is open to all proxies: who answers must be one, and of the group that the name says. */
+	r = find_user(w, group, &uid);
+	if (!is_proxy(w, peer.uid) || (r < 0 && r != -ENOENT) || (r == 0 && uid != peer.uid)) {
+		log_warn("a stranger listens on a resume socket", log_str("path", path), log_int("uid", peer.uid), log_int("pid", peer.pid));
 		close_fd(fd);
 		return;
 	}
-	if (!w->loaded.adopted) {
+	if (!w->loaded.adopted || r == -ENOENT) {
 		log_info("a predecessor's proxy process is told to end", log_str("group", group), log_int("pid", peer.pid));
 		send_away(fd);
 		return;
 	}
-	r = supervisor_adopt(&w->supervisor, group, fd, peer.pid, peer.uid - steering->proxy_uid_base);
+	r = supervisor_adopt(&w->supervisor, group, fd, peer.pid);
 	if (r < 0)
 		log_warn("a predecessor's proxy process could not be adopted", log_str("group", group), log_errno(r));
 	else

@@ -300,7 +300,7 @@ int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]
 
 int monitor_proxy_spawn(struct monitor_client *c, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid)
 {
-	struct monitor_msg_spawn m = { .workers = s->workers, .uid_index = s->uid_index };
+	struct monitor_msg_spawn m = { .workers = s->workers };
 	struct monitor_msg_spawned spawned;
 	int r;
 
@@ -311,6 +311,21 @@ int monitor_proxy_spawn(struct monitor_client *c, const struct monitor_spawn *s,
 		return r;
 	*ret_proxy = spawned.proxy;
 	*ret_pid = spawned.pid;
+	return 0;
+}
+
+int monitor_proxy_user(struct monitor_client *c, const char *group, uid_t *ret_uid)
+{
+	struct monitor_msg_group m = {};
+	struct monitor_msg_user a;
+	int r;
+
+	if ((size_t)snprintf(m.group, sizeof(m.group), "%s", group) >= sizeof(m.group))
+		return -ENAMETOOLONG;
+	r = call(c, MONITOR_OP_PROXY_USER, &m, sizeof(m), NULL, 0, &a, sizeof(a), 0);
+	if (r < 0)
+		return r;
+	*ret_uid = a.uid;
 	return 0;
 }
 

@@ -169,15 +169,17 @@ struct monitor_spawn {
 	uint32_t workers;		/* threads, 0: one a processor; at most MONITOR_MAX_WORKERS */
 	const int *fds;			/* become 3, 4, ... in the process; by convention 3 is its socket to the worker */
 	size_t n_fds;
-	uint32_t uid_index;		/* of the proxies' users, from 0: one an isolation group */
 };
 
 /*
- * Starts outrigger-proxy under a uid and gid of its own, with CAP_NET_ADMIN
+ * Starts outrigger-proxy under the uid and gid of its group, which nobody but
+ * the monitor chooses (agent/monitor_users.h), with CAP_NET_ADMIN
  * and CAP_NET_RAW that it gives to its socket helper and drops
  * (proxy/sockd.h). @ret_proxy is a handle that is not used again.
  */
 MUST_CHECK int monitor_proxy_spawn(struct monitor_client *c, const struct monitor_spawn *s, uint32_t *ret_proxy, pid_t *ret_pid);
+/* Whom processes of @group run under. -ENOENT: the monitor and those before it have started none. */
+MUST_CHECK int monitor_proxy_user(struct monitor_client *c, const char *group, uid_t *ret_uid);
 /* -ESRCH when it has ended. @signo: SIGTERM, SIGKILL, SIGHUP, SIGUSR1, SIGUSR2. */
 MUST_CHECK int monitor_proxy_signal(struct monitor_client *c, uint32_t proxy, int signo);
 

@@ -23,6 +23,7 @@ enum monitor_op {
 	MONITOR_OP_LISTENERS_MAKE,
 	MONITOR_OP_PROXY_SPAWN,
 	MONITOR_OP_PROXY_SIGNAL,
+	MONITOR_OP_PROXY_USER,
 	MONITOR_OP_ACCESS_LOG,
 	MONITOR_OP_PROBE_OPEN,
 	MONITOR_OP_PROBE_RESULT,
@@ -76,13 +77,20 @@ struct monitor_msg_sniff {
 
 struct monitor_msg_spawn {
 	uint32_t workers;
-	uint32_t uid_index;
 	char group[MONITOR_GROUP_LEN];	/* with its zero */
 };
 
 struct monitor_msg_spawned {
 	uint32_t proxy;
 	int32_t pid;
+};
+
+struct monitor_msg_group {
+	char group[MONITOR_GROUP_LEN];
+};
+
+struct monitor_msg_user {
+	uint32_t uid;
 };
 
 struct monitor_msg_signal {

@@ -323,18 +323,33 @@ static int op_proxy_spawn(struct monitor_state *m, struct monitor_request *q)
 	struct monitor_msg_spawned a;
 
 	memcpy(&s, q->in, sizeof(s));
-	if (!memchr(s.group, 0, sizeof(s.group)) || !is_group(s.group) || s.workers > MONITOR_MAX_WORKERS ||
-	    s.uid_index >= m->conf->max_proxies)
+	if (!memchr(s.group, 0, sizeof(s.group)) || !is_group(s.group) || s.workers > MONITOR_MAX_WORKERS)
 		return MONITOR_OPS_E_ODD;
 	snprintf(title, sizeof(title), "outrigger-proxy %s", s.group);
 	snprintf(mark, sizeof(mark), "%u", (unsigned)m->conf->mark_base);
 	snprintf(workers, sizeof(workers), "%u", (unsigned)s.workers);
 	char *argv[] = { title, option_group, s.group, option_mark, mark, option_workers, workers, NULL };
-	int r = monitor_proxies_spawn(&m->proxies, s.uid_index, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
+	int r = monitor_proxies_spawn(&m->proxies, s.group, argv, q->fds, q->n_fds, &a.proxy, &a.pid);
 	if (r < 0)
 		return r;
 	reply(q, &a, sizeof(a));
 	return 0;
+}
+
+static int op_proxy_user(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_user a = {};
+	struct monitor_msg_group g;
+
+	memcpy(&g, q->in, sizeof(g));
+	if (!memchr(g.group, 0, sizeof(g.group)))
+		return MONITOR_OPS_E_ODD;
+	if (!is_group(g.group))		/* from a file's name, which any proxy may have made */
+		return -EINVAL;
+	int r = monitor_users_find(&m->proxies.users, g.group, &a.uid);
+	if (r == 0)
+		reply(q, &a, sizeof(a));
+	return r;
 }
 
 static int op_proxy_signal(struct monitor_state *m, struct monitor_request *q)
@@ -455,6 +470,7 @@ static const struct {
 	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_fds = MONITOR_MAX_FDS, .early = true },
 	[MONITOR_OP_PROXY_SIGNAL]   = { op_proxy_signal, sizeof(struct monitor_msg_signal), .early = true },
+	[MONITOR_OP_PROXY_USER]     = { op_proxy_user, sizeof(struct monitor_msg_group), .early = true },
 	[MONITOR_OP_ACCESS_LOG]     = { op_access_log, sizeof(struct monitor_msg_path), .early = true },
 	[MONITOR_OP_PROBE_OPEN]     = { op_probe_open, sizeof(struct monitor_probe) },
 	[MONITOR_OP_PROBE_RESULT]   = { op_probe_result, sizeof(struct monitor_msg_probe_result) },

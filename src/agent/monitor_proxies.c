@@ -18,12 +18,14 @@ enum { FIRST_FD = 3, FAR_FD = 200 };
 int monitor_proxies_init(struct monitor_proxies *p, const struct steer_conf *conf)
 {
 	*p = (struct monitor_proxies){ .conf = conf };
+	monitor_users_init(&p->users, conf);
 	p->list = calloc(conf->max_proxies, sizeof(*p->list));
 	return p->list ? 0 : -ENOMEM;
 }
 
 void monitor_proxies_deinit(struct monitor_proxies *p)
 {
+	monitor_users_deinit(&p->users);
 	free(p->list);
 	p->list = NULL;
 }
@@ -114,26 +116,36 @@ static int read_report(int fd)
 	return n == sizeof(r) && r < 0 ? r : 0;
 }
 
-int monitor_proxies_spawn(struct monitor_proxies *p, uint32_t uid_index, char *const *argv, const int *fds, size_t n_fds,
+int monitor_proxies_spawn(struct monitor_proxies *p, const char *group, char *const *argv, const int *fds, size_t n_fds,
 			  uint32_t *ret_id, pid_t *ret_pid)
 {
 	struct monitor_proxy *slot = find_free(p);
 	int report[2];
+	uid_t uid;
+	int r;
 
 	if (!slot)
 		return -EMFILE;
+	r = monitor_users_give(&p->users, group, &uid);
+	if (r < 0)
+		return r;
 	if (pipe2(report, O_CLOEXEC) < 0)
 		return -errno;
 
 	pid_t pid = fork();
 	if (pid == 0)
-		child(p, p->conf->proxy_uid_base + uid_index, argv, fds, n_fds, report[1]);
+		child(p, uid, argv, fds, n_fds, report[1]);
 
-	int r = pid < 0 ? -errno : 0;
+	r = pid < 0 ? -errno : 0;
 	close(report[1]);
 	if (r == 0)
 		r = read_report(report[0]);
 	close(report[0]);
+	if (r == 0) {
+		r = monitor_users_started(&p->users, group, pid);
+		if (r < 0)
+			kill(pid, SIGKILL);
+	}
 	if (r < 0) {
 		if (pid > 0)
 			waitpid(pid, NULL, 0);

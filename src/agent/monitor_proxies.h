@@ -1,14 +1,14 @@
 #pragma once
 #include <stdint.h>
 #include <sys/types.h>
+#include "agent/monitor_users.h"
 #include "agent/steer_conf.h"
 #include "base/defs.h"
 
 /*
  * The proxy processes that this monitor started: those of an isolation group
  * under a uid and gid of its own, so that tenants cannot signal, trace or read
- * one another. Which group has which, the worker says: it knows also those that
- * an earlier monitor started.
+ * one another.
  */
 struct monitor_proxy {
 	uint32_t id;		/* 0: the slot is free */
@@ -18,6 +18,7 @@ struct monitor_proxy {
 struct monitor_proxies {
 	const struct steer_conf *conf;
 	struct monitor_proxy *list;	/* max_proxies */
+	struct monitor_users users;
 	uint32_t last_id;
 };
 
@@ -26,7 +27,7 @@ MUST_CHECK int monitor_proxies_init(struct monitor_proxies *p, const struct stee
 void monitor_proxies_deinit(struct monitor_proxies *p);
 
 /* @argv begins with the program's name and ends with NULL. The error of the exec, when that is what failed. */
-MUST_CHECK int monitor_proxies_spawn(struct monitor_proxies *p, uint32_t uid_index, char *const *argv, const int *fds, size_t n_fds,
+MUST_CHECK int monitor_proxies_spawn(struct monitor_proxies *p, const char *group, char *const *argv, const int *fds, size_t n_fds,
 				     uint32_t *ret_id, pid_t *ret_pid);
 MUST_CHECK int monitor_proxies_signal(struct monitor_proxies *p, uint32_t id, int signo);
 

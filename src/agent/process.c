@@ -284,8 +284,7 @@ static int spawn(struct process *p, int *ret_fd)
 	r = fdmsg_pair(fds);
 	if (r < 0)
 		return r;
-	r = sys->spawn(sys->data, &(struct monitor_spawn){ .group = p->group, .workers = conf->workers, .fds = &fds[1], .n_fds = 1,
-							 .uid_index = p->uid_index },
+	r = sys->spawn(sys->data, &(struct monitor_spawn){ .group = p->group, .workers = conf->workers, .fds = &fds[1], .n_fds = 1 },
 		       &p->handle, &p->pid);
 	close_fd(fds[1]);
 	if (r < 0) {
@@ -483,15 +482,6 @@ void process_event(struct process *p, enum process_event ev)
 
 /* --- life --- */
 
-/* Adopted processes keep theirs, so the monitor, which did not start them, could not tell. */
-static bool uid_is_taken(const struct supervisor *s, uint32_t index)
-{
-	list_for_each(l, &s->processes)
-		if (list_entry(l, struct process, link)->uid_index == index)
-			return true;
-	return false;
-}
-
 struct process *process_new(struct supervisor *s, const char *group)
 {
 	struct process *p = calloc(1, sizeof(*p));
@@ -500,8 +490,6 @@ struct process *process_new(struct supervisor *s, const char *group)
 		return NULL;
 	p->supervisor = s;
 	snprintf(p->group, sizeof(p->group), "%s", group);
-	while (uid_is_taken(s, p->uid_index))
-		p->uid_index++;
 	p->backoff = (struct backoff){ .min_ms = 40, .max_ms = 30000 };
 	list_init(&p->vms);
 	list_append(&s->processes, &p->link);

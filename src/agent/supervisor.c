@@ -249,7 +249,7 @@ void supervisor_exited(struct supervisor *s, const struct monitor_exit *e)
 	}
 }
 
-int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid, uint32_t uid_index)
+int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid)
 {
 	size_t len = strlen(name);
 	bool tilde = len && name[len - 1] == '~';
@@ -265,7 +265,6 @@ int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid, 
 		return p ? -EBUSY : -ENOMEM;
 	}
 	p->pid = pid;
-	p->uid_index = uid_index;
 	p->tilde = tilde;
 	p->adopted = true;
 	p->started_ms = clock_mono_ms();

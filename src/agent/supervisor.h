@@ -77,7 +77,6 @@ struct process {
 
 	char software[64];		/* as it says itself */
 	char binary[96];		/* its program's file */
-	uint32_t uid_index;		/* of the user that it runs under: an isolation group keeps its own */
 	bool tilde;			/* names its sockets "<group>~": two processes of a group have different ones */
 	bool adopted;			/* from a predecessor of this agent */
 
@@ -196,7 +195,7 @@ struct proxy_vm *supervisor_find(const struct supervisor *s, const char *id);
 /* The monitor says that a process has ended. */
 void supervisor_exited(struct supervisor *s, const struct monitor_exit *e);
 /* A process that a predecessor left, by its connected resume socket (taken over). @name: the group, or "<group>~". -EBUSY: the group has one. */
-MUST_CHECK int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid, uint32_t uid_index);
+MUST_CHECK int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid);
 /*
  * Begins to replace the process of @group by one of the installed program:
  * the new one gets certificates and configuration, then the listeners; the old

@@ -65,7 +65,6 @@ static int begin(struct process *p)
 	next = process_new(s, p->group);
 	if (!next)
 		return -ENOMEM;
-	next->uid_index = p->uid_index;		/* the files are the group's */
 	next->tilde = !p->tilde;
 	next->prev = p;
 	p->next = next;

@@ -508,7 +508,7 @@ static int cmd_probe(json_t *o, json_t *a)
 
 static int cmd_spawn(json_t *o, json_t *a)
 {
-	struct monitor_spawn s = { .group = str(o, "group"), .workers = 1, .uid_index = num(o, "user") };
+	struct monitor_spawn s = { .group = str(o, "group"), .workers = 1 };
 	uint32_t proxy = 0;
 	pid_t pid = 0;
 
@@ -518,6 +518,15 @@ static int cmd_spawn(json_t *o, json_t *a)
 	int r = monitor_proxy_spawn(driver.client, &s, &proxy, &pid);
 	json_object_set_new(a, "proxy", json_integer(proxy));
 	json_object_set_new(a, "pid", json_integer(pid));
+	return r;
+}
+
+static int cmd_user(json_t *o, json_t *a)
+{
+	uid_t uid = 0;
+	int r = monitor_proxy_user(driver.client, str(o, "group"), &uid);
+
+	json_object_set_new(a, "uid", json_integer(uid));
 	return r;
 }
 
@@ -583,6 +592,7 @@ static const struct {
 	{ "checks", cmd_checks },
 	{ "probe", cmd_probe },
 	{ "spawn", cmd_spawn },
+	{ "user", cmd_user },
 	{ "access_log", cmd_access_log },
 	{ "signal", cmd_signal },
 	{ "watch_ports", cmd_watch_ports },

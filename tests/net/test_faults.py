@@ -540,6 +540,45 @@ def test_tenants_write_to_one_access_log_and_to_the_next_one(mesh):
     assert {p["group"]: p["pid"] for p in a.get("/v1/processes")["processes"]} == processes
 
 
+# What a tenant's proxy that was taken over could do: answer in a neighbour's name when a new agent looks for its predecessor's proxies.
+IMPOSTOR = """
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o666)
+s.listen()
+print("listens", flush=True)
+c, _ = s.accept()
+print("got %d bytes" % len(c.recv(65536)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("mesh", [TENANTS], indirect=True)
+def test_a_proxy_cannot_pose_as_another_groups(mesh):
+    shopper, vips = two_tenants(mesh)
+    a = mesh.nics["a"]
+    pids = {p["group"].split("-")[1]: (p["group"], p["pid"]) for p in a.get("/v1/processes")["processes"]}
+    hostile_uid = int(open("/proc/%d/status" % pids["shop"][1]).read().split("Uid:")[1].split()[0])
+    a.kill()
+    os.kill(pids["bank"][1], signal.SIGKILL)
+    wait_until("its end", lambda: not alive(pids["bank"][1]))
+    folder = mesh.dir + "/run-a/proxies/"
+    impostor = a.host.popen(["setpriv", "--reuid", hostile_uid, "--regid", hostile_uid, "--groups", os.stat(folder).st_gid, sys.executable, "-c", IMPOSTOR,
+                             folder + pids["bank"][0] + "~.resume"], "impostor")
+    wait_until("the impostor", lambda: "listens" in mesh.log("a.impostor"))
+    a.start()
+    wait_until("its answer", lambda: " bytes" in mesh.log("a.impostor"))
+    assert "got 0 bytes" in mesh.log("a.impostor")              # it is not even told hello
+    assert "a stranger listens on a resume socket" in a.log()
+    billing, orders = mesh.vms["billing-1"], mesh.vms["orders-1"]
+    mesh.register(billing)      # in case that the agent was killed before it wrote the first one down
+    wait_until("proxies", lambda: a.proxy(billing) and a.proxy(orders))
+    assert a.proxy(orders)["pid"] == pids["shop"][1]            # adopted
+    assert a.proxy(billing)["pid"] not in (impostor.pid, pids["bank"][1])
+    for vip in vips:
+        wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+
+
 @pytest.mark.parametrize("mesh", [TENANTS], indirect=True)
 def test_an_access_log_that_cannot_be_had_costs_nothing_else(mesh):
     """A name that leads elsewhere, as whoever may write to the folder could make one, is not followed."""

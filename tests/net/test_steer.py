@@ -634,6 +634,51 @@ def test_only_named_devices_are_attached(make):
             d.port(dev=dev, vm=3, topology=BRIDGE, out="br0")
 
 
+def test_a_group_keeps_its_user_whoever_asks(make, tmp_path):
+    """The worker says for which group, never as whom; monitors that come later know it still."""
+    n = make(BRIDGE)
+    folder = tempfile.mkdtemp()
+    proxy = os.path.join(folder, "proxy.py")
+    with open(proxy, "w") as f:
+        f.write("#!/usr/bin/python3\nimport os, signal, sys\nos.write(2, ('%s is %d\\n' % (sys.argv[2], os.getuid())).encode())\nsignal.pause()\n")
+    os.chmod(proxy, 0o755)
+    os.chmod(folder, 0o755)
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(tmp_path)], check=True)
+    pin = str(tmp_path) + "/og"
+    pids = []
+
+    def users(d, *groups):
+        for g in groups:
+            pids.append(d.spawn(group=g)["pid"])
+        wait_until("them all", lambda: len([l for l in d.errors.splitlines() if " is " in l]) == len(groups))
+        found = dict(l.split(" is ") for l in d.errors.splitlines() if " is " in l)
+        assert {g: str(d.user(group=g)["uid"]) for g in groups} == found
+        return found
+    try:
+        first = users(n.driver("--proxy", proxy, "--pin", pin, vms=()), "a", "b", "a")
+        assert len(set(first.values())) == 2
+        n.drivers[-1].close()
+        d = n.driver("--proxy", proxy, "--pin", pin, vms=())
+        second = users(d, "c", "b", "a")
+        assert {g: second[g] for g in first} == first and second["c"] not in first.values()
+        with pytest.raises(DriverError, match="No such file"):
+            d.user(group="d")
+        with pytest.raises(DriverError, match="Invalid argument"):     # from a file's name, say: nothing to end for
+            d.user(group="no group")
+        for _ in range(5):
+            pids.append(d.spawn(group="a")["pid"])
+        with pytest.raises(DriverError, match="temporarily unavailable"):
+            d.spawn(group="a")          # eight of them are alive
+        d.close()
+        third = users(n.driver("--proxy", proxy, "--pin", "", vms=()), "c")
+        assert third["c"] == first["a"]     # nothing was to outlive the monitor
+    finally:
+        for pid in pids:
+            os.kill(pid, 9)
+        subprocess.run(["umount", "-l", str(tmp_path)], check=False)
+        shutil.rmtree(folder)
+
+
 def test_the_monitor_opens_the_access_log_and_no_other_file(make):
     n = make(BRIDGE)
     folder = tempfile.mkdtemp()     # root's: the worker could not make a file there
@@ -675,7 +720,7 @@ def test_a_proxy_process_has_a_uid_of_its_own_and_two_capabilities(make):
     os.chmod(folder, 0o755)
     d = n.driver("--proxy", proxy)
     a = d.spawn(group="tenant-a")
-    b = d.spawn(group="tenant-b", user=1)
+    b = d.spawn(group="tenant-b")
     wait_until("their status", lambda: d.errors.count("Seccomp:") == 2, 5)
     lines = [l.split() for l in d.errors.splitlines()]
     assert sorted(l[1:] for l in lines if l and l[0] == "Uid:") == [["61000"] * 4, ["61001"] * 4]

@@ -539,7 +539,7 @@ static void a_successor_adopts_what_serves(void **state)
 	world_init(&w);
 	assert_int_equal(fdmsg_pair(fds), 0);
 	w.proxy = fds[1];
-	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77, 5), 0);
+	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77), 0);
 	expect(&w, HELLO);
 	say_hello(&w, 1, "a");
 	expect(&w, SETUP);
