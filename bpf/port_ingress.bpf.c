@@ -259,6 +259,29 @@ static __always_inline int is_source_right(const struct packet *p, const struct 
 	return !bpf_map_lookup_elem(&guests, &p->saddr);
 }
 
+/*
+ * May it not pass, although it cannot be judged: a SYN from an address that
+ * nobody is known by (yet), or in fragments (RFC 1858), to where everything has
+ * to come by the proxy? A SYN that is honest comes again.
+ */
+static __always_inline int evades(const struct packet *p, __u32 port_flags_of_dst)
+{
+	struct steer_divert *d;
+
+	if (!(port_flags_of_dst & STEER_PF_INBOUND))
+		return 0;
+	d = find_divert(p, 0, STEER_INBOUND);
+	return d && d->flags & STEER_DIVERT_FAIL_CLOSED;
+}
+
+/* Likewise what cannot be read to its end, but by the VM perhaps. */
+static __always_inline int is_disguised(const struct packet *p, int parsed)
+{
+	if (parsed == PARSED_SHORT)
+		return evades(p, flags_of_port(p->dport));
+	return parsed == PARSED_DEEP && bpf_map_lookup_elem(&guests, &p->daddr);
+}
+
 static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, int verified)
 {
 	__u32 flags = 0;
@@ -287,11 +310,13 @@ static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet 
 		count(port->vm, STEER_C_SPOOFED);
 		if (port->flags & STEER_PORT_DROP_SPOOFED && !(port->flags & STEER_PORT_LEARN && sniffed))
 			return TC_ACT_SHOT;
+		if (candidate && is_syn(p) && evades(p, of_dst))
+			return TC_ACT_SHOT;
 	}
 	if (candidate && verified) {
 		if (p->fragment) {
 			count(port->vm, STEER_C_FRAGMENT);
-			return TC_ACT_UNSPEC;
+			return is_syn(p) && evades(p, of_dst) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 		}
 
 		int v = divert_tcp(skb, p, port, of_dst);
@@ -323,9 +348,9 @@ int port_ingress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 
 	int parsed = packet_parse(skb, &p);
-	if (parsed == PARSED_BAD) {
+	if (parsed >= PARSED_SHORT) {
 		count(port->vm, STEER_C_MALFORMED);
-		return TC_ACT_UNSPEC;
+		return is_disguised(&p, parsed) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
 	if (port->vm && is_learning(&p, parsed, 0)) {
 		learn(skb, &p, port->vm, 0);

@@ -63,6 +63,8 @@ enum parsed {
 	PARSED_ICMP6,		/* sport is its type */
 	PARSED_IP,		/* some other IP: addresses and protocol only */
 	PARSED_OTHER,		/* not IP: ethertype only */
+	PARSED_SHORT,		/* TCP without a whole header, a tiny first fragment perhaps: addresses and ports only; counted */
+	PARSED_DEEP,		/* IPv6 behind more extension headers than anybody has use for: addresses only; counted */
 	PARSED_BAD,		/* cut short; counted */
 };
 
@@ -90,7 +92,7 @@ static __always_inline int packet_tcp(struct __sk_buff *skb, struct packet *p)
 	struct tcphdr t;
 
 	if (bpf_skb_load_bytes(skb, p->l4, &t, sizeof(t)) || t.doff < 5)
-		return PARSED_BAD;
+		return bpf_skb_load_bytes(skb, p->l4, &p->sport, 2 * sizeof(p->sport)) ? PARSED_BAD : PARSED_SHORT;
 	p->sport = t.source;
 	p->dport = t.dest;
 	p->seq = bpf_ntohl(t.seq);
@@ -148,6 +150,11 @@ static __always_inline int packet_ip4(struct __sk_buff *skb, struct packet *p)
 	return packet_l4(skb, p);
 }
 
+static __always_inline int is_ip6_extension(__u8 protocol)
+{
+	return protocol == IP6_HOP_BY_HOP || protocol == IP6_ROUTING || protocol == IP6_DESTINATION || protocol == IP6_FRAGMENT;
+}
+
 /* RFC 8200, section 4: the extension headers that a TCP segment may hide behind */
 static __always_inline int packet_ip6_extensions(struct __sk_buff *skb, struct packet *p)
 {
@@ -155,8 +162,7 @@ static __always_inline int packet_ip6_extensions(struct __sk_buff *skb, struct p
 	for (int i = 0; i < IP6_MAX_EXTENSIONS; i++) {
 		__u8 h[4];	/* next header, length, and in a fragment header its offset */
 
-		if (p->protocol != IP6_HOP_BY_HOP && p->protocol != IP6_ROUTING &&
-		    p->protocol != IP6_DESTINATION && p->protocol != IP6_FRAGMENT)
+		if (!is_ip6_extension(p->protocol))
 			return 0;
 		if (bpf_skb_load_bytes(skb, p->l4, h, sizeof(h)))
 			return -1;
@@ -188,6 +194,8 @@ static __always_inline int packet_ip6(struct __sk_buff *skb, struct packet *p)
 	__builtin_memcpy(&p->daddr, &ip->daddr, sizeof(p->daddr));
 	if (packet_ip6_extensions(skb, p))
 		return PARSED_BAD;
+	if (p->fragment != 2 && is_ip6_extension(p->protocol))
+		return PARSED_DEEP;
 	return packet_l4(skb, p);
 }
 

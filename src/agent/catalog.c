@@ -63,6 +63,7 @@ static void guest_free(struct catalog *c, struct catalog_guest *g)
 	list_for_each_safe(l, &g->claims)
 		claim_free(list_entry(l, struct claim, link));
 	hearsay_clear(c, g);
+	unproven_clear(g);
 	g->guest->catalog = NULL;
 	list_unlink(&g->link);
 	free(g);
@@ -343,39 +344,42 @@ static int claim_update(struct catalog *c, struct claim *claim, const struct obs
  * it, that of something that runs behind the guest (a pod); or somebody else's.
  */
 static const char *not_his(const struct catalog *c, const struct guest *g, const struct observation *o, const struct ip *address,
-			   bool *ret_behind)
+			   bool *ret_behind, bool *ret_nobodys)
 {
 	const struct guest *owner = guest_by_ip(c->guests, address);
 
-	*ret_behind = false;
+	*ret_behind = *ret_nobodys = false;
 	if (guest_owns(g, address))
 		return ip_is_link_local(address) ? "a link-local address is no place for a service" : NULL;
 	if (owner)
 		return "the address is another guest's";
-	if (!ip_equal(address, &o->guest))
-		return "not an address of this guest";
+	if (!ip_equal(address, &o->guest)) {
+		*ret_nobodys = !ip_is_loopback(address) && !ip_is_multicast(address);
+		return "not an address that this guest has been seen with";
+	}
 	*ret_behind = true;
 	return NULL;
 }
 
-static int on_register(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
+int catalog_register(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
 {
 	struct ip address = ip_is_none(&o->address) ? o->guest : o->address;
 	struct ip_port at = { .ip = address, .port = o->port };
 	struct claim *claim;
 	const char *why;
-	bool behind;
+	bool behind, nobodys;
 	int r;
 
 	if (!o->service || !o->service[0] || strlen(o->service) > CATALOG_MAX_SERVICE_LEN)
 		return hearsay_refuse(g, o, &at, "no usable service name");
 	if (!o->port)
 		return hearsay_refuse(g, o, &at, "names no port");
-	why = not_his(c, g->guest, o, &address, &behind);
+	why = not_his(c, g->guest, o, &address, &behind, &nobodys);
 	if (why) {
 		if (hearsay_worth(o))
 			hearsay_hint(c, g, o, true);
-		return hearsay_refuse(g, o, &at, why);
+		r = hearsay_refuse(g, o, &at, why);
+		return nobodys && unproven_keep(g, o, now_ns) ? CATALOG_E_UNPROVEN : r;
 	}
 	claim = claim_find(g, o, &address);
 	if (claim) {
@@ -398,11 +402,12 @@ static int on_renew(struct catalog *c, struct catalog_guest *g, const struct obs
 	if (speak(c, g, o, SPEAK_RENEW, now_ns / 1000000))
 		return 0;
 	/* We came late: a renewal that says everything is as good as a registration. */
-	return o->service && o->port ? on_register(c, g, o, now_ns) : CATALOG_E_IGNORED;
+	return o->service && o->port ? catalog_register(c, g, o, now_ns) : CATALOG_E_IGNORED;
 }
 
 static int on_deregister(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
 {
+	unproven_withdraw(g, o);
 	return speak(c, g, o, SPEAK_WITHDRAW, now_ns / 1000000) ? 0 : CATALOG_E_IGNORED;
 }
 
@@ -416,7 +421,7 @@ static int on_answer(struct catalog *c, struct catalog_guest *g, const struct ob
 }
 
 static int (*const on_kind[])(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns) = {
-	[OBS_REGISTER] = on_register,
+	[OBS_REGISTER] = catalog_register,
 	[OBS_RENEW] = on_renew,
 	[OBS_DEREGISTER] = on_deregister,
 	[OBS_DISCOVER] = hearsay_lookup,
@@ -436,7 +441,7 @@ int catalog_observe(struct catalog *c, struct guest *g, const struct observation
 
 /* --- what else ends or keeps a claim --- */
 
-void catalog_guest_changed(struct catalog *c, struct guest *g)
+void catalog_guest_changed(struct catalog *c, struct guest *g, uint64_t now_ns)
 {
 	struct catalog_guest *cg = g->catalog;
 
@@ -450,6 +455,7 @@ void catalog_guest_changed(struct catalog *c, struct guest *g)
 		else if (!claim->behind)
 			claim_end(c, claim, "moved");
 	}
+	unproven_settle(c, cg, now_ns);
 }
 
 void catalog_guest_gone(struct catalog *c, struct guest *g, const char *reason)

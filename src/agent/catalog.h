@@ -17,7 +17,8 @@
  * each instance, however many protocols spoke of it: each is a source of the
  * claim with a lifetime of its own, and the claim ends with its last source. A
  * guest claims for its own addresses. What it registers for others is refused,
- * counted and kept as knowledge.
+ * counted and kept as knowledge; for an address that nobody has been seen with
+ * it waits for the guest to be seen with it.
  *
  * Everything is bounded per guest, so that a guest can only crowd out itself.
  * Pure state: no I/O, no log; time is handed in (CLOCK_MONOTONIC). Not thread-safe.
@@ -28,6 +29,7 @@ enum {
 	CATALOG_MAX_METADATA = 16,	/* of one claim */
 	CATALOG_MAX_LOOKUPS = 64,	/* services that one guest looked for: the stalest makes room */
 	CATALOG_MAX_REFUSALS = 16,	/* of one guest that are kept for people; all are counted */
+	CATALOG_MAX_UNPROVEN = 8,	/* registrations of one guest that wait for its address: the stalest makes room */
 	CATALOG_MAX_HINTS = 256,	/* that one guest's exchanges taught: the stalest makes room */
 	CATALOG_MAX_SERVICE_LEN = 253,	/* a DNS name's */
 };
@@ -36,6 +38,7 @@ enum {
 	_CATALOG_E_SUCCESS,
 
 	CATALOG_E_REFUSED,	/* not the guest's to claim, or no usable claim: kept in its refusals */
+	CATALOG_E_UNPROVEN,	/* likewise; a claim as soon as the guest is seen to own the address */
 	CATALOG_E_FULL,		/* the guest has as many claims as it may */
 	CATALOG_E_IGNORED,	/* about nothing that is known (a deregistration, a renewal) */
 };
@@ -103,6 +106,12 @@ struct refusal {
 	uint64_t n;
 };
 
+struct unproven {			/* a registration for an address that nobody has been seen with */
+	struct observation o;		/* texts and metadata are its own */
+	struct observation_meta metadata[CATALOG_MAX_METADATA];
+	uint64_t until_ns;		/* CLOCK_MONOTONIC; UINT64_MAX: as long as the guest is there */
+};
+
 struct hint {				/* what a registry's answer, or a registrar, said of an address */
 	struct map_link by_addr;	/* catalog.hints */
 	struct list link;		/* catalog_guest.hints, stalest first */
@@ -125,6 +134,8 @@ struct catalog_guest {			/* what the catalog keeps of one guest */
 	size_t n_lookups;
 	struct refusal refusals[CATALOG_MAX_REFUSALS];
 	size_t n_refusals;
+	struct unproven unproven[CATALOG_MAX_UNPROVEN];		/* stalest first */
+	size_t n_unproven;
 	struct list hints;
 	size_t n_hints;
 	uint64_t n_observations[_OBS_KIND_N];
@@ -158,8 +169,8 @@ void catalog_deinit(struct catalog *c);		/* calls no event */
  */
 MUST_CHECK int catalog_observe(struct catalog *c, struct guest *g, const struct observation *o, uint64_t now_ns);
 
-/* The guest's addresses are others: claims for one that it lost end ("moved"). */
-void catalog_guest_changed(struct catalog *c, struct guest *g);
+/* The guest's addresses are others: claims for one that it lost end ("moved"), registrations for one that it has now become claims. */
+void catalog_guest_changed(struct catalog *c, struct guest *g, uint64_t now_ns);
 /* All of it ends. */
 void catalog_guest_gone(struct catalog *c, struct guest *g, const char *reason);
 

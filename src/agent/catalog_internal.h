@@ -5,8 +5,8 @@
 #include "base/defs.h"
 
 /*
- * Between catalog.c, which has the claims, and catalog_hearsay.c, which has
- * everything that is none.
+ * Between catalog.c, which has the claims, catalog_unproven.c, which has what
+ * may become one, and catalog_hearsay.c, which has everything that is none.
  */
 bool catalog_same_text(const char *a, const char *b);	/* NULL is like NULL only */
 
@@ -19,3 +19,14 @@ MUST_CHECK int hearsay_refuse(struct catalog_guest *g, const struct observation 
 /* The guest asks for a service. 0, CATALOG_E_IGNORED, -ENOMEM. */
 MUST_CHECK int hearsay_lookup(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns);
 void hearsay_clear(struct catalog *c, struct catalog_guest *g);
+
+/* catalog_unproven.c: keeps a copy of a registration. True: it was not there, and is now. */
+bool unproven_keep(struct catalog_guest *g, const struct observation *o, uint64_t now_ns);
+/* A deregistration: it is not waited for any more. */
+void unproven_withdraw(struct catalog_guest *g, const struct observation *o);
+/* Takes those whose address the guest has now. */
+void unproven_settle(struct catalog *c, struct catalog_guest *g, uint64_t now_ns);
+void unproven_clear(struct catalog_guest *g);
+
+/* catalog.c: what the guest registers. As catalog_observe(). */
+MUST_CHECK int catalog_register(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns);

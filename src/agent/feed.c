@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "agent/member.h"
 #include "agent/sighting.h"
@@ -298,6 +299,29 @@ static void note_first(struct member *m, const struct observation *o)
 	snprintf(m->first_protocol, sizeof(m->first_protocol), "%s", o->protocol);
 }
 
+/*
+ * Has our kernel ask who has the address: the answer, which comes by the guest's
+ * port, is what is waited for. Discard (RFC 863) is nobody's service. A guest
+ * cannot have us ask more than once a second.
+ */
+static void ask_who_has(struct worker *w, const struct ip *address)
+{
+	enum { DISCARD = 9, ASK_NS = 1000000000 };
+	const struct ip_port at = { .ip = *address, .port = DISCARD };
+	int family = ip_is_v4(address) ? AF_INET : AF_INET6;
+	uint64_t now_ns = clock_mono_ns();
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&at, family, &sa);
+	CLEANUP_FD int fd = -1;
+
+	if (now_ns - w->asked_ns < ASK_NS)
+		return;
+	w->asked_ns = now_ns;
+	fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && sendto(fd, "", 0, 0, (const struct sockaddr *)&sa, len) < 0)
+		log_debug("nobody can be asked who has it", log_ip("address", address), log_errno(-errno));
+}
+
 void feed_observation(const struct observation *o, void *data)
 {
 	struct worker *w = data;
@@ -317,6 +341,12 @@ void feed_observation(const struct observation *o, void *data)
 		w->n_claims_refused++;
 		LOG_LIMITED(LOG_L_INFO, "a registration is no claim", log_str("guest", g->id), log_str("service", o->service ? o->service : ""),
 			    log_ip("address", &o->address));
+		break;
+	case CATALOG_E_UNPROVEN:
+		w->n_claims_refused++;
+		LOG_LIMITED(LOG_L_INFO, "a registration waits until the guest is seen with its address", log_str("guest", g->id), log_str("service", o->service),
+			    log_ip("address", &o->address));
+		ask_who_has(w, &o->address);
 		break;
 	case CATALOG_E_FULL:
 		w->n_claims_full++;	/* budgets.c says whose */

@@ -41,7 +41,7 @@ static void on_guest_changed(struct guest *g, void *data)
 		log_error("no memory for a guest", log_str("guest", g->id));
 		return;
 	}
-	catalog_guest_changed(&w->catalog, g);
+	catalog_guest_changed(&w->catalog, g, clock_mono_ns());
 	member_touch(member_of(g));
 	memory_touch(w);
 }

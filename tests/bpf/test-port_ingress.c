@@ -270,6 +270,38 @@ static void a_foreign_source_is_counted_and_dropped_when_asked(void **state)
 	set_port(0);
 }
 
+/* To where everything has to come by the proxy nothing gets that the proxy cannot have. */
+static void what_cannot_be_judged_does_not_reach_a_strict_port(void **state)
+{
+	struct monitor_divert d = {
+		.vm = VM, .direction = MONITOR_INBOUND, .port = 443, .dst.len = 128, .dst.ip = ip_from_v4((const uint8_t[]){ 10, 9, 9, 9 }),
+	};
+	struct ip far_v6 = ip_from_v6((const uint8_t[16]){ [0] = 0xfd, [15] = 9 });
+	struct frame spoofed = tcp4(443, 2, 0), older = tcp4(443, 16, 10), fragment = spoofed, tiny = spoofed, deep = tcp6(443, 2, 5);
+	uint32_t old;
+
+	(void)state;
+	spoofed.data[14 + 15] = older.data[14 + 15] = 77;	/* 10.0.0.77 */
+	fragment.data[20] = tiny.data[20] = 0x20;
+	tiny.len = 14 + 20 + 8;
+	tiny.data[17] = 28;
+	for (int strict = 0; strict < 2; strict++) {
+		int want = strict ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+
+		d.flags = strict ? MONITOR_DIVERT_FAIL_CLOSED : 0;
+		assert_true(steer_table_divert_add(&bed.table, &d, &old) >= 0);
+		assert_int_equal(verdict(&spoofed), want);
+		assert_int_equal(verdict(&older), TC_ACT_UNSPEC);
+		assert_int_equal(verdict(&fragment), want);
+		assert_int_equal(verdict(&tiny), want);
+	}
+	assert_int_equal(steer_table_divert_remove(&bed.table, &d, &old), 0);
+	assert_int_equal(verdict(&deep), TC_ACT_UNSPEC);
+	assert_int_equal(steer_table_address_add(&bed.table, VM, &far_v6, vm_mac), 0);
+	assert_int_equal(verdict(&deep), TC_ACT_SHOT);
+	assert_int_equal(steer_table_address_remove(&bed.table, VM, &far_v6), 0);
+}
+
 static void an_error_after_the_match_passes_unless_fail_closed(void **state)
 {
 	struct frame f = tcp4(80, 2, 0), g = tcp4(81, 2, 0);
@@ -394,6 +426,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(wrong_lengths_pass),
 		cmocka_unit_test(fragments_are_left_alone_and_counted),
 		cmocka_unit_test(a_foreign_source_is_counted_and_dropped_when_asked),
+		cmocka_unit_test(what_cannot_be_judged_does_not_reach_a_strict_port),
 		cmocka_unit_test(an_error_after_the_match_passes_unless_fail_closed),
 		cmocka_unit_test(no_more_is_copied_of_a_vm_than_it_may),
 		cmocka_unit_test(flows_without_a_socket_are_swept),

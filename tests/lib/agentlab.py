@@ -50,6 +50,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 """
 WEB = SERVER + """
+import socket
+Server.address_family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 class H(Handler):
     def do_GET(self):
         self.answer(("this is " + sys.argv[1]).encode(), "text/plain")
@@ -215,9 +217,9 @@ class AgentLab(Lab):
 
     # --- doing ---
 
-    def serve(self, vm, port=8080):
+    def serve(self, vm, port=8080, address=None):
         """A plain HTTP server in the VM, which answers with its address."""
-        p = vm.popen(["python3", "-c", WEB, vm.address, str(port)], "http%d" % port)
+        p = vm.popen(["python3", "-c", WEB, address or vm.address, str(port)], "http%d" % port)
         wait_until("the VM's server", lambda: ":%d " % port in vm.run("ss", "-Hltn"))
         return p
 
@@ -233,7 +235,7 @@ class AgentLab(Lab):
 
     def fetch(self, host, address, port=8080, timeout=5):
         """What an HTTP GET says, or "" when it is refused or not answered."""
-        r = subprocess.run(host.argv("curl", "-sS", "-m", timeout, "http://%s:%d/" % (address, port)), stdout=subprocess.PIPE,
+        r = subprocess.run(host.argv("curl", "-sS", "-m", timeout, "http://%s:%d/" % ("[%s]" % address if ":" in address else address, port)), stdout=subprocess.PIPE,
                            stderr=subprocess.DEVNULL, text=True)
         return r.stdout
 

@@ -74,6 +74,25 @@ def test_vms_of_two_processes_on_one_nic_call_each_other():
         lab.close()
 
 
+def test_a_service_at_an_ipv6_address(mesh):
+    """Registered by IPv4 before anybody has seen the address: it waits until the guest is seen with it, which the agent sees to."""
+    orders, shopper = mesh.vms
+    for i, host in enumerate((mesh.nic, mesh.reg, orders, shopper)):
+        host.v6 = "fd66::%d" % (i + 1)
+        host.ip("addr", "add", host.v6 + "/64", "dev", "br0" if host is mesh.nic else "eth0")
+    mesh.serve(orders, address=orders.v6)
+    mesh.register(orders, address=orders.v6)
+    wait_until("the proxy", lambda: mesh.proxy(orders))
+    (s,) = mesh.service("orders")
+    assert s["address"] == orders.v6 and s["verdict"] == "vm"
+    mesh.discover(shopper)
+    wait_until("the client's proxy", lambda: mesh.proxy(shopper))
+    # The client has not spoken by IPv6 yet. That its address is not known is no way around the proxy.
+    assert wait_until("an answer over the mesh", lambda: mesh.fetch(shopper, orders.v6)) == "this is " + orders.v6
+    wait_until("the access log", lambda: "src.addr=[%s]" % shopper.v6 in mesh.log("nic.agent"))
+    assert mesh.fetch(mesh.reg, orders.v6) == ""    # strict
+
+
 def test_a_later_service_joins_the_same_proxy_and_one_that_ends_leaves(mesh):
     a, _ = mesh.vms
     mesh.join(a)

@@ -23,7 +23,7 @@ static void on_guest_changed(struct guest *g, void *data)
 {
 	struct world *w = data;
 
-	catalog_guest_changed(&w->catalog, g);
+	catalog_guest_changed(&w->catalog, g, 10000000000ULL);
 }
 
 static void on_guest_gone(struct guest *g, const char *reason, void *data)
@@ -221,6 +221,54 @@ static void an_instance_that_moves_to_another_port_leaves_the_old_one(void **sta
 	world_deinit(&w);
 }
 
+/* A second address, told of before anybody has seen it. */
+static void a_registration_waits_for_its_address(void **state)
+{
+	struct observation o = obs(OBS_REGISTER, "consul", "billing", "b-1", 8080), later = o, short_lived = o, gone = o;
+	static const struct observation_meta meta[] = { { "zone", "a" } };
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	o.address = ip("fd00::7");
+	o.metadata = meta;
+	o.n_metadata = 1;
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_UNPROVEN);
+	later.address = ip("fd00::8");
+	later.instance = "b-2";
+	assert_int_equal(see(&w, &later, 0), CATALOG_E_UNPROVEN);
+	short_lived.address = ip("fd00::7");
+	short_lived.instance = "b-3";
+	short_lived.port = 8081;
+	short_lived.ttl_s = 5;
+	assert_int_equal(see(&w, &short_lived, 0), CATALOG_E_UNPROVEN);
+	gone.address = ip("fd00::7");
+	gone.instance = "b-4";
+	gone.port = 8082;
+	assert_int_equal(see(&w, &gone, 0), CATALOG_E_UNPROVEN);
+	gone.kind = OBS_DEREGISTER;
+	assert_int_equal(see(&w, &gone, 0), CATALOG_E_IGNORED);
+	assert_int_equal(w.n_claimed, 0);
+
+	guest(&w, "tap1", 2, "fd00::8");		/* is somebody else's, as it turns out */
+	assert_int_equal(w.n_claimed, 0);
+	guest(&w, "tap0", 1, "fd00::7");
+	struct claim *c = only_claim(&w);
+	assert_string_equal(c->service, "billing");
+	assert_string_equal(c->sources[0].instance, "b-1");
+	assert_string_equal(c->metadata[0].value, "a");
+	assert_int_equal(catalog_of(w.a)->n_unproven, 1);
+
+	/* Who registers without end makes room for itself only. */
+	later.address = ip("fd00::9");
+	for (uint16_t port = 1; port <= 3 * CATALOG_MAX_UNPROVEN; port++) {
+		later.port = port;
+		assert_int_equal(see(&w, &later, 0), CATALOG_E_UNPROVEN);
+	}
+	assert_int_equal(catalog_of(w.a)->n_unproven, CATALOG_MAX_UNPROVEN);
+	world_deinit(&w);
+}
+
 static void nobody_claims_for_others(void **state)
 {
 	struct observation o = obs(OBS_REGISTER, "consul", "billing", "b-1", 8080);
@@ -232,8 +280,8 @@ static void nobody_claims_for_others(void **state)
 	o.address = ip("10.0.0.2");
 	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
 	o.address = ip("192.0.2.7");
-	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
-	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_UNPROVEN);
+	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);	/* it is known to wait */
 	o.address = ip("fe80::1");
 	guest(&w, "tap0", 1, "fe80::1");
 	assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
@@ -399,6 +447,7 @@ int main(void)
 		cmocka_unit_test(a_renewal_that_says_everything_is_a_registration),
 		cmocka_unit_test(two_protocols_make_one_claim),
 		cmocka_unit_test(an_instance_that_moves_to_another_port_leaves_the_old_one),
+		cmocka_unit_test(a_registration_waits_for_its_address),
 		cmocka_unit_test(nobody_claims_for_others),
 		cmocka_unit_test(what_runs_behind_a_guest_is_marked),
 		cmocka_unit_test(useless_claims_are_refused),

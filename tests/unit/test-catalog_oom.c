@@ -21,7 +21,7 @@ struct world {
 
 static void on_guest_changed(struct guest *g, void *data)
 {
-	catalog_guest_changed(&((struct world *)data)->catalog, g);
+	catalog_guest_changed(&((struct world *)data)->catalog, g, 0);
 }
 
 static void on_guest_gone(struct guest *g, const char *reason, void *data)
@@ -64,11 +64,11 @@ static struct ip ip(const char *text)
 	return a;
 }
 
-static int see(struct world *w, struct guest *g, enum observation_kind kind, const char *protocol, const char *instance)
+static int see(struct world *w, struct guest *g, enum observation_kind kind, const char *protocol, const char *instance, const char *address)
 {
 	static const struct observation_meta meta[] = { { "zone", "a" }, { "version", "2" } };
 	struct observation o = {
-		.kind = kind, .protocol = protocol, .service = "orders", .instance = instance, .address = ip("10.0.0.1"), .port = 8080,
+		.kind = kind, .protocol = protocol, .service = "orders", .instance = instance, .address = ip(address), .port = 8080,
 		.transport = "tcp", .app_protocol = "http", .ttl_s = 30, .metadata = meta, .n_metadata = 2, .guest = ip("10.0.0.1"),
 		.frame = 1, .time_ns = 1000,
 	};
@@ -83,9 +83,10 @@ static int live(struct world *w)
 	struct guest_events gev = { .changed = on_guest_changed, .gone = on_guest_gone, .data = w };
 	struct catalog_events cev = { .claimed = on_claimed, .changed = on_changed, .gone = on_gone, .looked_up = on_lookup, .data = w };
 	struct guest_sighting s = { .link = { .port = "tap0", .mac = { 2, 0, 0, 0, 0, 1 } }, .source = GUEST_BY_ARP, .ip = ip("10.0.0.1") };
-	static const struct { enum observation_kind kind; const char *protocol, *instance; } life[] = {
+	static const struct { enum observation_kind kind; const char *protocol, *instance, *address; } life[] = {
 		{ OBS_REGISTER, "zookeeper", "n-1" }, { OBS_REGISTER, "consul", "c-1" }, { OBS_DISCOVER, "dns", NULL }, { OBS_ANSWER, "dns", NULL },
 		{ OBS_RENEW, "consul", "c-1" }, { OBS_REGISTER, "zookeeper", "n-2" }, { OBS_DEREGISTER, "zookeeper", "n-1" },
+		{ OBS_REGISTER, "consul", "c-2", "10.0.0.7" },
 	};
 	struct guest *g;
 	int r;
@@ -96,10 +97,13 @@ static int live(struct world *w)
 	r = guest_learn(&w->guests, &s, 0, &g);
 	if (r == 0) {
 		for (size_t i = 0; i < ELEMENTS(life); i++) {
-			int e = see(w, g, life[i].kind, life[i].protocol, life[i].instance);
+			int e = see(w, g, life[i].kind, life[i].protocol, life[i].instance, life[i].address ?: "10.0.0.1");
 
 			r = e < 0 ? e : r;
 		}
+		s.ip = ip("10.0.0.7");		/* and is seen with an address that it has told of */
+		int e = guest_learn(&w->guests, &s, SECOND, &g);
+		r = e < 0 ? e : r;
 		catalog_expire(&w->catalog, 10 * SECOND);
 	}
 	catalog_deinit(&w->catalog);
