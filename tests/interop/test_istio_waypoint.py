@@ -3,8 +3,10 @@ import os
 
 import pytest
 
-from istiolab import SERVER_VIP, IstioLab, get
+import ztunnel
+from istiolab import CONTROL, SERVER_VIP, IstioLab, get
 from netlab import wait_until
+from ztunnel import Ztunnel
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
@@ -109,3 +111,28 @@ def test_a_vm_calls_through_the_waypoint_and_never_past_it(mesh, how):
     # Without a waypoint, as before.
     mesh.use("service", "server", False)
     wait_until("the server itself", lambda: answer(vm, SERVER_VIP) == "this is server", 30)
+
+
+@pytest.mark.skipif(bool(ztunnel.missing()), reason=str(ztunnel.missing()))
+def test_a_ztunnel_makes_the_same_of_the_same_data(mesh):
+    vm, pod = mesh.vms[0], mesh.client
+    mesh.join(vm)
+    mesh.serve_hbone(mesh.server)
+    waypoint = mesh.serve_hbone(mesh.waypoint)
+    mesh.reached_by(type="IPAddress", value=ADDRESS)
+    mesh.use("service", "server")
+    mesh.use("pod", "server-1")
+    pod.ip("route", "replace", "default", "via", "10.66.0.1")       # for virtual addresses; the capture is before the wire
+    Ztunnel(pod, mesh.dir, "demo/client-1/client", CONTROL + ":15012", mesh.kube.roots, mesh.kube.token("demo", "client", "istio-ca"), {"NODE_NAME": "node-a"}).ready()
+    destinations = ((SERVER_VIP, 80), (mesh.server.address, 8080))
+    for to in destinations:
+        for host in (vm, pod):
+            wait_until("the waypoint's answer to " + host.name, lambda: answer(host, *to) == "this is waypoint", 30)
+    asked = {who: {authority for client, authority in waypoint.seen if client == who} for who in (VM_ID, "spiffe://cluster.local/ns/demo/sa/client")}
+    assert all(authorities == {"%s:%d" % to for to in destinations} for authorities in asked.values())
+    mesh.servers.remove(waypoint)
+    waypoint.close()
+    mesh.kube.end_pod("demo", "waypoint-1")
+    for host in (vm, pod):
+        wait_until("no answer to " + host.name, lambda: answer(host, SERVER_VIP) != "this is waypoint", 30)
+        assert all("this is" not in answer(host, *to) for to in destinations)
