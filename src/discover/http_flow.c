@@ -445,6 +445,8 @@ bool http_flow_gap(struct http_flow *f, enum discover_dir dir, size_t len, const
 	f->serial = true;
 	if (x)
 		drop(f, x);
+	if (!request && len)	/* whose answers were among the lost ones? The next one must not be taken for theirs */
+		drop_all(f);
 	return true;
 }
 

@@ -302,6 +302,14 @@ static void lost_bytes_cost_the_exchange_they_were_in(void **state)
 	assert_true(discover_consul.stream_gap(o.stream, DISCOVER_FROM_REGISTRY, 38, &ctx));
 	call(&o, "PUT", "agent/service/register", "{\"Name\":\"f\",\"Port\":2}", 200, "");
 	assert_string_equal(observe_text(&o), "register f/f 10.0.0.9:2\n");
+
+	/* An answer and the request after it are lost: the next answer is the other one's. */
+	request(&o, "PUT", "agent/service/register", "{\"Name\":\"g\",\"Port\":2}");
+	ctx = observe_ctx(&o);
+	assert_true(discover_consul.stream_gap(o.stream, DISCOVER_FROM_REGISTRY, 38, &ctx));
+	assert_true(discover_consul.stream_gap(o.stream, DISCOVER_TO_REGISTRY, 100, &ctx));
+	respond(&o, 200, "");
+	assert_string_equal(observe_text(&o), "");
 	observe_deinit(&o);
 }
 
