@@ -14,7 +14,8 @@
 #include "base/bytes.h"
 #include "discover/dns_lookup.h"
 
-static void take_message(struct dns_guest *g, const uint8_t *data, size_t len, const struct ip_port *client,
+/* A message that is @cut holds the header, the question, and the records that are whole. */
+static void take_message(struct dns_guest *g, const uint8_t *data, size_t len, bool cut, const struct ip_port *client,
 			 const struct ip_port *server, bool to_server, const struct discover_ctx *ctx)
 {
 	struct dns_message m;
@@ -27,7 +28,9 @@ static void take_message(struct dns_guest *g, const uint8_t *data, size_t len, c
 	/* NOTIFY and others put other things into the same sections. */
 	if ((m.header.opcode != DNS_OPCODE_QUERY && m.header.opcode != DNS_OPCODE_UPDATE) || m.header.response == to_server)
 		return;
-	if (!dns_check(&m)) {
+	if (cut && m.header.opcode == DNS_OPCODE_UPDATE && to_server)
+		return;
+	if (!cut && !dns_check(&m)) {
 		discover_senseless(ctx);
 		return;
 	}
@@ -72,7 +75,7 @@ static void dns_datagram(void *guest, const struct datagram *d, const struct dis
 {
 	bool to_server = d->dir == DISCOVER_TO_REGISTRY;
 
-	take_message(guest, d->data, d->len, to_server ? &d->src : &d->dst, to_server ? &d->dst : &d->src, to_server, ctx);
+	take_message(guest, d->data, d->len, d->cut, to_server ? &d->src : &d->dst, to_server ? &d->dst : &d->src, to_server, ctx);
 }
 
 static void *dns_guest_new(void)
@@ -142,7 +145,7 @@ static bool stream_messages(struct dns_stream *s, enum discover_dir dir, const s
 			return false;
 		if (in->len < 2 + len)
 			break;
-		take_message(s->guest, in->data + 2, len, &s->client, &s->server, dir == DISCOVER_TO_REGISTRY, ctx);
+		take_message(s->guest, in->data + 2, len, false, &s->client, &s->server, dir == DISCOVER_TO_REGISTRY, ctx);
 		bytes_consume(in, 2 + len);
 	}
 	return true;
@@ -177,6 +180,7 @@ const struct discover_protocol discover_dns = {
 	.name = "dns",
 	.udp_ports = { 53, 8600 },
 	.tcp_ports = { 53, 8600 },
+	.takes_cut = true,
 	.guest_new = dns_guest_new,
 	.guest_free = dns_guest_free,
 	.datagram = dns_datagram,

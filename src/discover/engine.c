@@ -190,15 +190,15 @@ static void take_udp(struct engine *e, const struct engine_packet *p, const stru
 {
 	struct datagram d = {
 		.src = p->src, .dst = p->dst, .dir = dir, .from_guest = from_guest, .data = p->payload, .len = p->len,
+		.cut = p->wire_len > p->len,
 	};
 	struct discover_ctx ctx;
 	struct guest *g;
 	void *state;
 
-	if (p->wire_len > p->len) {
-		e->stats.datagrams_cut++;
+	e->stats.datagrams_cut += d.cut;
+	if (d.cut && !protocol->takes_cut)
 		return;
-	}
 	g = engine_guest_get(e, who);
 	state = g ? engine_guest_state(g, protocol) : NULL;
 	if (!state) {

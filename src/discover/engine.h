@@ -44,7 +44,7 @@ struct engine_stats {
 	uint64_t datagrams;		/* given to an observer */
 	uint64_t senseless;		/* datagrams and messages that are none of their protocol */
 	uint64_t streams_slept;		/* connections given up by their observer: of another protocol, TLS, malformed */
-	uint64_t datagrams_cut;		/* not whole in the capture: not given */
+	uint64_t datagrams_cut;		/* not whole in the capture: given only to observers that can do with a part */
 	uint64_t segments;		/* of TCP, with data */
 	uint64_t duplicates;		/* segments that held nothing new */
 	uint64_t reordered;		/* segments that had to wait */

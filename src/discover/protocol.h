@@ -35,6 +35,7 @@ struct datagram {
 	struct ip_port dst;
 	enum discover_dir dir;	/* by the ports: to the protocol's port, or from it */
 	bool from_guest;	/* sent by the guest (else to it) */
+	bool cut;		/* the capture left out its end; only where takes_cut is set */
 	const uint8_t *data;
 	size_t len;
 };
@@ -43,6 +44,7 @@ struct discover_protocol {
 	const char *name;
 	uint16_t udp_ports[4];	/* default ports, 0 ends the list */
 	uint16_t tcp_ports[4];
+	bool takes_cut;		/* makes sense of datagrams whose end is missing */
 	bool is_peer_to_peer;	/* no registry in between: who sends a datagram speaks for itself */
 
 	/* Datagrams. State per guest; NULL functions when the protocol has none over UDP. */

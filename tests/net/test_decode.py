@@ -337,6 +337,10 @@ def less_of(lossy, whole):
         return lossy[key] is None or lossy[key] == whole[key]
 
     name = fits("service") or (whole["service"] or "").startswith(lossy["service"] + ".")
+    if lossy["protocol"] == "dns" and lossy["kind"] == "discover" and lossy["service"]:
+        # Of a search or of an SRV record, what was asked for to the end may be all that is left.
+        name = name or lossy["service"].startswith((whole["service"] or "") + ".")
+        name = name or lossy["service"].split(".")[0] == (whole["service"] or "").split(".")[0]
     kind = fits("kind") or (lossy["kind"], whole["kind"]) == ("deregister", "register")
     guest = fits("guest") or lossy["guest"].startswith("fe80:")
     return name and kind and guest and all(fits(key) for key in ("protocol", "instance", "port"))
@@ -351,6 +355,41 @@ def test_a_lost_packet_makes_nothing_up(capture, tmp_path):
         path.write_bytes(pcap(frames[:lost] + frames[lost + 1 :]))
         for o in decode(path)[0]:
             assert any(less_of(o, w) for w in whole), f"frame {lost + 1} lost"
+
+
+def made_up(frames, whole, tmp_path):
+    path = tmp_path / "lossy.pcap"
+    path.write_bytes(frames if isinstance(frames, bytes) else pcap(frames))
+    return [o for o in decode(path)[0] if not any(less_of(o, w) or asked_for_instance(o, w) for w in whole)]
+
+
+def asked_for_instance(lossy, whole):
+    return lossy["protocol"] == "dns" and lossy["kind"] == "discover" and lossy["service"] == whole["instance"]
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda c: c.stem)
+def test_lost_bursts_make_nothing_up(capture, tmp_path):
+    frames, whole = read(capture), decode(capture)[0]
+    rng = random.Random(capture.stem)
+    for _ in range(12):
+        at, n = rng.randrange(len(frames)), rng.randrange(2, 8)
+        assert made_up(frames[:at] + frames[at + n :], whole, tmp_path) == [], f"frames {at + 1} to {at + n} lost"
+    for _ in range(4):
+        assert made_up([f for f in frames if rng.random() > 0.1], whole, tmp_path) == []
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda c: c.stem)
+def test_cut_packets_make_nothing_up(capture, tmp_path):
+    frames, whole = read(capture), decode(capture)[0]
+    for snap in (54, 68, 80, 96, 110, 128, 150, 200, 300, 600):
+        assert made_up(pcap(frames, snap=snap), whole, tmp_path) == [], f"after {snap} bytes"
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda c: c.stem)
+def test_a_late_start_makes_nothing_up(capture, tmp_path):
+    frames, whole = read(capture), decode(capture)[0]
+    for start in random.Random(capture.stem).sample(range(len(frames)), min(12, len(frames))):
+        assert made_up(frames[start:], whole, tmp_path) == [], f"from frame {start + 1}"
 
 
 def as_ipv6(frames):
