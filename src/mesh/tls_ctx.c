@@ -40,6 +40,17 @@ static bool pem_at_end(void)
 	return end;
 }
 
+/*
+ * What the library works out of a certificate when it first needs it, and
+ * keeps in it, is worked out here: afterwards threads that share the context
+ * only read. One whose extensions make no sense is refused when it is used.
+ */
+static void settle(X509 *x)
+{
+	(void)X509_check_purpose(x, -1, 0);
+	ERR_clear_error();
+}
+
 static int load_chain(struct tls_ctx *ctx, const char *pem, struct diag *d)
 {
 	BIO *bio = bio_of(pem);
@@ -50,6 +61,7 @@ static int load_chain(struct tls_ctx *ctx, const char *pem, struct diag *d)
 	if (!bio)
 		return -ENOMEM;
 	while (r == 0 && (x = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
+		settle(x);
 		if (n++ == 0) {
 			r = tls_peer_new(x, NULL, &ctx->own, why);
 			if (r > 0)
@@ -97,6 +109,7 @@ static int load_roots(struct tls_ctx *ctx, const char *pem, struct diag *d)
 	if (!bio)
 		return -ENOMEM;
 	while (ok && (x = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
+		settle(x);
 		ok = X509_STORE_add_cert(store, x) == 1;
 		X509_free(x);
 		n++;

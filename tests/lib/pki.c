@@ -44,13 +44,20 @@ static char *cert_text(X509 *x)
 	return bio_text(b);
 }
 
-static void extend(X509 *x, int nid, const char *value)
+static void extend_by(X509 *x, X509 *issuer, int nid, const char *value)
 {
-	X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, NULL, nid, value);
+	X509V3_CTX ctx;
+	X509V3_set_ctx(&ctx, issuer, x, NULL, NULL, 0);
+	X509_EXTENSION *e = X509V3_EXT_conf_nid(NULL, &ctx, nid, value);
 
 	assert_non_null(e);
 	assert_int_equal(X509_add_ext(x, e, -1), 1);
 	X509_EXTENSION_free(e);
+}
+
+static void extend(X509 *x, int nid, const char *value)
+{
+	extend_by(x, x, nid, value);
 }
 
 static X509 *new_cert(struct pki *p, EVP_PKEY *key, const char *cn, long from_s, long until_s)
@@ -78,6 +85,9 @@ static struct pki *authority(struct pki *parent, const char *name)
 	X509_set_issuer_name(p->cert, X509_get_subject_name(parent ? parent->cert : p->cert));
 	extend(p->cert, NID_basic_constraints, "critical,CA:TRUE");
 	extend(p->cert, NID_key_usage, "critical,keyCertSign,cRLSign");
+	extend(p->cert, NID_subject_key_identifier, "hash");
+	if (parent)
+		extend_by(p->cert, parent->cert, NID_authority_key_identifier, "keyid:always");
 	assert_true(X509_sign(p->cert, parent ? parent->key : p->key, EVP_sha256()) > 0);
 	return p;
 }
@@ -133,6 +143,7 @@ const struct pki_leaf *pki_issue(struct pki *p, const struct pki_want *want)
 	assert_true(p->n <= MAX_LEAVES);
 	X509_set_issuer_name(x, X509_get_subject_name(p->cert));
 	extend(x, NID_basic_constraints, want->is_ca ? "critical,CA:TRUE" : "critical,CA:FALSE");
+	extend_by(x, p->cert, NID_authority_key_identifier, "keyid:always");
 	if (want->san)
 		extend(x, NID_subject_alt_name, want->san);
 	if (want->eku)

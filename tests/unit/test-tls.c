@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <openssl/ssl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -601,6 +602,43 @@ static void a_context_knows_its_own_certificate(void **state)
 	tls_ctx_unref(b);
 }
 
+struct shared {
+	struct tls_ctx *c, *s;
+	bool known;
+};
+
+static void *shake_hands(void *data)
+{
+	struct shared *x = data;
+	struct pair *p = new_pair(x->c, NULL, x->s, NULL);
+
+	pump(p);
+	x->known = tls_is_open(p->c) && tls_is_open(p->s);
+	free_pair(p);
+	return NULL;
+}
+
+/* What it is made of does not change once it is shared: with the thread sanitizer it fails if something in it is written yet. */
+static void a_context_serves_several_threads(void **state)
+{
+	struct tls_config c = config_of(TLS_CLIENT, alice), s = config_of(TLS_SERVER, bob);
+
+	(void)state;
+	for (int i = 0; i < 10; i++) {
+		struct shared both[2] = { { .c = ctx_of(&c), .s = ctx_of(&s) } };
+		pthread_t threads[2];
+
+		both[1] = both[0];
+		for (int k = 0; k < 2; k++)
+			assert_int_equal(pthread_create(&threads[k], NULL, shake_hands, &both[k]), 0);
+		for (int k = 0; k < 2; k++)
+			pthread_join(threads[k], NULL);
+		assert_true(both[0].known && both[1].known);
+		tls_ctx_unref(both[0].c);
+		tls_ctx_unref(both[0].s);
+	}
+}
+
 static void an_idle_session_is_small(void **state)
 {
 	enum { N = 200, LIMIT = 700 };
@@ -636,6 +674,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(two_ends_know_each_other),
+		cmocka_unit_test(a_context_serves_several_threads),
 		cmocka_unit_test(bytes_may_come_one_by_one),
 		cmocka_unit_test(tls_1_2_stays_on_libssl),
 		cmocka_unit_test(closing_is_told_and_the_other_way_stays_open),
