@@ -13,7 +13,9 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-enum { FIRST_FD = 3, FAR_FD = 200 };
+#include "agent/monitor_client.h"
+
+enum { FIRST_FD = 3 };
 
 int monitor_proxies_init(struct monitor_proxies *p, const struct steer_conf *conf)
 {
@@ -32,19 +34,23 @@ void monitor_proxies_deinit(struct monitor_proxies *p)
 
 /* --- in the child --- */
 
-/* Descriptors become 3, 4, ...: first out of the way, since they may be each other's numbers. */
+/* Descriptors become 3, 4, ...: first out of the way, since they may be each other's numbers. The report's new number, or a negative errno. */
 static int place_fds(const int *fds, size_t n_fds, int report)
 {
-	int r = fcntl(report, F_DUPFD_CLOEXEC, FAR_FD + (int)n_fds);
+	int away[MONITOR_MAX_FDS], end = FIRST_FD + (int)n_fds;
 
-	if (r < 0)
+	if (n_fds > ELEMENTS(away))
+		return -EINVAL;
+	report = fcntl(report, F_DUPFD_CLOEXEC, end);
+	if (report < 0)
 		return -errno;
-	report = r;
-	for (size_t i = 0; i < n_fds; i++)
-		if (dup3(fds[i], FAR_FD + (int)i, O_CLOEXEC) < 0)
+	for (size_t i = 0; i < n_fds; i++) {
+		away[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, end);
+		if (away[i] < 0)
 			return -errno;
+	}
 	for (size_t i = 0; i < n_fds; i++)
-		if (dup2(FAR_FD + (int)i, FIRST_FD + (int)i) < 0)
+		if (dup2(away[i], FIRST_FD + (int)i) < 0)
 			return -errno;
 	(void)!close_range((unsigned)(FIRST_FD + n_fds), (unsigned)report - 1, 0);
 	(void)!close_range((unsigned)report + 1, ~0U, 0);

@@ -3,11 +3,14 @@
  */
 #include "proxy/budget.h"
 
+#include "proxy/sockd.h"
+
 enum {
 	FDS_A_CONNECTION = 2,		/* the VM's side and the other */
 	LEAST_CONNECTIONS = 16,
 	IDLE_FDS = 24,			/* of the main thread: loop, agent, controller, logs, admin */
-	IDLE_FDS_A_WORKER = 4 + 4 * 32,	/* its loop and socket helper, and a shelf of spare sockets of each kind */
+	IDLE_FDS_A_THREAD = 4,		/* its loop and socket helper, without spare sockets */
+	LEAST_SPARE = 4,
 };
 
 static const struct {
@@ -49,7 +52,20 @@ uint32_t budget_connections(uint64_t limit)
 	return (uint32_t)MIN(MAX(n, (uint64_t)LEAST_CONNECTIONS), (uint64_t)UINT32_MAX);
 }
 
-uint64_t budget_idle_descriptors(unsigned n_workers)
+/* The main thread has spare sockets, too: checks of health. */
+unsigned budget_spare_sockets(uint64_t limit, unsigned n_workers)
 {
-	return IDLE_FDS + (uint64_t)IDLE_FDS_A_WORKER * (n_workers + 1);	/* the main thread has a pool, too: checks of health */
+	uint64_t n = limit / 4 / SOCKD_SHELVES / (n_workers + 1);
+
+	return (unsigned)MIN(MAX(n, (uint64_t)LEAST_SPARE), (uint64_t)SOCKD_MAX_BATCH);
+}
+
+uint64_t budget_idle_descriptors(unsigned n_workers, unsigned spare)
+{
+	return IDLE_FDS + (uint64_t)(IDLE_FDS_A_THREAD + SOCKD_SHELVES * spare) * (n_workers + 1);
+}
+
+uint64_t budget_least_descriptors(unsigned n_workers)
+{
+	return budget_idle_descriptors(n_workers, LEAST_SPARE) + FDS_A_CONNECTION * LEAST_CONNECTIONS;
 }

@@ -39,5 +39,9 @@ uint64_t budget_watch_due(struct budget_watch *w, enum vm_budget b, uint64_t cou
  * it does; at least 16.
  */
 uint32_t budget_connections(uint64_t limit);
-/* What the process needs with nothing to do: @n_workers threads. */
-uint64_t budget_idle_descriptors(unsigned n_workers);
+/* How many spare sockets of each sort a thread may keep (sockd_pool_new()): a quarter of the descriptors in all, at least 4. */
+unsigned budget_spare_sockets(uint64_t limit, unsigned n_workers);
+/* What the process needs with nothing to do: @n_workers threads, each with @spare sockets of each sort. */
+uint64_t budget_idle_descriptors(unsigned n_workers, unsigned spare);
+/* With fewer descriptors than this it cannot serve. */
+uint64_t budget_least_descriptors(unsigned n_workers);

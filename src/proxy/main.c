@@ -121,21 +121,28 @@ static int attach(struct proxy *p, struct diag *d)
 }
 
 /* As many descriptors as the administrator allows: the soft limit is for programs that call select(). */
-static void raise_descriptors(const struct proxy_options *o)
+static int raise_descriptors(const struct proxy_options *o, struct diag *d)
 {
-	uint64_t needed = budget_idle_descriptors(proxy_n_workers(o));
+	unsigned n = proxy_n_workers(o);
+	uint64_t least = budget_least_descriptors(n), idle;
 	struct rlimit l;
 
 	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
-		return;
+		return 0;
 	if (l.rlim_cur < l.rlim_max) {
 		l.rlim_cur = l.rlim_max;
 		if (setrlimit(RLIMIT_NOFILE, &l) < 0)
 			log_warn("the limit of descriptors cannot be raised", log_int("to", (int64_t)l.rlim_max), log_errno(errno));
 	}
-	if (l.rlim_cur < 2 * needed)
-		log_warn("too few descriptors (LimitNOFILE=, ulimit -n): connections will be refused", log_int("limit", (int64_t)l.rlim_cur),
-			 log_int("needed_idle", (int64_t)needed), log_int("connections_per_vm", (int64_t)budget_connections(l.rlim_cur)));
+	if (l.rlim_cur < least) {
+		diag_set(d, "%llu descriptors are too few (LimitNOFILE=, ulimit -n): %llu are needed", (unsigned long long)l.rlim_cur, (unsigned long long)least);
+		return -EMFILE;
+	}
+	idle = budget_idle_descriptors(n, budget_spare_sockets(l.rlim_cur, n));
+	if (l.rlim_cur < 2 * idle + 256)
+		log_warn("few descriptors (LimitNOFILE=, ulimit -n): connections will be refused", log_int("limit", (int64_t)l.rlim_cur),
+			 log_int("needed_idle", (int64_t)idle), log_int("connections_per_vm", (int64_t)budget_connections(l.rlim_cur)));
+	return 0;
 }
 
 static int run(const struct proxy_options *o, struct diag *d)
@@ -144,8 +151,9 @@ static int run(const struct proxy_options *o, struct diag *d)
 	int socks[PROXY_WORKERS_MAX + 1];
 	int r;
 
-	raise_descriptors(o);
-	r = start_privileged(o, socks, d);
+	r = raise_descriptors(o, d);
+	if (r == 0)
+		r = start_privileged(o, socks, d);
 	if (r < 0)
 		return r;
 	r = sandbox_confine(SANDBOX_LOOP | SANDBOX_THREADS | SANDBOX_SOCKETS | SANDBOX_WRITE_FILES, d);

@@ -217,7 +217,7 @@ unsigned proxy_n_workers(const struct proxy_options *options)
 	return (unsigned)MIN(MAX(n, 1L), (long)PROXY_WORKERS_MAX);
 }
 
-static int start_workers(struct proxy *p, const int *sockd_socks)
+static int start_workers(struct proxy *p, const int *sockd_socks, unsigned spare)
 {
 	unsigned n = proxy_n_workers(&p->options);
 	int r = 0;
@@ -225,7 +225,7 @@ static int start_workers(struct proxy *p, const int *sockd_socks)
 	for (unsigned i = 0; r == 0 && i < n; i++) {
 		const struct worker_conf conf = {
 			.main = &p->mail, .events = &worker_events, .events_data = p, .index = i, .n_workers = n,
-			.sockd_sock = sockd_socks ? sockd_socks[i] : -1, .hbone_port = SNAP_HBONE_PORT,
+			.sockd_sock = sockd_socks ? sockd_socks[i] : -1, .spare_sockets = spare, .hbone_port = SNAP_HBONE_PORT,
 			.balance = p->options.round_robin ? BALANCE_ROUND_ROBIN : BALANCE_LEAST_REQUEST,
 		};
 
@@ -721,10 +721,12 @@ static uint64_t get_descriptors(void)
 int proxy_init(struct proxy *p, const struct proxy_options *options, const int *sockd_socks)
 {
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+	uint64_t limit = get_descriptors();
+	unsigned spare = budget_spare_sockets(limit, proxy_n_workers(options));
 	int r;
 
 	*p = (struct proxy){ .options = *options, .start_ms = clock_mono_ms() };
-	p->connections_max = budget_connections(get_descriptors());
+	p->connections_max = budget_connections(limit);
 	map_init(&p->sidecars);
 	list_init(&p->leaving);
 	tee_relay_init(&p->tee);
@@ -741,9 +743,9 @@ int proxy_init(struct proxy *p, const struct proxy_options *options, const int *
 	if (r == 0)
 		r = agent_link_new(p->loop, p->options.group, &link_ops, p, &p->link);
 	if (r == 0)
-		r = start_workers(p, sockd_socks);
+		r = start_workers(p, sockd_socks, spare);
 	if (r == 0 && sockd_socks)
-		r = sockd_pool_new(p->loop, sockd_socks[p->n_workers], &p->sockd);
+		r = sockd_pool_new(p->loop, sockd_socks[p->n_workers], spare, &p->sockd);
 	if (r == 0)
 		r = timer_arm(p->loop, &p->tick, TICK_MS, on_tick);
 	if (r == 0)

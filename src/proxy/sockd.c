@@ -24,15 +24,12 @@
 #include "base/sandbox.h"
 
 enum {
-	BATCH = 32,		/* descriptors of one answer */
-	LOW_WATER = 16,		/* below that the next batch is asked for */
-
 	/* enum steer_mark, which belongs to the agent */
 	MARK_TO_VM = 2,
 	MARK_FROM_VM = 3,
 
 	N_FAMILIES = 2,
-	N_SHELVES = _SOCKD_KIND_N * N_FAMILIES,
+	N_SHELVES = SOCKD_SHELVES,
 };
 
 struct sockd_request {
@@ -89,13 +86,13 @@ static int serve(int sock, uint32_t mark_base)
 {
 	struct sockd_request q;
 	struct sockd_answer a = {};
-	int fds[BATCH];
+	int fds[SOCKD_MAX_BATCH];
 	size_t n = 0, none;
 	ssize_t len = fdmsg_recv(sock, &q, sizeof(q), NULL, 0, &none);
 
 	if (len == -EAGAIN || len == -EINTR)
 		return 0;
-	if (len != sizeof(q) || q.shelf >= N_SHELVES || q.n > BATCH)
+	if (len != sizeof(q) || q.shelf >= N_SHELVES || q.n > SOCKD_MAX_BATCH)
 		return -EPIPE;
 	a.shelf = q.shelf;
 	while (n < q.n && a.error == 0) {
@@ -212,7 +209,7 @@ int sockd_start(uint32_t mark_base, size_t n_pools, int *ret_socks)
 /* --- the pool --- */
 
 struct shelf {
-	int fds[2 * BATCH];
+	int fds[2 * SOCKD_MAX_BATCH];
 	size_t n;
 	bool asked;
 	int error;		/* why the helper could not */
@@ -222,6 +219,7 @@ struct sockd_pool {
 	struct watch watch;
 	struct loop *loop;
 	int sock;		/* -1: the helper is gone */
+	uint32_t batch;
 	struct shelf shelves[N_SHELVES];
 	void (*on_refill)(void *data);
 	void *on_refill_data;
@@ -229,7 +227,7 @@ struct sockd_pool {
 
 static void ask(struct sockd_pool *p, uint32_t i)
 {
-	struct sockd_request q = { .shelf = i, .n = BATCH };
+	struct sockd_request q = { .shelf = i, .n = p->batch };
 	struct shelf *s = &p->shelves[i];
 
 	if (!s->asked && p->sock >= 0)
@@ -246,9 +244,9 @@ static void lose_helper(struct sockd_pool *p)
 static int receive(struct sockd_pool *p)
 {
 	struct sockd_answer a;
-	int fds[BATCH];
+	int fds[SOCKD_MAX_BATCH];
 	size_t n;
-	ssize_t len = fdmsg_recv(p->sock, &a, sizeof(a), fds, BATCH, &n);
+	ssize_t len = fdmsg_recv(p->sock, &a, sizeof(a), fds, SOCKD_MAX_BATCH, &n);
 
 	if (len == -EAGAIN || len == -EINTR)
 		return -EAGAIN;
@@ -285,7 +283,7 @@ static int on_answer(struct watch *w, uint32_t events)
 	return 0;
 }
 
-int sockd_pool_new(struct loop *l, int sock, struct sockd_pool **ret_pool)
+int sockd_pool_new(struct loop *l, int sock, unsigned batch, struct sockd_pool **ret_pool)
 {
 	struct sockd_pool *p = calloc(1, sizeof(*p));
 
@@ -295,6 +293,7 @@ int sockd_pool_new(struct loop *l, int sock, struct sockd_pool **ret_pool)
 	}
 	p->loop = l;
 	p->sock = sock;
+	p->batch = MIN(MAX(batch, 1U), (unsigned)SOCKD_MAX_BATCH);
 	int r = watch_add(l, &p->watch, sock, EPOLLIN, false, on_answer);
 	if (r < 0) {
 		sockd_pool_free(p);
@@ -326,7 +325,7 @@ int sockd_take(struct sockd_pool *p, enum sockd_kind kind, int family)
 	if ((unsigned)kind >= _SOCKD_KIND_N || (family != AF_INET && family != AF_INET6))
 		return -EINVAL;
 	s = &p->shelves[i];
-	if (s->n < LOW_WATER)
+	if (s->n < (p->batch + 1) / 2)		/* before there is none */
 		ask(p, i);
 	if (s->n)
 		return s->fds[--s->n];

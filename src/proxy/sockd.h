@@ -26,7 +26,7 @@ enum sockd_kind {
 	_SOCKD_KIND_N,
 };
 
-enum { SOCKD_MAX_POOLS = 64 };
+enum { SOCKD_MAX_POOLS = 64, SOCKD_MAX_BATCH = 32, SOCKD_SHELVES = _SOCKD_KIND_N * 2 };
 
 /*
  * Forks the helper, with one socket for each of @n_pools threads, in
@@ -36,8 +36,12 @@ enum { SOCKD_MAX_POOLS = 64 };
  */
 MUST_CHECK int sockd_start(uint32_t mark_base, size_t n_pools, int *ret_socks);
 
-/* On the worker's thread. Takes @sock over, also when it fails; asks for a first batch at once. */
-MUST_CHECK int sockd_pool_new(struct loop *l, int sock, struct sockd_pool **ret_pool);
+/*
+ * On the worker's thread. Takes @sock over, also when it fails; asks for a
+ * first batch at once. @batch: sockets of each kind and family that are made
+ * at a time, 1 to SOCKD_MAX_BATCH; half as many more may lie ready.
+ */
+MUST_CHECK int sockd_pool_new(struct loop *l, int sock, unsigned batch, struct sockd_pool **ret_pool);
 struct sockd_pool *sockd_pool_free(struct sockd_pool *p);
 
 /*

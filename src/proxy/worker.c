@@ -339,7 +339,7 @@ static int worker_init(struct worker *w)
 	if (!w->net || !w->plain || !w->cipher)
 		return -ENOMEM;
 	if (w->conf.sockd_sock >= 0) {
-		r = sockd_pool_new(w->loop, steal_fd(&w->conf.sockd_sock), &w->sockd);
+		r = sockd_pool_new(w->loop, steal_fd(&w->conf.sockd_sock), w->conf.spare_sockets, &w->sockd);
 		if (r < 0)
 			return r;
 		sockd_on_refill(w->sockd, on_refill, w);

@@ -38,6 +38,7 @@ struct worker_conf {
 	size_t index;			/* from 0 */
 	size_t n_workers;
 	int sockd_sock;			/* taken over; -1: ordinary sockets with the NIC's own address (tests) */
+	unsigned spare_sockets;		/* sockd_pool_new() */
 	uint16_t hbone_port;		/* that inbound listeners take for HBONE; 15008 */
 	enum balance_method balance;
 };

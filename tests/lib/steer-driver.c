@@ -650,7 +650,7 @@ static int work(const struct steer_conf *conf, int sock)
 	if (r == 0)
 		r = loop_new(&driver.loop);
 	if (r == 0)
-		r = sockd_pool_new(driver.loop, pool_sock, &driver.pool);
+		r = sockd_pool_new(driver.loop, pool_sock, SOCKD_MAX_BATCH, &driver.pool);
 	if (r == 0)
 		r = monitor_client_new(sock, &driver.client);
 	if (r < 0)

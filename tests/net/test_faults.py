@@ -292,6 +292,24 @@ def test_without_descriptors_load_is_shed_and_comes_back(mesh):
     assert (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid) == pids
 
 
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "nofile": {"a": 192, "b": 192}}], indirect=True)
+def test_a_proxy_with_few_descriptors_serves_with_fewer(mesh):
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    load = mesh.load(mesh.vms["shopper-1"], vip).goes_on(60)
+    got = load.end()
+    assert got["failed"] == 0, got
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a"}, "nofile": {"a": 80}}], indirect=True)
+def test_a_proxy_that_cannot_have_the_descriptors_that_it_needs_says_so(mesh):
+    mesh.serve(mesh.vms["orders-1"])
+    mesh.register(mesh.vms["orders-1"])
+    wait_until("its refusal", lambda: "80 descriptors are too few" in mesh.nics["a"].log())
+    assert not mesh.nics["a"].proxy(mesh.vms["orders-1"])
+
+
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "b"}, "disk": "2m"}], indirect=True)
 def test_a_full_disk_stops_the_controller_from_nothing_but_writing(mesh):
     mesh.join("orders-1")

@@ -196,7 +196,25 @@ static void half_of_the_descriptors_are_left_to_the_others(void **state)
 	assert_int_equal(budget_connections(1024), 256);
 	assert_int_equal(budget_connections(8), 16);
 	assert_int_equal(budget_connections(UINT64_MAX), UINT32_MAX);
-	assert_true(budget_idle_descriptors(1) < budget_idle_descriptors(2));
+	assert_true(budget_idle_descriptors(1, 32) < budget_idle_descriptors(2, 32));
+}
+
+/* Few descriptors are for connections, not for sockets that lie ready. */
+static void spare_sockets_leave_descriptors_to_connections(void **state)
+{
+	(void)state;
+	assert_int_equal(budget_spare_sockets(524288, 2), 32);
+	assert_int_equal(budget_spare_sockets(0, 2), 4);
+	for (unsigned workers = 1; workers <= 16; workers++) {
+		uint64_t least = budget_least_descriptors(workers);
+
+		assert_true(least < 64 * (workers + 1) + 64);
+		for (uint64_t limit = least; limit < 4096; limit++) {
+			uint64_t idle = budget_idle_descriptors(workers, budget_spare_sockets(limit, workers));
+
+			assert_true(idle + 32 <= limit);
+		}
+	}
 }
 
 int main(void)
@@ -216,6 +234,7 @@ int main(void)
 		T(a_busy_vm_is_not_worth_a_message),
 		T(every_budget_has_a_name),
 		T(half_of_the_descriptors_are_left_to_the_others),
+		T(spare_sockets_leave_descriptors_to_connections),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
