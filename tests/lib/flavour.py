@@ -6,7 +6,8 @@ import re
 
 from agentlab import BUILD
 
-# Leaks are looked for at exit, which the jail would not let happen (ptrace): the shim keeps seccomp filters from being loaded.
+# Leaks are looked for at exit, which the jail would not let happen (ptrace): the shim keeps seccomp filters from being loaded,
+# and hands the environment down to proxies, which the agent starts with one of its own.
 OPTIONS = {
     "address": {"ASAN_OPTIONS": "detect_leaks=1:halt_on_error=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=16:allocator_release_to_os_interval_ms=500",
                 "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"},

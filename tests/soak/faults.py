@@ -11,7 +11,7 @@ import time
 from faultlab import REGISTRY, alive
 from flavour import sanitizer
 from netlab import wait_until
-from soak import CART, ECHO, LOSS, PATIENCE_S, SPARE, WEB, Failed
+from soak import CART, ECHO, LOSS, OUTRIGGER, PATIENCE_S, SPARE, WEB, Failed
 
 HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "hostile.py")
 CHURN = """
@@ -62,7 +62,7 @@ def take_over(s, nic, pids):
     vms = [vm for vm in s.lab.vms.values() if vm.nic is nic and vm.title in pids]
     until("its proxies are adopted", lambda: all(nic.proxy(vm) for vm in vms))
     for vm in vms:
-        if not s.lab.env and nic.proxy(vm)["pid"] != pids[vm.title]:    # with a sanitizer a script starts them: to the agent another program, it upgrades
+        if nic.proxy(vm)["pid"] != pids[vm.title]:
             raise Failed("the proxy of %s was not adopted" % vm.title)
 
 
@@ -107,6 +107,37 @@ def proxy_killed(s):
     for vm in vms:
         if vm.title.startswith("orders"):
             s.goes_on(1, s.asking("orders")[:2], vm.title)      # Envoy has its own opinion of who is well, for half a minute
+
+
+def proxy_upgraded(s):
+    """Nothing may fail: connections that there are go on where they are, new ones go to the new process."""
+    nic = s.lab.nics[s.younger]
+    pids = proxy_pids(s, nic)
+    r = subprocess.run([OUTRIGGER, "proxies", "--agent", "%s/run-%s/agent.sock" % (s.lab.dir, nic.name), "upgrade"], stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S, check=False)
+    if r.returncode:
+        raise Failed("the proxies were not replaced: " + r.stdout)
+    for vm in [vm for vm in s.lab.vms.values() if vm.title in pids]:
+        until("another process serves " + vm.title, lambda: nic.proxy(vm) and nic.proxy(vm)["pid"] != pids[vm.title])
+
+
+def agent_reloaded(s):
+    """A bad configuration is refused, a good one is in force; nothing may fail."""
+    nic = s.lab.nics[s.rng.choice("ab")]
+    name = "agent-%s.yaml" % nic.name
+    sock = "run-%s/agent.sock" % nic.name
+    good = nic.configuration()
+    other = good.replace("\nproxy:\n", '\n  - { mac: "02:00:00:67:ff:ff", name: nobody }\nproxy:\n', 1)
+    for text in (good + "nonsense: 1\n", good.replace("drain: 200ms", "drain: soon", 1), good + "policies: [ {\n"):
+        s.lab.replace(name, text)
+        if name not in s.lab.ask(sock, "/v1/reload", {}).get("error", ""):
+            raise Failed("a bad configuration was taken: " + text[-60:])
+    for text in (other, good):
+        s.lab.replace(name, text)
+        answer = s.lab.ask(sock, "/v1/reload", {})
+        if answer.get("error") or answer["restart_needed_for"]:
+            raise Failed("a good configuration was not taken: %s" % answer)
+        s.goes_on(1)
 
 
 def sessions(s):
@@ -407,6 +438,8 @@ FAULTS = [
     Fault("agent killed", agent_killed, ["monitor %s", "worker %s"]),
     Fault("agent upgraded", agent_upgraded, ["monitor %s", "worker %s"]),
     Fault("proxy killed", proxy_killed, ["proxy %s"]),
+    Fault("proxy upgraded", proxy_upgraded, ["proxy %s"]),
+    Fault("agent reloaded", agent_reloaded),
     Fault("controller killed", controller_killed, ["controller"]),
     Fault("controller away", controller_away, ["controller"]),
     Fault("controller's disk full", disk_full),

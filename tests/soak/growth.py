@@ -129,6 +129,10 @@ class Growth:
         return ["%s of %s: %s" % (what, whom, " ".join(map(str, values))) for (what, whom), values in sorted(self.series.items())
                 if grown(values, self.slack.get(what, (0, 0)))]
 
+    def enough(self):
+        """Whether the run was long enough to tell: programs that were there all the time, NICs, the store."""
+        return max((len(v) for v in self.series.values()), default=0) >= ENOUGH
+
     def table(self):
         """First and last of what was measured more than once."""
         return ["%-12s %-34s %s" % (what, whom, " ".join(map(str, v))) for (what, whom), v in sorted(self.series.items()) if len(v) > 1 and len(set(v)) > 1]

@@ -19,6 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 
 from faults import order  # noqa: E402
+from growth import ENOUGH  # noqa: E402
 from soak import Failed, Soak  # noqa: E402
 
 QUIET_EVERY = 5
@@ -63,6 +64,8 @@ def run(seconds, seed, only=None, keep=False, prefix="ogx", rate=8):
         say("%d faults; %s" % (n, soak.counts()))
         for line in soak.growth.table():
             say("  " + line)
+        if not soak.growth.enough():
+            say("too short to tell growth: that takes %d quiet points after the first pass" % ENOUGH)
         ok = True
     except Exception as e:      # whatever it is, it is said with the seed
         say("FAILED, seed %d, fault: %s: %s" % (seed, soak.fault, e))
