@@ -18,6 +18,7 @@ struct cluster {
 	struct kube_source *source;
 	struct kube_watch *roots;	/* NULL: they come from a file */
 	struct entries *entries;	/* NULL: no Istio */
+	struct kube_manage *manage;	/* the same */
 	struct kube_groups *groups;	/* the same */
 	char *roots_pem;
 	struct timer probe;
@@ -159,9 +160,13 @@ static int start_istio(struct cluster *c, const struct config *config)
 	const struct entries_options entries = {
 		.client = c->kube, .wanted = on_wanted, .seen = on_seen, .data = c, .remove = config->kubernetes.remove_entries,
 	};
-	const struct kube_groups_options groups = { .client = c->kube, .changed = on_groups, .data = c };
+	const struct kube_manage_options manage = { .client = c->kube, .config = config };
+	struct kube_groups_options groups = { .client = c->kube, .changed = on_groups, .data = c, .also = kube_manage_group_ops };
 	int r = entries_new(c->loop, &entries, &c->entries);
 
+	if (r == 0)
+		r = kube_manage_new(c->loop, &manage, &c->manage);
+	groups.also_data = c->manage;
 	if (r == 0)
 		r = kube_groups_new(c->loop, &groups, &c->groups);
 
@@ -207,6 +212,7 @@ struct cluster *cluster_free(struct cluster *c)
 		return NULL;
 	entries_free(c->entries);
 	kube_groups_free(c->groups);
+	kube_manage_free(c->manage);
 	kube_watch_free(c->roots);
 	kube_source_free(c->source);
 	kube_cancel(c->probe_call);
@@ -237,6 +243,16 @@ const struct kube_groups *cluster_groups(const struct cluster *c)
 	return c->groups;
 }
 
+const struct kube_manage *cluster_manage(const struct cluster *c)
+{
+	return c->manage;
+}
+
+int cluster_apply(struct cluster *c, const struct config *config)
+{
+	return c ? kube_manage_apply(c->manage, config) : 0;
+}
+
 void cluster_guests_changed(struct cluster *c)
 {
 	if (c && c->entries)
@@ -253,7 +269,9 @@ bool cluster_watch(const struct cluster *c, size_t i, struct kube_watch_info *re
 		*ret_info = entries_info(c->entries).watch;
 	else if (i == n + 1 && c->groups)
 		*ret_info = kube_groups_info(c->groups);
-	else if (i == n + 2 && c->roots)
+	else if (i == n + 2 && c->manage)
+		*ret_info = kube_manage_accounts(c->manage);
+	else if (i == n + 3 && c->roots)
 		*ret_info = kube_watch_info(c->roots);
 	else
 		return false;

@@ -5,11 +5,13 @@
 #include "control/entries.h"
 #include "control/kube_groups.h"
 #include "control/kube_client.h"
+#include "control/kube_manage.h"
 #include "control/kube_source.h"
 
 /*
  * The Kubernetes cluster of the configuration, and what is watched in it: the
- * addresses of containers, Istio's trust roots, the WorkloadEntries of our VMs.
+ * addresses of containers, Istio's trust roots, the WorkloadEntries of our VMs,
+ * the WorkloadGroups and ServiceAccounts of the policies.
  */
 struct cluster;
 
@@ -30,6 +32,7 @@ struct cluster *cluster_free(struct cluster *cluster);
 
 struct kube_client *cluster_kube(const struct cluster *cluster);
 const struct kube_source *cluster_source(const struct cluster *cluster);
+MUST_CHECK int cluster_apply(struct cluster *cluster, const struct config *config);	/* another configuration; NULL is allowed. -ENOMEM */
 void cluster_guests_changed(struct cluster *cluster);	/* VMs came or went; NULL is allowed */
 
 /* All that is watched. False behind the end. */
@@ -38,4 +41,5 @@ bool cluster_watch(const struct cluster *cluster, size_t i, struct kube_watch_in
 enum kube_error cluster_api(const struct cluster *cluster, const char **ret_text);
 /* NULL: there is no Istio. */
 const struct kube_groups *cluster_groups(const struct cluster *cluster);
+const struct kube_manage *cluster_manage(const struct cluster *cluster);
 const struct entries *cluster_entries(const struct cluster *cluster);

@@ -48,6 +48,8 @@ struct config_kubernetes {		/* the cluster that is watched */
 	uint32_t timeout_ms;
 	char *istio_namespace;
 	bool remove_entries;
+	bool manage;
+	char *manage_as;
 	uint32_t dead_nic_ms;
 	struct conf_strings namespaces;	/* globs: whose Services and Pods are in the embedded mesh */
 	struct conf_strings services;	/* globs of "namespace/name"; none: all of them */

@@ -200,6 +200,8 @@ static void on_put(void *data, const json_t *object)
 	char key[KEY_LEN];
 	struct group *group = key_of(object, key) ? get(g, key) : NULL;
 
+	if (g->o.also.put)
+		g->o.also.put(g->o.also_data, object);
 	if (!group)
 		return;			/* no memory: with its next change */
 	group->generation = g->generation;
@@ -225,16 +227,23 @@ static void forget(struct kube_groups *g, struct group *group)
 
 static void on_gone(void *data, const json_t *object)
 {
+	struct kube_groups *g = data;
 	char key[KEY_LEN];
-	struct group *group = key_of(object, key) ? find(data, key) : NULL;
+	struct group *group = key_of(object, key) ? find(g, key) : NULL;
 
+	if (g->o.also.gone)
+		g->o.also.gone(g->o.also_data, object);
 	if (group)
-		forget(data, group);
+		forget(g, group);
 }
 
 static void on_begin(void *data)
 {
-	((struct kube_groups *)data)->generation++;
+	struct kube_groups *g = data;
+
+	g->generation++;
+	if (g->o.also.begin)
+		g->o.also.begin(g->o.also_data);
 }
 
 static void on_synced(void *data)
@@ -247,6 +256,8 @@ static void on_synced(void *data)
 		if (group->generation != g->generation)
 			forget(g, group);
 	}
+	if (g->o.also.synced)
+		g->o.also.synced(g->o.also_data);
 	if (!g->synced) {
 		g->synced = true;
 		timer_cancel(&g->wait);

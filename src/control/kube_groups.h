@@ -18,6 +18,8 @@ struct kube_groups_options {
 	struct kube_client *client;	/* borrowed for its life */
 	void (*changed)(void *data);	/* a probe is another, or kube_groups_ready() has become true */
 	void *data;
+	struct kube_watch_ops also;	/* gets the objects, too; none: zeroed */
+	void *also_data;
 };
 
 MUST_CHECK int kube_groups_new(struct loop *loop, const struct kube_groups_options *o, struct kube_groups **ret_groups);

@@ -5,8 +5,9 @@
 
 /*
  * What the onboarding policies need in a cluster with Istio, as YAML for
- * `kubectl apply -f -`: the ServiceAccounts and WorkloadGroups that they name,
- * and the right to ask for tokens of those accounts. Nothing is applied here.
+ * `kubectl apply -f -`: the rights to ask for tokens and, with
+ * kubernetes.manage, to make the rest; the ServiceAccounts and WorkloadGroups
+ * that they name, with probes. Nothing is applied here. -ENOMEM;
  * -EIO: it could not be written.
  */
 MUST_CHECK int kube_manifest_print(const struct config *config, FILE *out);

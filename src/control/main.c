@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/opt.h"
 #include "base/sandbox.h"
+#include "control/kube_look.h"
 #include "control/kube_manifest.h"
 #include "control/server.h"
 
@@ -18,6 +19,7 @@ struct arguments {
 	bool check;
 	bool manual;
 	bool manifest;
+	bool plan;
 	bool version;
 };
 
@@ -26,6 +28,8 @@ static const struct opt options[] = {
 	{ 0, "check", OPT_FLAG, offsetof(struct arguments, check), .help = "only read the configuration and say what is wrong with it" },
 	{ 0, "kubernetes", OPT_FLAG, offsetof(struct arguments, manifest),
 	  .help = "print what the onboarding policies need in a cluster with Istio, for kubectl apply -f -" },
+	{ 0, "kubernetes-plan", OPT_FLAG, offsetof(struct arguments, plan),
+	  .help = "look into the cluster, and print what kubernetes.manage would create, change and delete there" },
 	{ 0, "manual", OPT_FLAG, offsetof(struct arguments, manual), .help = "print the reference manual of the configuration" },
 	{ 'V', "version", OPT_FLAG, offsetof(struct arguments, version), .help = "print the version" },
 };
@@ -110,8 +114,8 @@ static int run(const struct arguments *args)
 
 	if (r < 0)
 		return fail(&diag, r);
-	if (args->manifest) {
-		r = kube_manifest_print(config, stdout);
+	if (args->manifest || args->plan) {
+		r = args->plan ? kube_look_print(config, stdout, &diag) : kube_manifest_print(config, stdout);
 		config_free(config);
 		return r < 0 ? fail(&diag, r) : 0;
 	}

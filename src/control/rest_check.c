@@ -173,6 +173,18 @@ static void check_sidecars(struct checks *c)
 	}
 }
 
+/* The objects that onboarding names. */
+static void check_objects(struct checks *c, const struct kube_manage *manage)
+{
+	json_t *problems = kube_manage_problems(manage), *p;
+	size_t i;
+
+	json_array_foreach(problems, i, p)
+		add(c, "Kubernetes", false, false, json_incref(json_object_get(p, "what")), json_incref(json_object_get(p, "found")),
+		    json_string_value(json_object_get(p, "hint")));
+	json_decref(problems);
+}
+
 static void check_cluster(struct checks *c)
 {
 	const struct cluster *cluster = c->s->cluster;
@@ -198,6 +210,7 @@ static void check_cluster(struct checks *c)
 		return;
 	check_groups(c, cluster_groups(cluster));
 	check_sidecars(c);
+	check_objects(c, cluster_manage(cluster));
 	struct entries_info e = entries_info(cluster_entries(cluster));
 	add(c, "Kubernetes", !e.failure[0], false, json_string("WorkloadEntries whose VM is gone can be removed"), json_string(e.failure),
 	    kube_hint(KUBE_FORBIDDEN));

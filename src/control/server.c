@@ -510,6 +510,8 @@ static void apply(struct server *s, struct config *next)
 	s->config = next;
 	if (s->kube_mesh)
 		kube_mesh_apply(s->kube_mesh);
+	if (cluster_apply(s->cluster, next) < 0)
+		log_error("out of memory: the cluster's objects are kept by the configuration before");
 	issuer_apply(s->issuer, next);
 	tokens_apply(s->tokens, next);
 	s->signing.config = next;

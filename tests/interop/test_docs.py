@@ -81,6 +81,8 @@ def test_the_page_leads_from_nothing_to_a_meshed_vm(mesh):
         if "explain" in script:
             wait_until("the service", lambda: mesh.service("orders", proxy="ready"))
         seen.append(run(machine, script))
+        if "--kubernetes-plan" in script:       # what the page has applied by hand does as well
+            assert "fits     WorkloadGroup shop/orders" in seen[-1], seen[-1]
     entries, look, health = seen[-3:]
     assert "orders-" + vm.address in entries
     assert "orders" in look
