@@ -162,7 +162,7 @@ int main(int argc, char **argv)
 	unsigned n_services = (unsigned)strtoul(argv[1], NULL, 10), each = (unsigned)strtoul(argv[2], NULL, 10);
 	unsigned n_changes = (unsigned)strtoul(argv[3], NULL, 10), n_all = n_services * each;
 	must(loop_new(&loop), "loop");
-	must(knowledge_new(loop, "", nothing, NULL, &k), "knowledge");
+	must(knowledge_new(loop, nothing, NULL, &k), "knowledge");
 
 	size_t before = allocated();
 	double load_s = take_in(k, n_services, each);

@@ -49,6 +49,7 @@ void knowledge_take_welcome(struct worker *w, const Outrigger__V1__Welcome *m, b
 	mesh.roots_pem = m->roots_pem;
 	mesh.kind = m->mesh_kind;
 	mesh.cluster_id = m->cluster_id;
+	mesh.network = m->network;
 	mesh.certificate_ttl_s = m->certificate_ttl_s;
 	setup.nic_id = w->conf->nic;
 	setup.mesh_controller = &mesh;
@@ -69,6 +70,7 @@ void knowledge_take_welcome(struct worker *w, const Outrigger__V1__Welcome *m, b
 	}
 	snprintf(w->trust_domain, sizeof(w->trust_domain), "%s", m->trust_domain);
 	snprintf(w->cluster_id, sizeof(w->cluster_id), "%s", m->cluster_id);
+	snprintf(w->network, sizeof(w->network), "%s", m->network);
 	snprintf(w->mesh_controller, sizeof(w->mesh_controller), "%s", m->mesh_controller);
 	if (is_news)
 		save(w, welcome_file, &m->base);

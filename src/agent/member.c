@@ -192,7 +192,8 @@ static int wish_uid(struct wish *w, const struct member *m)
 
 	w->put.uid = w->uid;
 	if (p->workload_group && w->put.n_addresses)
-		return names_istio_uid(m->worker->cluster_id, p->namespace, p->workload_group, w->put.addresses[0], w->uid);
+		return names_istio_uid(m->worker->cluster_id, p->namespace, p->workload_group, w->put.addresses[0], m->worker->network,
+				       w->uid);
 	return names_vm_uid(m->guest->id, w->uid);
 }
 

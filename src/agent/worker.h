@@ -17,6 +17,7 @@
 #include "base/defs.h"
 #include "base/loop.h"
 #include "discover/engine.h"
+#include "mesh/names.h"
 
 /*
  * The unprivileged worker: everything of the agent that looks at bytes from
@@ -50,6 +51,7 @@ struct worker {
 	char policy_refused[256];	/* why the last set was not taken; "" when it was */
 	char trust_domain[256];
 	char cluster_id[128];
+	char network[NAMES_NETWORK_LEN];
 	char mesh_controller[256];
 	bool revoked;
 	bool told_l2;			/* the proxies know that ports are bridged */

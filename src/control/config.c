@@ -49,6 +49,12 @@ static const char *check_not_empty(const char *text)
 	return *text ? NULL : "is empty";
 }
 
+static const char *check_network(const char *text)
+{
+	return strlen(text) < NAMES_NETWORK_LEN && strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == strlen(text)
+		? NULL : "is not a network's name: at most 63 letters, digits, '-', '_' and '.'";
+}
+
 static const char *check_host(const char *text)
 {
 	size_t len = strlen(text);
@@ -109,7 +115,8 @@ static const struct conf_item mesh_items[] = {
 	  .doc = "Trust roots of Istio (PEM). Not given: the ConfigMap `istio-ca-root-cert` of `kubernetes.istio_namespace`, watched." },
 	{ "cluster_id", CONF_STRING, OFF(cluster_id), .dflt = "outrigger", .reload = CONF_RESTART,
 	  .doc = "Name of the cluster; with Istio what istiod has as CLUSTER_ID, `Kubernetes` as a rule." },
-	{ "network", CONF_STRING, OFF(network), .dflt = "", .reload = CONF_RESTART, .doc = "Network of all addresses in the workload API." },
+	{ "network", CONF_STRING, OFF(network), .dflt = "", .reload = CONF_RESTART, .check = check_network,
+	  .doc = "Network of the VMs; with Istio what its `topology.istio.io/network` calls it. Workloads on other networks are not reached." },
 	{ "tokens", CONF_ENUM, OFF(tokens), .names = token_sources, .dflt = "oidc", .reload = CONF_RESTART,
 	  .doc = "What VMs' proxies show to the mesh controller. `oidc`: tokens of this program, which Istio accepts by JWT_RULE. `token_request`: tokens of the VM's ServiceAccount." },
 	{ "certificate_ttl", CONF_DURATION, OFF(certificate_ttl_ms), .min = 10000, .max = 2592000000, .dflt = "24h", .reload = CONF_RESTART,

@@ -51,6 +51,7 @@ void session_push_welcome(struct session *s)
 	w.n_mesh_server_names = c->advertise.server_names.n ? c->advertise.server_names.n : 1;
 	w.mesh_kind = word(c->mesh.kind == MESH_ISTIO ? "istio" : "embedded");
 	w.cluster_id = c->mesh.cluster_id;
+	w.network = c->mesh.network;
 	w.certificate_ttl_s = c->mesh.certificate_ttl_ms / 1000;
 	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_WELCOME;
 	d.welcome = &w;

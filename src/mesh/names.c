@@ -78,17 +78,18 @@ int names_vm_uid(const char *guest_id, char ret_uid[static NAMES_UID_LEN])
 	return 0;
 }
 
-int names_istio_uid(const char *cluster, const char *namespace, const char *group, const char *address, char ret_uid[static NAMES_UID_LEN])
+int names_istio_uid(const char *cluster, const char *namespace, const char *group, const char *address, const char *network,
+		    char ret_uid[static NAMES_UID_LEN])
 {
 	char uid[NAMES_UID_LEN];
 	int n = snprintf(uid, sizeof(uid), "%s/networking.istio.io/WorkloadEntry/%s/%s-", cluster, namespace, group);
 
-	if (n < 0 || n + strlen(address) >= sizeof(uid))
+	if (n < 0 || n + strlen(address) + 1 + strlen(network) >= sizeof(uid))
 		return -EINVAL;
 	for (const char *p = address; *p; p++)
 		uid[n++] = *p == ':' ? '-' : *p;
-	uid[n] = 0;
-	memcpy(ret_uid, uid, (size_t)n + 1);
+	snprintf(uid + n, sizeof(uid) - (size_t)n, "%s%s", *network ? "-" : "", network);
+	snprintf(ret_uid, NAMES_UID_LEN, "%s", uid);
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 enum {
 	NAMES_HOST_LEN = 254,		/* of a host name, with the zero */
 	NAMES_UID_LEN = 300,
+	NAMES_NETWORK_LEN = 64,
 	NAMES_WORKLOAD_LEN = 64,
 };
 
@@ -29,12 +30,13 @@ MUST_CHECK int names_service_host(const char *service, const char *namespace, ch
 MUST_CHECK int names_vm_uid(const char *guest_id, char ret_uid[static NAMES_UID_LEN]);
 
 /*
- * The uid under which istiod will know a VM that registers by @group in a
- * network without a name: the one of the WorkloadEntry that it makes. (An
+ * The uid under which istiod will know a VM that registers by @group in @network
+ * ("": the one without a name): the one of the WorkloadEntry that it makes. (An
  * update is pushed under this name only, not under the address.) -EINVAL when
  * it is too long.
  */
-MUST_CHECK int names_istio_uid(const char *cluster, const char *namespace, const char *group, const char *address, char ret_uid[static NAMES_UID_LEN]);
+MUST_CHECK int names_istio_uid(const char *cluster, const char *namespace, const char *group, const char *address, const char *network,
+			       char ret_uid[static NAMES_UID_LEN]);
 
 /* The workload's name, a DNS label: the guest's own name if that makes one, else "vm-<mac>" of the guest's id. */
 const char *names_vm_workload(const char *guest_name, const char *guest_id, char name[static NAMES_WORKLOAD_LEN]);

@@ -26,6 +26,7 @@ struct snap_hosts {			/* the services with one host name */
 struct snap_state {			/* what a snapshot shows */
 	struct trie workloads;		/* hash of the uid: struct snap_workload */
 	struct trie by_ip;		/* hash of an address in our network: struct snap_workload */
+	struct trie by_far_ip;		/* hash of an address in another network: struct snap_workload, one of them */
 	struct trie services;		/* id: struct snap_service */
 	struct trie by_key;		/* hash of the key: struct snap_def */
 	struct trie by_vip;		/* hash of an address in our network: struct snap_def */

@@ -126,6 +126,7 @@ static void free_state(struct snap_store *st)
 	struct snap_state *s = &st->now;
 
 	trie_clear(&s->by_ip, &st->tx);
+	trie_clear(&s->by_far_ip, &st->tx);
 	trie_clear(&s->by_vip, &st->tx);
 	for (uint32_t i = 0; i < trie_count(&s->services); i++) {
 		struct snap_service *service = trie_at(&s->services, i);
@@ -167,6 +168,22 @@ struct snap_store *snap_store_free(struct snap_store *st)
 	free(st->network);
 	free(st);
 	return NULL;
+}
+
+int snap_store_set_network(struct snap_store *st, const char *network)
+{
+	char *copy;
+
+	if (!strcmp(network, st->network))
+		return 0;
+	if (trie_count(&st->now.workloads) || trie_count(&st->now.services))
+		return -EBUSY;
+	copy = strdup(network);
+	if (!copy)
+		return -ENOMEM;
+	free(st->network);
+	st->network = copy;
+	return 0;
 }
 
 void snap_store_abort(struct snap_store *st)
@@ -294,10 +311,16 @@ static int workload_make(struct snap_store *st, const struct workload *w, const 
 	return 0;
 }
 
-/* Address @i of the workload that others may dial, or NULL behind the end. */
+/* Addresses of other networks are kept apart: the same one may be somebody else's here. */
+static struct trie *index_of(struct snap_store *st, const struct snap_workload *w)
+{
+	return w->reachable ? &st->now.by_ip : &st->now.by_far_ip;
+}
+
+/* Address @i of the workload, or NULL behind the end. */
 static const struct ip *address_at(const struct snap_workload *w, unsigned i)
 {
-	if (!w || !w->reachable || i > w->n_more)
+	if (!w || ip_is_none(&w->ip) || i > w->n_more)
 		return NULL;
 	return i ? &snap_workload_more(w)[i - 1] : &w->ip;
 }
@@ -316,7 +339,7 @@ static struct snap_workload *another_at(struct snap_store *st, const struct ip *
 	for (uint32_t i = 0; st->now.shared_ips && i < trie_count(&st->now.workloads); i++) {
 		struct snap_workload *w = trie_at(&st->now.workloads, i);
 
-		if (w->id != gone->id && has_address(w, ip))
+		if (w->id != gone->id && w->reachable == gone->reachable && has_address(w, ip))
 			return w;
 	}
 	return NULL;
@@ -325,7 +348,7 @@ static struct snap_workload *another_at(struct snap_store *st, const struct ip *
 static int index_address(struct snap_store *st, const struct ip *ip, struct snap_workload *w)
 {
 	void *was;
-	int r = trie_put(&st->now.by_ip, &st->tx, snap_hash_ip(ip), w, &was);
+	int r = trie_put(index_of(st, w), &st->tx, snap_hash_ip(ip), w, &was);
 
 	if (r == 0 && was && ((struct snap_workload *)was)->id != w->id)
 		st->now.shared_ips = true;
@@ -335,13 +358,14 @@ static int index_address(struct snap_store *st, const struct ip *ip, struct snap
 static int unindex_address(struct snap_store *st, const struct ip *ip, const struct snap_workload *old)
 {
 	uint64_t hash = snap_hash_ip(ip);
-	struct snap_workload *at = trie_get(&st->now.by_ip, hash);
+	struct trie *index = index_of(st, old);
+	struct snap_workload *at = trie_get(index, hash);
 
 	if (!at || at->id != old->id)
 		return 0;
 
 	struct snap_workload *other = another_at(st, ip, old);
-	return other ? trie_put(&st->now.by_ip, &st->tx, hash, other, NULL) : trie_remove(&st->now.by_ip, &st->tx, hash, NULL);
+	return other ? trie_put(index, &st->tx, hash, other, NULL) : trie_remove(index, &st->tx, hash, NULL);
 }
 
 /* Either of @old and @w may be NULL. */
@@ -350,7 +374,7 @@ static int index_addresses(struct snap_store *st, const struct snap_workload *ol
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && address_at(old, i); i++)
-		if (!has_address(w, address_at(old, i)))
+		if (!w || w->reachable != old->reachable || !has_address(w, address_at(old, i)))
 			r = unindex_address(st, address_at(old, i), old);
 	for (unsigned i = 0; r == 0 && address_at(w, i); i++)
 		r = index_address(st, address_at(w, i), w);

@@ -103,6 +103,25 @@ static const struct snap_service *service_by_vip(const struct snapshot *s, const
 	return NULL;
 }
 
+const struct snap_workload *snapshot_elsewhere(const struct snapshot *s, const struct ip *ip)
+{
+	uint64_t hash = snap_hash_ip(ip);
+	const struct snap_workload *w = trie_get(&s->state.by_far_ip, hash);
+
+	return w && has_ip(w, ip) && !workload_by_hash(s, ip, hash) && !service_by_vip(s, ip, hash) ? w : NULL;
+}
+
+const struct snap_workload *snapshot_service_elsewhere(const struct snap_service *service)
+{
+	for (uint32_t i = 0; i < snap_service_size(service); i++) {
+		const struct snap_workload *w = snap_service_endpoint(service, i);
+
+		if (!w->reachable && !ip_is_none(&w->ip))
+			return w;
+	}
+	return NULL;
+}
+
 uint32_t snapshot_n_workloads(const struct snapshot *s)
 {
 	return trie_count(&s->state.workloads);

@@ -176,6 +176,10 @@ MUST_CHECK int snapshot_route_gateway(const struct snapshot *s, const struct mod
 /* NULL when not known. */
 const struct snap_workload *snapshot_workload(const struct snapshot *s, const char *uid);
 const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, const struct ip *ip);
+/* Who has @ip on another network, as far as the mesh told; NULL: nobody, or @ip is known in our own. */
+const struct snap_workload *snapshot_elsewhere(const struct snapshot *s, const struct ip *ip);
+/* An endpoint of @service that is on another network; NULL: none. */
+const struct snap_workload *snapshot_service_elsewhere(const struct snap_service *service);
 const struct snap_service *snapshot_service(const struct snapshot *s, const char *key);
 
 uint32_t snapshot_n_workloads(const struct snapshot *s);
@@ -232,6 +236,8 @@ const struct snap_policies *snapshot_policies_of(const struct snapshot *s, const
 
 /* @network: our own; addresses of others are not dialled. */
 MUST_CHECK int snap_store_new(const char *network, struct snap_store **ret_store);
+/* -EBUSY: something is there already, by the network before. -ENOMEM. */
+MUST_CHECK int snap_store_set_network(struct snap_store *st, const char *network);
 /* All snapshots must have been given back. */
 struct snap_store *snap_store_free(struct snap_store *st);
 

@@ -68,9 +68,36 @@ static void connect_plain(struct flow *f, enum upstream_kind kind, const struct 
 	flow_wait(f, &w->connecting, f->v->conf->limits.connect_timeout_ms);
 }
 
+/*
+ * What is on another network has an address there, which here is nobody's or
+ * another's; and its gateway wants a tunnel inside of a tunnel, which is not
+ * made. So it is refused, whatever may go out in plaintext: the mesh says that
+ * this one takes part.
+ */
+static void refuse_elsewhere(struct flow *f, const struct snap_workload *w, const char *what)
+{
+	const struct model_gateway *g = &w->kind->network_gateway;
+	char why[600], address[IP_PORT_TEXT_LEN], gateway[200] = "no gateway";
+
+	if (g->hostname)
+		snprintf(gateway, sizeof(gateway), "gateway %.160s:%u", g->hostname, g->hbone_port);
+	else if (!ip_is_none(&g->ip))
+		snprintf(gateway, sizeof(gateway), "gateway %s", ip_port_format(&(struct ip_port){ g->ip, g->hbone_port }, address));
+	/* Long ones are cut: first what one has to know. */
+	snprintf(why, sizeof(why), "network \"%.63s\" (%s) is not reached: %.120s/%.120s%s is there", w->place->network, gateway, w->kind->namespace,
+		 snap_workload_name(w), what);
+	flow_end(f, FLOW_R_NO_ENDPOINT, why);
+}
+
 /* As the VM meant it, untouched. */
 static void pass_through(struct flow *f, enum vm_plain policy, const char *what)
 {
+	const struct snap_workload *far = f->v->w->snap ? snapshot_elsewhere(f->v->w->snap, &f->destination.ip) : NULL;
+
+	if (far) {
+		refuse_elsewhere(f, far, "");
+		return;
+	}
 	if (policy == VM_PLAIN_DENY) {
 		flow_end(f, FLOW_R_PLAINTEXT, what);
 		return;
@@ -205,8 +232,7 @@ static void pick(struct flow *f, const struct snap_route *way, const struct snap
 		flow_end(f, FLOW_R_NO_ENDPOINT, meant ? "the destination's waypoint is not healthy" : "no endpoint of the service is healthy");
 		break;
 	case BALANCE_E_ELSEWHERE:
-		flow_end(f, FLOW_R_NO_ENDPOINT, meant ? "the destination's waypoint is on another network; gateways between networks are not used" :
-							"the service's endpoints are on other networks; gateways between networks are not used");
+		refuse_elsewhere(f, snapshot_service_elsewhere(way->service), meant ? " (its waypoint)" : "");
 		break;
 	default:
 		flow_end(f, FLOW_R_CONNECT, meant ? "the destination's waypoint could not be reached" : "no endpoint could be reached");

@@ -459,7 +459,12 @@ uint64_t knowledge_generation(const struct knowledge *k)
 	return k->generation;
 }
 
-int knowledge_new(struct loop *loop, const char *network, void (*changed)(void *data), void *data, struct knowledge **ret_knowledge)
+int knowledge_set_network(struct knowledge *k, const char *network)
+{
+	return snap_store_set_network(k->store, network);
+}
+
+int knowledge_new(struct loop *loop, void (*changed)(void *data), void *data, struct knowledge **ret_knowledge)
 {
 	struct knowledge *k = calloc(1, sizeof(*k));
 	int r;
@@ -471,7 +476,7 @@ int knowledge_new(struct loop *loop, const char *network, void (*changed)(void *
 	k->data = data;
 	for (size_t i = 0; i < ELEMENTS(k->resources); i++)
 		map_init(&k->resources[i]);
-	r = snap_store_new(network, &k->store);
+	r = snap_store_new("", &k->store);
 	if (r == 0)
 		r = snap_store_publish(k->store, &k->snapshot);
 	if (r < 0) {

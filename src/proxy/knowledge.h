@@ -27,8 +27,9 @@ const char *knowledge_type_url(enum knowledge_kind kind);
 enum { KNOWLEDGE_RESTORED = UINT32_MAX };	/* holder of what came from the state file */
 
 /* @changed is called at the end of a turn in which something was published. */
-MUST_CHECK int knowledge_new(struct loop *loop, const char *network, void (*changed)(void *data), void *data,
-			     struct knowledge **ret_knowledge);
+MUST_CHECK int knowledge_new(struct loop *loop, void (*changed)(void *data), void *data, struct knowledge **ret_knowledge);
+/* Ours; "" before. -EBUSY: there is knowledge already, of another network. -ENOMEM. */
+MUST_CHECK int knowledge_set_network(struct knowledge *k, const char *network);
 struct knowledge *knowledge_free(struct knowledge *k);	/* all snapshots must have been given back */
 
 /* The newest; borrowed. */

@@ -569,12 +569,29 @@ static void setup_state(struct proxy *p, int *fds)
 	}
 }
 
+/* Everything that is known goes by it: for another one, it takes another process. */
+static int setup_network(struct proxy *p, const char *network)
+{
+	int r = knowledge_set_network(p->knowledge, network);
+
+	if (r == -EBUSY) {
+		log_warn("the network is another one now: that takes effect when this process is replaced (outrigger proxies upgrade)",
+			 log_str("network", p->network), log_str("new", network));
+		return 0;
+	}
+	if (r == 0)
+		snprintf(p->network, sizeof(p->network), "%s", network);
+	return r;
+}
+
 static int setup_check(const Outrigger__Ipc__Setup *m, struct diag *d)
 {
 	if (!identity_trust_domain_valid(m->trust_domain))
 		return diag_set(d, "\"%.64s\" is not a trust domain", m->trust_domain);
 	if (!m->mesh_controller || !*m->mesh_controller->roots_pem)
 		return diag_set(d, "without trust roots");
+	if (strlen(m->mesh_controller->network) >= NAMES_NETWORK_LEN)
+		return diag_set(d, "the network's name is too long");
 	if (m->hbone_port && m->hbone_port != SNAP_HBONE_PORT)
 		return diag_set(d, "HBONE port %u: only %d is supported", m->hbone_port, SNAP_HBONE_PORT);
 	return 0;
@@ -589,6 +606,9 @@ int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, int *state_fds,
 	if (r < 0)
 		return r;
 	p->standby = !p->options.static_file && !*m->resume_path;
+	r = setup_network(p, m->mesh_controller->network);
+	if (r < 0)
+		return r;
 	setup_state(p, state_fds);
 	/* An agent that was restarted says what the last one said: no reason to leave the mesh controller and come back. */
 	if (p->setup && same_message(&p->setup->base, &m->base))
@@ -737,7 +757,7 @@ int proxy_init(struct proxy *p, const struct proxy_options *options, const int *
 	loop_on_wake(p->loop, on_mail, p);
 	r = loop_on_signal(p->loop, signals, ELEMENTS(signals), on_signal, p);
 	if (r == 0)
-		r = knowledge_new(p->loop, "", on_knowledge, p, &p->knowledge);
+		r = knowledge_new(p->loop, on_knowledge, p, &p->knowledge);
 	if (r == 0)
 		r = metrics_new(&p->metrics);
 	if (r == 0)

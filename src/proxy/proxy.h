@@ -8,6 +8,7 @@
 #include "base/map.h"
 #include "mesh/channel.h"
 #include "mesh/httpd.h"
+#include "mesh/names.h"
 #include "outrigger/ipc.pb-c.h"
 #include "proxy/access_log.h"
 #include "proxy/agent_link.h"
@@ -61,6 +62,7 @@ struct proxy {
 	size_t n_workers;
 	struct agent_link *link;	/* also without an agent */
 	struct knowledge *knowledge;
+	char network[NAMES_NETWORK_LEN];	/* of the VMs */
 	struct metrics *metrics;
 	struct sockd_pool *sockd;	/* of this thread, for checks of health; NULL: ordinary sockets */
 	struct access_log *access_log;

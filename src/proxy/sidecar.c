@@ -409,7 +409,7 @@ int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_
 	s->holder = ++p->next_holder;
 	s->state_ns = clock_mono_ns();
 	list_init(&s->leaving);
-	demand_init(&s->demand, "", &sidecar_demand_ops, s);
+	demand_init(&s->demand, p->network, &sidecar_demand_ops, s);
 	s->put = pb_copy(&m->base);
 	s->uid = strdup(m->uid);
 	s->vm_id = strdup(m->vm_id);

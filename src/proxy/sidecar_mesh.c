@@ -242,6 +242,8 @@ static size_t node_metadata(const struct sidecar *s, struct xds_node_field field
 		fields[n++] = (struct xds_node_field){ "INSTANCE_IPS", m->addresses[0] };
 	if (*cluster)
 		fields[n++] = (struct xds_node_field){ "CLUSTER_ID", cluster };
+	if (*s->proxy->network)
+		fields[n++] = (struct xds_node_field){ "NETWORK", s->proxy->network };
 	for (size_t i = 0; i < m->n_node_metadata && n < NODE_FIELDS_MAX; i++)
 		fields[n++] = (struct xds_node_field){ m->node_metadata[i]->key, m->node_metadata[i]->value };
 	return n;

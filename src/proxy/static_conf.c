@@ -187,15 +187,21 @@ static int read_workload(struct reading *rd, struct proxy *p, const struct conf_
 	struct workload w = {
 		.uid = text_of(n, "uid", ""), .name = text_of(n, "name", text_of(n, "uid", "")), .namespace = text_of(n, "namespace", ""),
 		.service_account = text_of(n, "service_account", "default"), .trust_domain = text_of(n, "trust_domain", p->setup->trust_domain),
-		.workload_name = text_of(n, "workload_name", text_of(n, "name", "")), .network = "",
+		.workload_name = text_of(n, "workload_name", text_of(n, "name", "")), .network = text_of(n, "network", ""),
 		.tunnel = !strcmp(text_of(n, "hbone", "false"), "true") ? TUNNEL_HBONE : TUNNEL_NONE,
 		.unhealthy = !strcmp(text_of(n, "healthy", "true"), "false"),
 		.capacity = (uint32_t)strtoul(text_of(n, "weight", "1"), NULL, 10),
 	};
 	struct bytes wire;
+	struct ip_port gateway;
 	char **policies;
 	int r = ips_of(rd, n, &w.addresses, &w.n_addresses);
 
+	if (r == 0 && conf_node_get(n, "gateway")) {
+		if (ip_port_parse(text_of(n, "gateway", ""), &gateway) < 0)
+			return wrong(rd, n, "gateway is no address and port");
+		w.network_gateway = (struct model_gateway){ .ip = gateway.ip, .network = w.network, .hbone_port = gateway.port };
+	}
 	if (r == 0)
 		r = read_memberships(rd, n, &w);
 	if (r == 0)
@@ -351,6 +357,7 @@ static int read_setup(struct reading *rd, struct proxy *p, const struct conf_nod
 	if (controller) {
 		mc.address = (char *)(uintptr_t)text_of(controller, "address", "");
 		mc.cluster_id = (char *)(uintptr_t)text_of(controller, "cluster_id", "");
+		mc.network = (char *)(uintptr_t)text_of(controller, "network", "");
 		r = texts_of(rd, controller, "server_names", &mc.server_names, &mc.n_server_names);
 		if (r < 0)
 			return r;

@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct loop *loop;
 	struct diag d;
 
-	if (loop_new(&loop) < 0 || knowledge_new(loop, "", nothing, NULL, &k) < 0)
+	if (loop_new(&loop) < 0 || knowledge_new(loop, nothing, NULL, &k) < 0)
 		abort();
 	bytes_init(&out, 64 << 20);
 	if (knowledge_load(k, data, size, &d) == 0 && knowledge_save(k, &out) == 0 && knowledge_load(k, out.data, out.len, &d) < 0)

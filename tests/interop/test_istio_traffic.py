@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from istiolab import SERVER_VIP, IstioLab, Load, get
+from istiolab import PODS, SERVER_VIP, IstioLab, Load, get
 from netlab import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
@@ -220,3 +220,21 @@ def test_a_rule_that_istiod_cannot_express_denies(lab, no_policies):
     mesh.kube.apply(DENY.replace("rules: [{", 'rules: [{ to: [{ operation: { methods: ["DELETE"] } }],'))
     wait_until("the refusal", lambda: mesh.call(mesh.client, vm)[0] == "401", 30)
     assert mesh.call(mesh.server, vm)[0] == "401"
+
+
+def test_a_network_with_a_name(lab, kube):
+    """VMs and pods on a network that Istio knows by name: registered there, and asked for by it."""
+    kube.kubectl("label", "namespace", "istio-system", "topology.istio.io/network=vpc-1")
+    try:
+        mesh = lab(mesh=", network: vpc-1")
+        one, server = mesh.vms[0], mesh.hbone_server(mesh.server)
+        try:
+            entry = joined(mesh, one)
+            assert entry["spec"]["network"] == "vpc-1" and entry["metadata"]["name"] == "orders-%s-vpc-1" % one.address
+            wait_until("the pod through the mesh", lambda: mesh.fetch(one, PODS["server"]) == "this is server", 60, 0.2)
+            assert get(one, SERVER_VIP) == "this is server"
+            assert mesh.call(mesh.client, one)[:2] == ("200", "this is " + one.address)
+        finally:
+            server.close()
+    finally:
+        kube.kubectl("label", "namespace", "istio-system", "topology.istio.io/network-")

@@ -295,6 +295,28 @@ def test_a_policy_refuses_and_closes_what_is_open(pair, policy):
         assert ask(s) == b"hello"
 
 
+FAR = RESOURCES.replace("services: {shop", "network: far, gateway: \"10.9.0.9:15008\", services: {shop")
+
+
+def said(proxy, words):
+    return wait_for(lambda: [a for a in proxy.access() if words in a.get("error", "")], why="the reason in the log")
+
+
+def test_a_service_that_is_on_another_network_is_refused_by_name_of_network_and_gateway(pair):
+    pair.pa.reload(VM_A.replace("id: a,", "id: a, mode: permissive,") + FAR)
+    assert refused(pair.a)
+    said(pair.pa, 'network "far" (gateway 10.9.0.9:15008) is not reached: shop/b is there')
+    assert pair.app.n == 0
+
+
+def test_an_address_of_another_network_does_not_go_out_in_plaintext(pair):
+    """Even where the VM may dial what the mesh does not know."""
+    far = VM_A.replace("id: a,", "id: a, mode: permissive,").replace(VIP + ":9000", VIP + ":8080") + FAR.split("services:\n")[0].replace(B, VIP)
+    lone = start(pair, pair.a, "lone", far.replace("id: a,", "id: lone,").replace("%s:15008" % A, "%s:15009" % A))
+    assert refused(pair.a, VIP, 8080)
+    said(lone, 'network "far" (gateway 10.9.0.9:15008) is not reached: shop/b is there')
+
+
 def test_plaintext_is_refused_where_the_vm_is_strict(pair):
     """The inbound listener of the HBONE port takes HBONE and nothing else."""
     with dial(pair.a, B, 15008) as s:

@@ -29,7 +29,7 @@ static int setup(void **state)
 	struct rig *r = calloc(1, sizeof(*r));
 
 	assert_int_equal(loop_new(&r->loop), 0);
-	assert_int_equal(knowledge_new(r->loop, "", changed, r, &r->k), 0);
+	assert_int_equal(knowledge_new(r->loop, changed, r, &r->k), 0);
 	*state = r;
 	return 0;
 }

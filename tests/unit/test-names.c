@@ -64,13 +64,15 @@ static void istiods_uid_of_a_vm_is_known_before(void **state)
 	char uid[NAMES_UID_LEN] = "", group[NAMES_UID_LEN];
 
 	(void)state;
-	assert_int_equal(names_istio_uid("Kubernetes", "shop", "orders", "10.0.0.1", uid), 0);
+	assert_int_equal(names_istio_uid("Kubernetes", "shop", "orders", "10.0.0.1", "", uid), 0);
 	assert_string_equal(uid, "Kubernetes/networking.istio.io/WorkloadEntry/shop/orders-10.0.0.1");
-	assert_int_equal(names_istio_uid("c", "shop", "orders", "fd00::1", uid), 0);
+	assert_int_equal(names_istio_uid("c", "shop", "orders", "10.0.0.1", "vpc-1", uid), 0);
+	assert_string_equal(uid, "c/networking.istio.io/WorkloadEntry/shop/orders-10.0.0.1-vpc-1");
+	assert_int_equal(names_istio_uid("c", "shop", "orders", "fd00::1", "", uid), 0);
 	assert_string_equal(uid, "c/networking.istio.io/WorkloadEntry/shop/orders-fd00--1");
 	memset(group, 'g', sizeof(group) - 1);
 	group[sizeof(group) - 1] = 0;
-	assert_int_equal(names_istio_uid("c", "shop", group, "10.0.0.1", uid), -EINVAL);
+	assert_int_equal(names_istio_uid("c", "shop", group, "10.0.0.1", "", uid), -EINVAL);
 }
 
 int main(void)

@@ -369,12 +369,72 @@ static void other_networks_are_not_dialled(void **state)
 	struct snapshot *s = publish(st);
 	assert_int_equal(snapshot_route(s, &dst, &route), SNAP_E_UNKNOWN);
 	assert_false(snapshot_workload(s, "a")->reachable);
+	assert_string_equal(snap_workload_uid(snapshot_elsewhere(s, &dst.ip)), "a");
+	snapshot_unref(s);
+	assert_int_equal(snap_store_set_network(st, "there"), -EBUSY);
+	/* The same address on two other networks, and then here too. */
+	assert_int_equal(put_wl(st, &(struct wl){ "b", "10.0.0.1", NULL, .network = "yonder" }), 0);
+	assert_int_equal(snap_store_remove_workload(st, "b"), 0);
+	assert_int_equal(put_wl(st, &(struct wl){ "c", "10.0.0.1", NULL, .network = "here" }), 0);
+	s = publish(st);
+	assert_null(snapshot_elsewhere(s, &dst.ip));
+	assert_int_equal(snapshot_route(s, &dst, &route), 0);
+	assert_string_equal(snap_workload_uid(route.workload), "c");
+	snapshot_unref(s);
+	assert_int_equal(snap_store_remove_workload(st, "c"), 0);
+	s = publish(st);
+	assert_string_equal(snap_workload_uid(snapshot_elsewhere(s, &dst.ip)), "a");
 	snapshot_unref(s);
 	assert_int_equal(put_wl(st, &(struct wl){ "a", "10.0.0.1", NULL, .network = "here" }), 0);
 	s = publish(st);
 	assert_int_equal(snapshot_route(s, &dst, &route), 0);
+	assert_null(snapshot_elsewhere(s, &dst.ip));
+	snapshot_unref(s);
+	assert_int_equal(snap_store_remove_workload(st, "a"), 0);
+	s = publish(st);
+	assert_null(snapshot_elsewhere(s, &dst.ip));
 	snapshot_unref(s);
 	snap_store_free(st);
+}
+
+static struct workload model_with(const struct model_gateway *gateway, struct arena *arena)
+{
+	struct ip ip = ip_of("10.0.0.1");
+	struct workload w = { .uid = "g", .name = "g", .namespace = "shop", .network = "far", .trust_domain = "td", .service_account = "web", .workload_name = "web",
+			      .addresses = &ip, .n_addresses = 1, .capacity = 1, .network_gateway = *gateway }, out;
+	struct snap_store *st;
+
+	assert_int_equal(snap_store_new("", &st), 0);
+	assert_int_equal(snap_store_put_workload(st, &w), 0);
+	struct snapshot *s = publish(st);
+	assert_int_equal(snapshot_workload_model(s, snapshot_workload(s, "g"), arena, &out), 0);
+	if (out.network_gateway.hostname) {
+		out.network_gateway.hostname = arena_str(arena, out.network_gateway.hostname);
+		out.network_gateway.namespace = arena_str(arena, out.network_gateway.namespace);
+	}
+	snapshot_unref(s);
+	snap_store_free(st);
+	return out;
+}
+
+static void a_networks_gateway_is_kept(void **state)
+{
+	struct arena *arena;
+	struct workload w;
+
+	(void)state;
+	assert_int_equal(arena_new(1 << 16, &arena), 0);
+	w = model_with(&(struct model_gateway){ .namespace = "istio-gateways", .hostname = "east.example", .network = "", .hbone_port = 15008 }, arena);
+	assert_string_equal(w.network_gateway.hostname, "east.example");
+	assert_string_equal(w.network_gateway.namespace, "istio-gateways");
+	assert_int_equal(w.network_gateway.hbone_port, 15008);
+	w = model_with(&(struct model_gateway){ .ip = ip_of("10.9.0.9"), .network = "far", .hbone_port = 15443 }, arena);
+	assert_true(ip_equal(&w.network_gateway.ip, &(struct ip[]){ ip_of("10.9.0.9") }[0]));
+	assert_int_equal(w.network_gateway.hbone_port, 15443);
+	w = model_with(&(struct model_gateway){ .network = "" }, arena);
+	assert_true(ip_is_none(&w.network_gateway.ip));
+	assert_null(w.network_gateway.hostname);
+	arena_free(arena);
 }
 
 /* Every allocation of a few changes fails once; after an abort the same changes go through. */
@@ -576,6 +636,7 @@ int main(void)
 		cmocka_unit_test(the_newer_of_two_workloads_has_the_address),
 		cmocka_unit_test(two_services_may_share_a_host_name_and_an_address),
 		cmocka_unit_test(other_networks_are_not_dialled),
+		cmocka_unit_test(a_networks_gateway_is_kept),
 		cmocka_unit_test(out_of_memory_leaves_the_published_whole),
 		cmocka_unit_test(readers_need_no_lock),
 		cmocka_unit_test(ten_thousand_endpoints_are_small_and_quick_to_change),
