@@ -100,6 +100,17 @@ struct kube_pod *kube_pod_free(struct kube_pod *p)
 	return NULL;
 }
 
+#define LABEL_CHARS	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+
+/* What the API lets in. Names for people are made of labels: one that a proxy refuses would cost it the pod. */
+static bool is_label(const char *key, const json_t *value)
+{
+	const char *text = text_of(value);
+
+	return strlen(key) <= KUBE_NAME_MAX + 64 && strspn(key, LABEL_CHARS "/") == strlen(key) && json_is_string(value) && strlen(text) <= 63 &&
+	       strspn(text, LABEL_CHARS) == strlen(text);
+}
+
 static int read_labels(const json_t *labels, struct conf_labels *out)
 {
 	size_t n = MIN(json_object_size(labels), (size_t)KUBE_LABELS_MAX);
@@ -114,7 +125,7 @@ static int read_labels(const json_t *labels, struct conf_labels *out)
 	json_object_foreach((json_t *)(uintptr_t)labels, key, value) {
 		if (out->n == n)
 			break;
-		if (!json_is_string(value))
+		if (!is_label(key, value))
 			continue;
 		out->v[out->n].key = strdup(key);
 		out->v[out->n].value = strdup(json_string_value(value));
