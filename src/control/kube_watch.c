@@ -13,7 +13,7 @@
 #include "base/backoff.h"
 
 enum {
-	PAGE = 500,
+	PAGE = 100,			/* in memory a page of JSON is fifteen times what came */
 	WATCH_S = 290,
 	BACKOFF_MIN_MS = 200,
 	BACKOFF_MAX_MS = 15000,

@@ -32,7 +32,7 @@ struct kube_watch_options {		/* copied, but @data; the client is borrowed for it
 	const char *path;		/* "/api/v1/pods" */
 	const char *what;		/* "pods" */
 	const char *selector;		/* "fieldSelector=..", percent-encoded; NULL: all */
-	uint32_t page;			/* objects; 0: 500 */
+	uint32_t page;			/* objects; 0: 100 */
 	uint32_t watch_s;		/* the server ends a watch after it; 0: about 5 minutes */
 	struct kube_watch_ops ops;
 	void *data;

@@ -31,16 +31,16 @@ EXPIRED = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too o
 GONE = (410, json.dumps(EXPIRED))
 # What is asked of pods, in this order, and what is said to it. A watch that is answered with None hangs.
 STORY = [
-    ({"limit": "500"}, page("10", pod("a", "10.9.0.1"))),
+    ({"limit": "100"}, page("10", pod("a", "10.9.0.1"))),
     ({"watch": "1", "resourceVersion": "10"}, (200, event("BOOKMARK", kind="Pod", metadata={"resourceVersion": "42"}))),
     ({"watch": "1", "resourceVersion": "42"}, (200, event("ADDED", **pod("b", "10.9.0.2") | {"metadata": {"name": "b", "namespace": "shop", "uid": "b", "resourceVersion": "43"}})
                                                + event("ERROR", **EXPIRED))),
-    ({"limit": "500"}, page("50", pod("c", "10.9.0.3"))),                       # a and b went meanwhile
+    ({"limit": "100"}, page("50", pod("c", "10.9.0.3"))),                       # a and b went meanwhile
     ({"watch": "1", "resourceVersion": "50"}, GONE),
-    ({"limit": "500"}, page("60", pod("d", "10.9.0.4"), more="p 2/=")),
-    ({"limit": "500", "continue": "p 2/="}, GONE),                              # the page has expired
-    ({"limit": "500"}, page("70", pod("d", "10.9.0.4"), more="p3")),
-    ({"limit": "500", "continue": "p3"}, page("70", pod("e", "10.9.0.5"))),
+    ({"limit": "100"}, page("60", pod("d", "10.9.0.4"), more="p 2/=")),
+    ({"limit": "100", "continue": "p 2/="}, GONE),                              # the page has expired
+    ({"limit": "100"}, page("70", pod("d", "10.9.0.4"), more="p3")),
+    ({"limit": "100", "continue": "p3"}, page("70", pod("e", "10.9.0.5"))),
     ({"watch": "1", "resourceVersion": "70"}, (200, event("ADDED", kind="Pod")[:20])),     # cut in the middle of a line
     ({"watch": "1", "resourceVersion": "70"}, (200, "garbage\n")),
     ({"watch": "1", "resourceVersion": "70"}, (500, "oops")),
