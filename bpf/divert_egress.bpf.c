@@ -5,6 +5,7 @@
  * nowhere else, so what is not understood here is dropped.
  */
 #include <linux/if_packet.h>
+#include "lib/dns.h"
 #include "lib/packet.h"
 #include "lib/steer.h"
 
@@ -17,7 +18,8 @@ struct frame {
 	__u8 smac[6];
 };
 
-static __always_inline int send_frame(struct __sk_buff *skb, __u32 vm, const struct frame *f)
+/* @way: 0, out of the port; BPF_F_INGRESS: in by it. */
+static __always_inline int send_frame(struct __sk_buff *skb, __u32 vm, const struct frame *f, __u64 way)
 {
 	if (bpf_skb_store_bytes(skb, 0, f->dmac, sizeof(f->dmac) + sizeof(f->smac), 0) ||
 	    (f->vlan && bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), f->vlan))) {
@@ -25,7 +27,7 @@ static __always_inline int send_frame(struct __sk_buff *skb, __u32 vm, const str
 		return TC_ACT_SHOT;
 	}
 	count(vm, STEER_C_ANSWER_PACKETS);
-	return bpf_redirect(f->ifindex, 0);
+	return bpf_redirect(f->ifindex, way);
 }
 
 static __always_inline int drop(__u32 reason)
@@ -49,7 +51,7 @@ static __always_inline int send_answer(struct __sk_buff *skb, const struct packe
 	frame.vlan = f->vlan;
 	__builtin_memcpy(frame.dmac, f->smac, sizeof(frame.dmac));
 	__builtin_memcpy(frame.smac, f->dmac, sizeof(frame.smac));
-	return send_frame(skb, f->vm, &frame);
+	return send_frame(skb, f->vm, &frame, 0);
 }
 
 /* To a guest of this NIC, from whatever address: straight to its port. */
@@ -64,7 +66,7 @@ static __always_inline int send_to_vm(struct __sk_buff *skb, const struct packet
 	frame.vlan = g->vlan;
 	__builtin_memcpy(frame.dmac, g->mac, sizeof(frame.dmac));
 	__builtin_memcpy(frame.smac, (const void *)settings.divert_mac, sizeof(frame.smac));
-	return send_frame(skb, g->vm, &frame);
+	return send_frame(skb, g->vm, &frame, 0);
 }
 
 /* As the VM's own packet would have been routed had it come in by the VM's port. */
@@ -119,7 +121,63 @@ static __always_inline int send_from_vm(struct __sk_buff *skb, const struct pack
 	frame.vlan = f->out_vlan;
 	__builtin_memcpy(frame.dmac, f->dmac, sizeof(frame.dmac));
 	__builtin_memcpy(frame.smac, f->smac, sizeof(frame.smac));
-	return send_frame(skb, f->vm, &frame);
+	return send_frame(skb, f->vm, &frame, 0);
+}
+
+/* --- names --- */
+
+static __always_inline int set_port(struct __sk_buff *skb, const struct packet *p, __u32 at, __u16 from, __u16 to)
+{
+	return bpf_l4_csum_replace(skb, p->l4 + 6, from, to, BPF_F_MARK_MANGLED_0 | sizeof(to)) ||
+	       bpf_skb_store_bytes(skb, p->l4 + at, &to, sizeof(to), 0) ? -1 : 0;
+}
+
+/* A proxy's socket has a port of its own, since 53 of every address may be somebody else's here. */
+static __always_inline int send_dns_answer(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct steer_guest *g = bpf_map_lookup_elem(&guests, &p->daddr);
+
+	if (!g)
+		return drop(STEER_C_ANSWER_UNKNOWN);
+	dns_alive(g->vm);
+	if (set_port(skb, p, 0, p->sport, bpf_htons(DNS_PORT))) {
+		count(g->vm, STEER_C_REWRITE_ERROR);
+		return TC_ACT_SHOT;
+	}
+	return send_to_vm(skb, p);
+}
+
+/*
+ * A query on its way to its server: the port that it is sent to is the one that
+ * the VM sent it from. It enters by the VM's port, as it did when it was sent.
+ */
+static __always_inline int send_dns_query(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct steer_flow *f;
+	struct steer_flow_key k;
+	struct frame frame = {};
+
+	dns_key(&k, p);
+	f = bpf_map_lookup_elem(&flows, &k);
+	if (!f)
+		return drop(STEER_C_ANSWER_UNKNOWN);
+	dns_alive(f->vm);
+	frame.ifindex = f->ifindex;
+	frame.vlan = f->vlan;
+	__builtin_memcpy(frame.dmac, f->dmac, sizeof(frame.dmac));
+	__builtin_memcpy(frame.smac, f->smac, sizeof(frame.smac));
+	if (set_port(skb, p, 0, p->sport, p->dport) || set_port(skb, p, 2, p->dport, bpf_htons(DNS_PORT))) {
+		count(f->vm, STEER_C_REWRITE_ERROR);
+		return TC_ACT_SHOT;
+	}
+	return send_frame(skb, f->vm, &frame, BPF_F_INGRESS);
+}
+
+static __always_inline int send_dns(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->fragment)
+		return drop(STEER_C_FRAGMENT);
+	return mark_of(skb->mark) == MARK_DNS_ANSWER ? send_dns_answer(skb, p) : send_dns_query(skb, p);
 }
 
 SEC("tc")
@@ -127,9 +185,15 @@ int divert_egress(struct __sk_buff *skb)
 {
 	struct packet p = {};
 
-	if (packet_parse(skb, &p) != PARSED_L4 || p.protocol != IPPROTO_TCP)
+	__u32 mark = mark_of(skb->mark);
+	int dns = mark == MARK_DNS_ANSWER || mark == MARK_DNS_QUERY;
+
+	if (packet_parse(skb, &p) != PARSED_L4 || p.protocol != (dns ? IPPROTO_UDP : IPPROTO_TCP))
 		return TC_ACT_SHOT;	/* the kernel's own chatter on a device that is up */
-	switch (mark_of(skb->mark)) {
+	switch (mark) {
+	case MARK_DNS_ANSWER:
+	case MARK_DNS_QUERY:
+		return send_dns(skb, &p);
 	case MARK_ANSWER:
 		return send_answer(skb, &p);
 	case MARK_TO_VM:

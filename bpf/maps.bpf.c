@@ -12,6 +12,8 @@ struct map_counters counters SEC(".maps");
 struct map_port_flags port_flags SEC(".maps");
 struct map_diverts diverts SEC(".maps");
 struct map_listeners listeners SEC(".maps");
+struct map_dns_sockets dns_sockets SEC(".maps");
+struct map_dns_vms dns_vms SEC(".maps");
 struct map_flows flows SEC(".maps");
 struct map_probes probes SEC(".maps");
 struct map_ring ring SEC(".maps");

@@ -1,7 +1,8 @@
 /*
- * tc egress of the VM ports: what goes to a VM is only copied, never changed.
- * Packets of our own sockets are left out: the proxy has their bytes already.
+ * tc egress of the VM ports: what goes to a VM is only copied, never changed;
+ * answers of servers of names may be turned round, to the VM's proxy. Packets of our own sockets are left out: the proxy has their bytes already.
  */
+#include "lib/dns.h"
 #include "lib/packet.h"
 #include "lib/sniff.h"
 #include "lib/steer.h"
@@ -23,6 +24,14 @@ static __always_inline int is_for_vm(const struct packet *p, __u32 vm)
 	return g && g->vm == vm;
 }
 
+/* An answer to a query that the proxy has sent on and whose outcome it wants to know. */
+static __always_inline int is_wanted(const struct packet *p, __u32 vm)
+{
+	const struct steer_divert *d = find_divert_to(&p->saddr, p->sport, vm, STEER_DNS);
+
+	return d && d->flags & STEER_DIVERT_DNS_ANSWERS && dns_has_proxy(vm) && dns_admit(vm);
+}
+
 SEC("tc")
 int port_egress(struct __sk_buff *skb)
 {
@@ -42,13 +51,22 @@ int port_egress(struct __sk_buff *skb)
 		learn(skb, &p, port->vm, flags);
 		return TC_ACT_UNSPEC;
 	}
-	if (parsed != PARSED_L4 || !is_sniffed(&p))
+	if (parsed != PARSED_L4)
+		return TC_ACT_UNSPEC;
+
+	int sniffed = is_sniffed(&p), dns = is_dns(&p, p.sport);
+	if (!sniffed && !dns)
 		return TC_ACT_UNSPEC;
 	if (!is_for_vm(&p, port->vm)) {
 		if (!(port->flags & STEER_PORT_LEARN) || !within_rate(port->vm))
 			return TC_ACT_UNSPEC;
 		flags |= STEER_RECORD_UNVERIFIED;
+		dns = 0;
 	}
-	sniff(skb, &p, port->vm, flags);
-	return TC_ACT_UNSPEC;
+	if (sniffed)
+		sniff(skb, &p, port->vm, flags);
+	if (!dns || is_multicast(&p) || !is_wanted(&p, port->vm))
+		return TC_ACT_UNSPEC;
+	skb->mark = settings.mark_base + MARK_DNS_BACK;
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }

@@ -5,6 +5,7 @@
  * Whatever goes wrong, the packet passes unchanged and is counted, unless an
  * entry of the divert table says fail-closed.
  */
+#include "lib/dns.h"
 #include "lib/packet.h"
 #include "lib/sniff.h"
 #include "lib/steer.h"
@@ -43,9 +44,9 @@ static __always_inline void flow_discharge(__u32 vm)
 }
 
 /* Remembers how answers get back. 0, or the counter that says why not. */
-static __always_inline int flow_enter(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, __u32 vm)
+static __always_inline int flow_enter(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, __u32 vm,
+				      const struct steer_flow_key *k)
 {
-	struct steer_flow_key k;
 	struct steer_flow f = {
 		.since_ns = bpf_ktime_get_ns(), .ifindex = skb->ifindex, .vlan = p->vlan, .vm = vm,
 		.out_ifindex = port->out_ifindex, .out_vlan = port->out_vlan,
@@ -55,15 +56,14 @@ static __always_inline int flow_enter(struct __sk_buff *skb, const struct packet
 
 	if (bpf_skb_load_bytes(skb, 0, f.dmac, sizeof(f.dmac) + sizeof(f.smac)))
 		return STEER_C_MALFORMED;
-	flow_key(&k, p);
-	old = bpf_map_lookup_elem(&flows, &k);
+	old = bpf_map_lookup_elem(&flows, k);
 	if (old && old->vm == vm)	/* a SYN again, or its 4-tuple again */
-		return bpf_map_update_elem(&flows, &k, &f, BPF_EXIST) ? STEER_C_FLOW_ERROR : 0;
+		return bpf_map_update_elem(&flows, k, &f, BPF_EXIST) ? STEER_C_FLOW_ERROR : 0;
 	if (flow_charge(vm))
 		return STEER_C_FLOW_LIMIT;
 	if (old)
 		flow_discharge(old->vm);
-	if (!bpf_map_update_elem(&flows, &k, &f, BPF_ANY))
+	if (!bpf_map_update_elem(&flows, k, &f, BPF_ANY))
 		return 0;
 	flow_discharge(vm);
 	return STEER_C_FLOW_ERROR;
@@ -162,7 +162,10 @@ static __always_inline int open_flow(struct __sk_buff *skb, const struct packet 
 		return V_PASS;
 	}
 
-	int r = flow_enter(skb, p, port, d->vm);
+	struct steer_flow_key k;
+
+	flow_key(&k, p);
+	int r = flow_enter(skb, p, port, d->vm, &k);
 	if (r) {
 		bpf_sk_release(listener);
 		return refuse(d, r);
@@ -237,16 +240,66 @@ static __always_inline int is_candidate(const struct packet *p, const struct ste
 	return flags_of_port(p->sport) & STEER_PF_OUTBOUND;	/* an answer to a connection in a VM's name */
 }
 
-static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p, __u32 vm)
+static __always_inline int deliver(struct __sk_buff *skb, __u32 vlan, __u32 vm)
 {
 	__u8 mac[6];
 
 	__builtin_memcpy(mac, (const void *)settings.divert_mac, sizeof(mac));
-	if ((p->vlan && bpf_skb_vlan_pop(skb)) || bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0)) {
+	if ((vlan && bpf_skb_vlan_pop(skb)) || bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0)) {
 		count(vm, STEER_C_REWRITE_ERROR);
 		return TC_ACT_SHOT;	/* half rewritten and with a socket on it: it cannot pass any more */
 	}
 	return bpf_redirect(settings.divert_ifindex, BPF_F_INGRESS);
+}
+
+/* --- queries for names --- */
+
+static __always_inline int assign_dns(struct __sk_buff *skb, __u32 vm)
+{
+	struct bpf_sock *sk = bpf_map_lookup_elem(&dns_sockets, &vm);
+	long r;
+
+	if (!sk)
+		return -1;
+	r = bpf_sk_assign(skb, sk, 0);
+	bpf_sk_release(sk);
+	if (r)
+		count(vm, STEER_C_ASSIGN_ERROR);
+	return r ? -1 : 0;
+}
+
+/* Of a VM, with its own source address. */
+static __always_inline int divert_dns(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port)
+{
+	struct steer_flow_key k;
+	int r;
+
+	if (!find_divert(p, port->vm, STEER_DNS) || !dns_has_proxy(port->vm) || !dns_admit(port->vm))
+		return V_PASS;
+	dns_key(&k, p);
+	r = flow_enter(skb, p, port, port->vm, &k);
+	if (r) {
+		count(port->vm, r);
+		return V_PASS;
+	}
+	if (assign_dns(skb, port->vm))
+		return V_PASS;
+	count(port->vm, STEER_C_DNS_QUERIES);
+	return V_DELIVER;
+}
+
+/* What came out of the VM, or was on its way to it, and was turned round to come by here. */
+static __always_inline int handle_turned(struct __sk_buff *skb, __u32 mark, __u32 vm)
+{
+	skb->mark = 0;
+	if (mark == MARK_DNS_QUERY)
+		return TC_ACT_UNSPEC;
+	if (!assign_dns(skb, vm)) {
+		count(vm, STEER_C_DNS_ANSWERS);
+		return deliver(skb, packet_vlan(skb), vm);
+	}
+	skb->mark = settings.mark_base + MARK_DNS_ANSWER;	/* nobody is there: on to the VM after all */
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 /* --- the hook --- */
@@ -282,17 +335,16 @@ static __always_inline int is_disguised(const struct packet *p, int parsed)
 	return parsed == PARSED_DEEP && bpf_map_lookup_elem(&guests, &p->daddr);
 }
 
-static __always_inline int copy(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, int verified)
+static __always_inline void copy(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, int verified)
 {
 	__u32 flags = 0;
 
 	if (!verified) {
 		if (!(port->flags & STEER_PORT_LEARN) || !within_rate(port->vm))
-			return TC_ACT_UNSPEC;
+			return;
 		flags = STEER_RECORD_UNVERIFIED;
 	}
 	sniff(skb, p, port->vm, flags);
-	return TC_ACT_UNSPEC;
 }
 
 static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port)
@@ -301,8 +353,9 @@ static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet 
 	int tcp = p->protocol == IPPROTO_TCP;
 	int candidate = tcp && is_candidate(p, port, of_dst);
 	int sniffed = port->vm && is_sniffed(p);
+	int dns = port->vm && is_dns(p, p->dport);
 
-	if (!candidate && !sniffed && !(port->flags & STEER_PORT_DROP_SPOOFED))
+	if (!candidate && !sniffed && !dns && !(port->flags & STEER_PORT_DROP_SPOOFED))
 		return TC_ACT_UNSPEC;
 
 	int verified = is_source_right(p, port);
@@ -321,11 +374,15 @@ static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet 
 
 		int v = divert_tcp(skb, p, port, of_dst);
 		if (v == V_DELIVER)
-			return deliver(skb, p, port->vm);
+			return deliver(skb, p->vlan, port->vm);
 		if (v == V_DROP)
 			return TC_ACT_SHOT;
 	}
-	return sniffed ? copy(skb, p, port, verified) : TC_ACT_UNSPEC;
+	if (sniffed)	/* a query also when the proxy gets it */
+		copy(skb, p, port, verified);
+	if (dns && verified && divert_dns(skb, p, port) == V_DELIVER)
+		return deliver(skb, p->vlan, port->vm);
+	return TC_ACT_UNSPEC;
 }
 
 /* Other IP traffic: nothing but the source check. ICMPv6 before an address is chosen comes from "::". */
@@ -346,6 +403,10 @@ int port_ingress(struct __sk_buff *skb)
 
 	if (!port)
 		return TC_ACT_UNSPEC;
+
+	__u32 mark = mark_of(skb->mark);
+	if (port->vm && (mark == MARK_DNS_QUERY || mark == MARK_DNS_BACK))
+		return handle_turned(skb, mark, port->vm);
 
 	int parsed = packet_parse(skb, &p);
 	if (parsed >= PARSED_SHORT) {

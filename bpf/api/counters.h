@@ -29,6 +29,10 @@ enum steer_counter {
 	STEER_C_ANSWER_REFUSED,		/* a proxy tried to go around the inbound proxy of a fail-closed VM: dropped */
 	STEER_C_PROBE_ANSWERS,		/* answers to our probes recorded */
 	STEER_C_SNIFF_BUDGET,		/* not copied: the VM has used up its bytes */
+	STEER_C_DNS_QUERIES,		/* queries for names given to the proxy */
+	STEER_C_DNS_ANSWERS,		/* servers' answers given to the proxy */
+	STEER_C_DNS_STUCK,		/* passed, since the proxy does nothing with what it has */
+	STEER_C_DNS_BUDGET,		/* passed, since there were too many in this second */
 	_STEER_C_N
 };
 

@@ -66,6 +66,7 @@ enum {
 	STEER_PF_INBOUND = 2,
 	STEER_PF_SNIFF_TCP = 4,
 	STEER_PF_SNIFF_UDP = 8,
+	STEER_PF_DNS = 16,
 };
 
 struct steer_port_flags {

@@ -71,6 +71,21 @@ struct map_listeners {
 	__type(value, __u64);
 };
 
+/* By VM slot. Maps of their own, for the same reason as that of the budgets. */
+struct map_dns_sockets {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+};
+
+struct map_dns_vms {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct steer_dns);
+};
+
 /* Not an LRU map: nobody's flood may push out somebody's connection. See flow_sweep.bpf.c. */
 struct map_flows {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -100,6 +115,8 @@ extern struct map_counters counters SEC(".maps");
 extern struct map_port_flags port_flags SEC(".maps");
 extern struct map_diverts diverts SEC(".maps");
 extern struct map_listeners listeners SEC(".maps");
+extern struct map_dns_sockets dns_sockets SEC(".maps");
+extern struct map_dns_vms dns_vms SEC(".maps");
 extern struct map_flows flows SEC(".maps");
 extern struct map_probes probes SEC(".maps");
 extern struct map_ring ring SEC(".maps");

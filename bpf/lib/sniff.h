@@ -11,7 +11,6 @@
 enum {
 	LEARN_MAX = 1024,		/* bytes of an ARP, ND or DHCP frame */
 	SNIFF_MAX_UDP = 16384,
-	NSEC_PER_SEC = 1000000000,
 	REFILL_NS = 1000000,		/* no more often */
 };
 

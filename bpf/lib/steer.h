@@ -14,6 +14,9 @@ enum {
 	MARK_TO_VM = 2,
 	MARK_FROM_VM = 3,
 	MARK_PROBE = 4,
+	MARK_DNS_ANSWER = 5,	/* a proxy's answer to a VM's query */
+	MARK_DNS_QUERY = 6,	/* a VM's query that goes on to its server: it enters by the VM's port once more */
+	MARK_DNS_BACK = 7,	/* never a socket's: a server's answer, turned round at the VM's port */
 	MARK_N = 8,		/* marks below are routed to the divert device */
 	MARK_PROBE_OWN = 8,	/* a probe from the NIC's own address: only recognised */
 	MARK_ALL = 16,
@@ -44,11 +47,11 @@ static __always_inline int is_syn(const struct packet *p)
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
-static __always_inline struct steer_divert *find_divert(const struct packet *p, __u32 vm, __u16 direction)
+static __always_inline struct steer_divert *find_divert_to(const struct steer_addr *addr, __u16 port, __u32 vm, __u16 direction)
 {
 	struct steer_divert_key k = {
 		.prefix_len = STEER_DIVERT_FIXED_BITS + 128,
-		.vm = vm, .port = p->dport, .direction = direction, .addr = p->daddr,
+		.vm = vm, .port = port, .direction = direction, .addr = *addr,
 	};
 	struct steer_divert *d = bpf_map_lookup_elem(&diverts, &k);
 
@@ -56,6 +59,11 @@ static __always_inline struct steer_divert *find_divert(const struct packet *p, 
 		return d;
 	k.port = 0;
 	return bpf_map_lookup_elem(&diverts, &k);
+}
+
+static __always_inline struct steer_divert *find_divert(const struct packet *p, __u32 vm, __u16 direction)
+{
+	return find_divert_to(&p->daddr, p->dport, vm, direction);
 }
 
 static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const struct packet *p)

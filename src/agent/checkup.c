@@ -92,6 +92,25 @@ static void check_clock(struct checkup *c)
 	    (long long)clock_wall_s());
 }
 
+/* A resolver that asks by other ways than UDP port 53 is not heard, and nothing is filled for it. */
+static void check_names(struct checkup *c, const struct worker *w, const struct proxy_vm *vm)
+{
+	struct monitor_counters n = {};
+	char what[256];
+
+	if (vm->put->dns == OUTRIGGER__IPC__DNS_MODE__DNS_OBSERVE || vm->state != VM_SERVING || monitor_counters_get(w->monitor, vm->slot, &n) < 0)
+		return;
+	snprintf(what, sizeof(what), "the names that %s asks for come to its proxy", vm->id);
+	add(c, "names", what, n.v[STEER_C_DNS_QUERIES] > 0, false,
+	    "does its resolver use DNS over TLS or HTTPS, TCP only, a server on a link-local address, or one in \"outbound_exclude\"?",
+	    "it has not asked for any by UDP port 53");
+	snprintf(what, sizeof(what), "no query of %s has gone around its proxy", vm->id);
+	add(c, "names", what, !n.v[STEER_C_DNS_STUCK] && !n.v[STEER_C_DNS_BUDGET], false,
+	    "a proxy that hangs is left alone, and so is what is over the budget: the guest's own server answers",
+	    "%llu since the proxy did nothing, %llu over the budget", (unsigned long long)n.v[STEER_C_DNS_STUCK],
+	    (unsigned long long)n.v[STEER_C_DNS_BUDGET]);
+}
+
 static void check_proxies(struct checkup *c, const struct worker *w)
 {
 	char what[256];
@@ -107,6 +126,7 @@ static void check_proxies(struct checkup *c, const struct worker *w)
 		add(c, "proxies", what, vm->state == VM_SERVING, true, "outrigger explain of one of its services has the chain", "%s (%s) %s%s%s",
 		    vm_state_name(vm->state), supervisor_said_name(vm->said), vm->detail, m && m->token_refused[0] ? "; token refused: " : "",
 		    m ? m->token_refused : "");
+		check_names(c, w, vm);
 	}
 	list_for_each(l, &w->supervisor.processes) {
 		const struct process *p = list_entry(l, struct process, link);

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DNS_PORT = 53 };
+
 /* All of IPv4; global unicast and unique local addresses of IPv6 (RFC 4291, RFC 4193). */
 static const struct ip_prefix everywhere[] = {
 	{ { { [10] = 0xff, [11] = 0xff } }, 96 },
@@ -102,6 +104,11 @@ int diverts_make(const struct divert_wish *w, struct diverts *ret_diverts)
 
 	for (size_t i = 0; r == 0 && i < ELEMENTS(everywhere); i++)
 		r = push_without(&d, w, everywhere[i], &entry);
+	struct monitor_divert names = {
+		.vm = w->vm, .direction = MONITOR_DNS, .port = DNS_PORT, .flags = w->dns_answers ? MONITOR_DIVERT_DNS_ANSWERS : 0,
+	};
+	for (size_t i = 0; r == 0 && w->dns && i < ELEMENTS(everywhere); i++)
+		r = push_without(&d, w, everywhere[i], &names);
 	for (size_t i = 0; r == 0 && i < w->n_addresses; i++)
 		if (!ip_is_link_local(&w->addresses[i]))
 			r = push_inbound(&d, w, &w->addresses[i], &entry);
@@ -137,7 +144,7 @@ static bool has_place(const struct diverts *d, const struct monitor_divert *one)
 {
 	struct monitor_divert key = *one;
 
-	for (unsigned flags = 0; flags < 4; flags++) {
+	for (unsigned flags = 0; flags < 8; flags++) {
 		key.flags = (uint16_t)flags;
 		if (has(d, &key))
 			return true;

@@ -21,6 +21,8 @@ struct divert_wish {
 	const struct ip_prefix *exclude;	/* destinations that are left alone */
 	size_t n_exclude;
 	bool fail_closed;
+	bool dns;			/* queries for names, too */
+	bool dns_answers;		/* and what servers answer */
 };
 
 struct diverts {

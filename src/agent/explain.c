@@ -104,8 +104,9 @@ static void add_policy(struct chain *c, const struct member *m, const char *refu
 	if (!p->name[0])
 		add(c, 0, "policy", "none matches this guest: shadow, it is only shown");
 	else
-		add(c, 0, "policy", "\"%s\": mode %s, as %s/%s%s%s", p->name, policy_mode_name(p->mode), p->namespace ? p->namespace : "-",
-		    p->service_account ? p->service_account : "-", refusal ? "; not admitted: " : "", refusal ? refusal : "");
+		add(c, 0, "policy", "\"%s\": mode %s, as %s/%s, names: %s%s%s", p->name, policy_mode_name(p->mode), p->namespace ? p->namespace : "-",
+		    p->service_account ? p->service_account : "-", policy_dns_name(p->dns), refusal ? "; not admitted: " : "",
+		    refusal ? refusal : "");
 }
 
 static void add_proxy(struct chain *c, const struct worker *w, const struct member *m, uint64_t ready_ns, uint64_t mesh_ns)

@@ -197,6 +197,12 @@ static int wish_uid(struct wish *w, const struct member *m)
 	return names_vm_uid(m->guest->id, w->uid);
 }
 
+static const Outrigger__Ipc__DnsMode dns_modes[_POLICY_DNS_N] = {
+	[POLICY_DNS_OBSERVE] = OUTRIGGER__IPC__DNS_MODE__DNS_OBSERVE,
+	[POLICY_DNS_FILL] = OUTRIGGER__IPC__DNS_MODE__DNS_FILL,
+	[POLICY_DNS_ANSWER] = OUTRIGGER__IPC__DNS_MODE__DNS_ANSWER,
+};
+
 static int wish_fill(struct wish *w, struct member *m)
 {
 	const struct policy *p = m->policy;
@@ -216,6 +222,9 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->limits.buffered_bytes = conf->buffered_bytes;
 	w->put.limits = &w->limits;
 	w->put.health = p->health;
+	w->put.dns = dns_modes[p->dns];
+	w->put.dns_domains = p->dns_domains;
+	w->put.n_dns_domains = p->n_dns_domains;
 	wish_addresses(w, m->guest);
 	if (wish_uid(w, m) < 0)
 		return -EINVAL;
@@ -227,6 +236,8 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->diverts.exclude = p->outbound_exclude;
 	w->diverts.n_exclude = p->n_outbound_exclude;
 	w->diverts.fail_closed = p->fail_closed;
+	w->diverts.dns = p->dns != POLICY_DNS_OBSERVE;
+	w->diverts.dns_answers = p->dns == POLICY_DNS_FILL;
 	policy_group(p, m->guest, m->group);
 	if (wish_registration(w, m) < 0)
 		return -E2BIG;

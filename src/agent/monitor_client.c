@@ -283,10 +283,10 @@ int monitor_diverts_settle(struct monitor_client *c, uint32_t vm)
 	return tell(c, MONITOR_OP_DIVERTS_SETTLE, &m, sizeof(m));
 }
 
-int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2])
+static int make_sockets(struct monitor_client *c, uint32_t op, uint32_t vm, int ret_fds[2])
 {
 	struct monitor_msg_vm m = { .vm = vm };
-	int r = call(c, MONITOR_OP_LISTENERS_MAKE, &m, sizeof(m), NULL, 0, NULL, 0, 2);
+	int r = call(c, op, &m, sizeof(m), NULL, 0, NULL, 0, 2);
 
 	if (r < 0)
 		return r;
@@ -294,6 +294,16 @@ int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]
 	ret_fds[0] = c->fds[0];
 	ret_fds[1] = c->fds[1];
 	return 0;
+}
+
+int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2])
+{
+	return make_sockets(c, MONITOR_OP_LISTENERS_MAKE, vm, ret_fds);
+}
+
+int monitor_dns_make(struct monitor_client *c, uint32_t vm, int ret_fds[2])
+{
+	return make_sockets(c, MONITOR_OP_DNS_MAKE, vm, ret_fds);
 }
 
 /* --- proxies --- */

@@ -122,7 +122,10 @@ MUST_CHECK int monitor_sniff_set(struct monitor_client *c, const struct monitor_
 enum monitor_direction {
 	MONITOR_OUTBOUND,	/* opened by the VM */
 	MONITOR_INBOUND,	/* opened towards the VM, from the uplink, another VM or this NIC */
+	MONITOR_DNS,		/* queries for names by UDP; the port must be 53 */
+	_MONITOR_DIRECTION_N
 };
+
 
 enum {
 	MONITOR_DIVERT_FAIL_CLOSED = 1,	/* without a listener: drop; else pass */
@@ -133,12 +136,13 @@ enum {
 	 * address. These connections end with the entry: their route is gone.
 	 */
 	MONITOR_DIVERT_SAME_NIC = 2,
+	MONITOR_DIVERT_DNS_ANSWERS = 4,	/* DNS only: what servers answer, too */
 };
 
 struct monitor_divert {
 	uint32_t vm;			/* whose listener takes it */
 	enum monitor_direction direction;
-	struct ip_prefix dst;		/* inbound: an address of the VM */
+	struct ip_prefix dst;		/* inbound: an address of the VM; DNS: servers */
 	uint16_t port;			/* 0: all */
 	uint16_t flags;			/* MONITOR_DIVERT_* */
 };
@@ -161,6 +165,19 @@ MUST_CHECK int monitor_diverts_settle(struct monitor_client *c, uint32_t vm);
  * the listener's own.
  */
 MUST_CHECK int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]);
+
+/*
+ * Two transparent UDP sockets of a VM, as above. By the first come the queries
+ * that its MONITOR_DNS entries divert, with their destination as ancillary data
+ * (IP_ORIGDSTADDR, IPV6_ORIGDSTADDR); what it sends, from the address of a
+ * server to the VM, leaves from port 53. What the second sends, from the VM's
+ * address to a server and the port *that the VM has sent from*, enters by the
+ * VM's port as if the VM had sent it from there to port 53.
+ *
+ * Who gets a datagram that was sent to another port than 53 has got it from
+ * somebody who found the socket's own port.
+ */
+MUST_CHECK int monitor_dns_make(struct monitor_client *c, uint32_t vm, int ret_fds[2]);
 
 /* --- proxy processes --- */
 

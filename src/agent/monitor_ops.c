@@ -19,6 +19,8 @@
 #include "agent/steer_sockets.h"
 #include "api/divert.h"
 
+enum { DNS_PORT = 53 };
+
 static bool is_vm(const struct monitor_state *m, uint32_t vm)
 {
 	return vm > 0 && vm < m->conf->max_vms;
@@ -214,6 +216,8 @@ static bool is_divert(const struct monitor_state *m, const struct monitor_divert
 {
 	uint16_t known = MONITOR_DIVERT_FAIL_CLOSED | MONITOR_DIVERT_SAME_NIC;
 
+	if (d->direction == MONITOR_DNS)
+		return is_vm(m, d->vm) && d->dst.len <= 128 && d->port == DNS_PORT && !(d->flags & ~MONITOR_DIVERT_DNS_ANSWERS);
 	if ((unsigned)d->direction > MONITOR_INBOUND || !is_vm(m, d->vm) || d->dst.len > 128 || d->flags & ~known)
 		return false;
 	if (!(d->flags & MONITOR_DIVERT_SAME_NIC))
@@ -303,6 +307,23 @@ static int op_listeners_make(struct monitor_state *m, struct monitor_request *q)
 		q->out_fds[q->n_out_fds++] = fd;
 	}
 	return steer_table_listeners_set(&m->table, v.vm, q->out_fds);
+}
+
+static int op_dns_make(struct monitor_state *m, struct monitor_request *q)
+{
+	static const enum steer_mark marks[2] = { STEER_MARK_DNS_ANSWER, STEER_MARK_DNS_QUERY };
+	struct monitor_msg_vm v;
+
+	memcpy(&v, q->in, sizeof(v));
+	if (!is_vm(m, v.vm))
+		return MONITOR_OPS_E_ODD;
+	for (int i = 0; i < 2; i++) {
+		int fd = steer_socket_dns(m->conf, marks[i]);
+		if (fd < 0)
+			return fd;
+		q->out_fds[q->n_out_fds++] = fd;
+	}
+	return steer_table_dns_set(&m->table, v.vm, q->out_fds[0]);
 }
 
 /* --- proxies --- */
@@ -468,6 +489,7 @@ static const struct {
 	[MONITOR_OP_DIVERT_REMOVE]  = { op_divert_remove, sizeof(struct monitor_divert) },
 	[MONITOR_OP_DIVERTS_SETTLE] = { op_diverts_settle, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
+	[MONITOR_OP_DNS_MAKE]       = { op_dns_make, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_fds = MONITOR_MAX_FDS, .early = true },
 	[MONITOR_OP_PROXY_SIGNAL]   = { op_proxy_signal, sizeof(struct monitor_msg_signal), .early = true },
 	[MONITOR_OP_PROXY_USER]     = { op_proxy_user, sizeof(struct monitor_msg_group), .early = true },

@@ -13,6 +13,7 @@
 #include "base/glob.h"
 #include "base/map.h"
 #include "mesh/health_check.h"
+#include "mesh/names.h"
 #include "mesh/pb.h"
 
 static const char *const mode_names[] = {
@@ -30,6 +31,13 @@ static const char *const isolation_names[] = {
 };
 _Static_assert(ELEMENTS(isolation_names) == _POLICY_ISOLATION_N, "every isolation has a name");
 
+static const char *const dns_names[] = {
+	[POLICY_DNS_OBSERVE] = "observe",
+	[POLICY_DNS_FILL] = "fill",
+	[POLICY_DNS_ANSWER] = "answer",
+};
+_Static_assert(ELEMENTS(dns_names) == _POLICY_DNS_N, "every mode has a name");
+
 static char no_name[] = "";
 static const struct policy policy_of_nobody = { .name = no_name, .mode = POLICY_SHADOW };
 
@@ -38,7 +46,19 @@ const char *policy_mode_name(enum policy_mode mode)
 	return mode_names[mode];
 }
 
+const char *policy_dns_name(enum policy_dns dns)
+{
+	return dns_names[dns];
+}
+
 /* --- decoding --- */
+
+static void free_texts(char **texts, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(texts[i]);
+	free(texts);
+}
 
 static void policy_clear(struct policy *p)
 {
@@ -56,9 +76,8 @@ static void policy_clear(struct policy *p)
 		free(p->labels[i].value);
 	}
 	free(p->labels);
-	for (size_t i = 0; i < p->n_services; i++)
-		free(p->services[i]);
-	free(p->services);
+	free_texts(p->services, p->n_services);
+	free_texts(p->dns_domains, p->n_dns_domains);
 	free(p->outbound_exclude);
 	pb_free(p->health);
 }
@@ -159,22 +178,36 @@ static int take_labels(struct policy *p, const Outrigger__V1__Policy *pb, struct
 	return 0;
 }
 
-static int take_services(struct policy *p, const Outrigger__V1__Policy *pb, struct diag *d)
+static int take_texts(const struct policy *p, const char *field, char **texts, size_t n, char ***ret_v, size_t *ret_n, struct diag *d)
 {
-	if (pb->n_services > POLICY_MAX_LIST)
-		return bad(p, d, "services", "", "too many");
-	p->services = calloc(pb->n_services ? pb->n_services : 1, sizeof(*p->services));
-	if (!p->services)
+	if (n > POLICY_MAX_LIST)
+		return bad(p, d, field, "", "too many");
+	*ret_v = calloc(n ? n : 1, sizeof(**ret_v));
+	if (!*ret_v)
 		return -ENOMEM;
-	for (size_t i = 0; i < pb->n_services; i++) {
-		if (!pb->services[i][0])
-			return bad(p, d, "services", "", "an empty name allows nothing; leave it out");
-		p->services[i] = strdup(pb->services[i]);
-		if (!p->services[i])
+	for (size_t i = 0; i < n; i++) {
+		if (!texts[i][0])
+			return bad(p, d, field, "", "an empty name allows nothing; leave it out");
+		(*ret_v)[i] = strdup(texts[i]);
+		if (!(*ret_v)[i])
 			return -ENOMEM;
-		p->n_services++;
+		++*ret_n;
 	}
 	return 0;
+}
+
+static int take_dns(struct policy *p, const Outrigger__V1__Policy *pb, struct diag *d)
+{
+	int mode = 0;
+	int r = take_choice(p, "dns", pb->dns, dns_names, ELEMENTS(dns_names), "observe, fill or answer", POLICY_DNS_OBSERVE, &mode, d);
+
+	if (r < 0)
+		return r;
+	p->dns = (enum policy_dns)mode;
+	for (size_t i = 0; i < pb->n_dns_domains; i++)
+		if (!names_dns_domain_valid(pb->dns_domains[i]))
+			return bad(p, d, "dns_domains", pb->dns_domains[i], "a domain, or namespace/domain, is required");
+	return take_texts(p, "dns_domains", pb->dns_domains, pb->n_dns_domains, &p->dns_domains, &p->n_dns_domains, d);
 }
 
 static int take_health(struct policy *p, const Outrigger__V1__Policy *pb, struct diag *d)
@@ -256,7 +289,10 @@ static int policy_decode(struct policy *p, const Outrigger__V1__Policy *pb, size
 	r = take_labels(p, pb, d);
 	if (r < 0)
 		return r;
-	return take_services(p, pb, d);
+	r = take_dns(p, pb, d);
+	if (r < 0)
+		return r;
+	return take_texts(p, "services", pb->services, pb->n_services, &p->services, &p->n_services, d);
 }
 
 int policy_set_decode(const Outrigger__V1__PolicySet *pb, struct policy_set **ret_set, struct diag *reterr_diag)

@@ -23,6 +23,13 @@ enum policy_mode {
 
 enum policy_isolation { POLICY_PER_NAMESPACE, POLICY_PER_VM, POLICY_PER_NIC, _POLICY_ISOLATION_N };
 
+enum policy_dns {
+	POLICY_DNS_OBSERVE,	/* the default */
+	POLICY_DNS_FILL,	/* the guest's server is asked first */
+	POLICY_DNS_ANSWER,
+	_POLICY_DNS_N
+};
+
 enum {
 	POLICY_MAX_POLICIES = 1024,
 	POLICY_MAX_LIST = 256,		/* prefixes, names, labels of one policy */
@@ -58,6 +65,9 @@ struct policy {
 	size_t n_services;
 	struct ip_prefix *outbound_exclude;
 	size_t n_outbound_exclude;
+	enum policy_dns dns;		/* what becomes of queries for names */
+	char **dns_domains;		/* "[namespace/]domain"; none: the usual ones */
+	size_t n_dns_domains;
 	Outrigger__Health__Check *health;	/* how its health is looked at; NULL: not at all */
 	bool client;			/* a guest that offers nothing joins as a client */
 	bool fail_closed;		/* no proxy: refuse, instead of letting pass */
@@ -84,3 +94,4 @@ bool policy_joins(const struct policy *p);
 const char *policy_group(const struct policy *p, const struct guest *g, char group[static POLICY_GROUP_LEN]);
 
 const char *policy_mode_name(enum policy_mode mode);
+const char *policy_dns_name(enum policy_dns dns);

@@ -117,6 +117,33 @@ int proxy_vm_send_put(struct proxy_vm *vm, struct process *p, const int listener
 	return process_send(p, &m, fds, n_fds);
 }
 
+/*
+ * Its sockets for queries: new ones for each process, and when somebody wants
+ * that for the first time. A process that knows nothing of them leaves them be,
+ * and then they are gone from the map, and queries pass.
+ */
+int proxy_vm_send_dns(struct proxy_vm *vm, struct process *p)
+{
+	const struct supervisor_system *sys = &p->supervisor->system;
+	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+	Outrigger__Ipc__VmDns dns = OUTRIGGER__IPC__VM_DNS__INIT;
+	int fds[2], r;
+
+	if (vm->put->dns == OUTRIGGER__IPC__DNS_MODE__DNS_OBSERVE || vm->has_dns)
+		return 0;
+	r = sys->dns_make(sys->data, vm->slot, fds);
+	if (r < 0)
+		return r;
+	dns.vm_id = vm->id;
+	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_DNS;
+	m.vm_dns = &dns;
+	r = process_send(p, &m, fds, 2);
+	close_fd(fds[0]);
+	close_fd(fds[1]);
+	vm->has_dns = r == 0;
+	return r;
+}
+
 void proxy_vm_send_token(struct proxy_vm *vm, const char *refused)
 {
 	Outrigger__Ipc__VmToken token = OUTRIGGER__IPC__VM_TOKEN__INIT;
@@ -185,6 +212,9 @@ static int put(struct proxy_vm *vm)
 		close_fd(fds[0]);
 		close_fd(fds[1]);
 	}
+	vm->has_dns = false;
+	if (r == 0)
+		r = proxy_vm_send_dns(vm, vm->process);
 	vm->held = r == 0;	/* else the next tick hands it over, with new listeners */
 	if (r < 0) {
 		complain(vm, "the VM could not be handed to its proxy", r);
@@ -203,6 +233,8 @@ static int update(struct proxy_vm *vm)
 {
 	int r = proxy_vm_send_put(vm, vm->process, NULL);
 
+	if (r == 0)
+		r = proxy_vm_send_dns(vm, vm->process);
 	upgrade_vm_changed(vm);
 	if (r < 0)
 		complain(vm, "the proxy does not take a change", r);

@@ -78,6 +78,12 @@ static int set_sizes(struct steer_skel *s, const struct steer_conf *conf)
 	r = bpf_map__set_max_entries(s->maps.listeners, conf->max_vms * 2);
 	if (r < 0)
 		return r;
+	r = bpf_map__set_max_entries(s->maps.dns_sockets, conf->max_vms);
+	if (r < 0)
+		return r;
+	r = bpf_map__set_max_entries(s->maps.dns_vms, conf->max_vms);
+	if (r < 0)
+		return r;
 	r = bpf_map__set_max_entries(s->maps.flows, conf->max_flows);
 	if (r < 0)
 		return r;
@@ -162,6 +168,8 @@ static int take_maps(struct steer_bpf *b)
 	b->port_flags = bpf_map__fd(s->maps.port_flags);
 	b->diverts = bpf_map__fd(s->maps.diverts);
 	b->listeners = bpf_map__fd(s->maps.listeners);
+	b->dns_sockets = bpf_map__fd(s->maps.dns_sockets);
+	b->dns_vms = bpf_map__fd(s->maps.dns_vms);
 	b->flows = bpf_map__fd(s->maps.flows);
 	b->probes = bpf_map__fd(s->maps.probes);
 	b->ring = bpf_map__fd(s->maps.ring);

@@ -39,7 +39,7 @@ struct steer_bpf {
 	struct steer_attachment *attachments;
 	size_t n_attachments;
 
-	int ports, guests, vms, counters, port_flags, diverts, listeners, flows, probes, ring;	/* map fds */
+	int ports, guests, vms, counters, port_flags, diverts, listeners, dns_sockets, dns_vms, flows, probes, ring;	/* map fds */
 	uint8_t *flags_of_port;		/* 65536, mapped: steer_port_flags */
 };
 

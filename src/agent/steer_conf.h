@@ -77,6 +77,8 @@ enum steer_mark {
 	STEER_MARK_TO_VM = 2,		/* a proxy's connection to its own VM, from a foreign source address */
 	STEER_MARK_FROM_VM = 3,		/* a proxy's connection in its VM's name (address and port) to the original destination */
 	STEER_MARK_PROBE = 4,		/* the agent's probe, from a spare address, to a guest */
+	STEER_MARK_DNS_ANSWER = 5,	/* a proxy's answer to a VM's query for a name */
+	STEER_MARK_DNS_QUERY = 6,	/* a VM's query that goes on to its own server; 7 is of the BPF programs only */
 };
 
 void steer_conf_init(struct steer_conf *c);

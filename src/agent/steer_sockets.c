@@ -19,15 +19,9 @@ static int set_int(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof(value)) < 0 ? -errno : 0;
 }
 
-static int set_listener_options(int fd, uint32_t mark)
+static int set_transparent(int fd, uint32_t mark)
 {
-	int r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	if (r < 0)
-		return r;
-	r = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 0);
-	if (r < 0)
-		return r;
-	r = set_int(fd, SOL_IPV6, IPV6_V6ONLY, 0);
+	int r = set_int(fd, SOL_IPV6, IPV6_V6ONLY, 0);
 	if (r < 0)
 		return r;
 	r = set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
@@ -37,6 +31,17 @@ static int set_listener_options(int fd, uint32_t mark)
 	if (r < 0)
 		return r;
 	return set_int(fd, SOL_SOCKET, SO_MARK, (int)mark);
+}
+
+static int set_listener_options(int fd, uint32_t mark)
+{
+	int r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (r < 0)
+		return r;
+	r = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 0);
+	if (r < 0)
+		return r;
+	return set_transparent(fd, mark);
 }
 
 /*
@@ -69,6 +74,27 @@ int steer_socket_listen(const struct steer_conf *conf, uint16_t port)
 		return r;
 	if (listen(fd, BACKLOG) < 0)
 		return -errno;
+	return steal_fd(&fd);
+}
+
+int steer_socket_dns(const struct steer_conf *conf, enum steer_mark mark)
+{
+	CLEANUP_FD int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	int r = set_transparent(fd, conf->mark_base + mark);
+	if (r < 0)
+		return r;
+	r = set_int(fd, SOL_IP, IP_RECVORIGDSTADDR, 1);
+	if (r < 0)
+		return r;
+	r = set_int(fd, SOL_IPV6, IPV6_RECVORIGDSTADDR, 1);
+	if (r < 0)
+		return r;
+	r = bind_any(fd, 0);
+	if (r < 0)
+		return r;
 	return steal_fd(&fd);
 }
 

@@ -12,6 +12,12 @@
 MUST_CHECK int steer_socket_listen(const struct steer_conf *conf, uint16_t port);
 
 /*
+ * A transparent dual-stack UDP socket, bound to a free port, that tells where
+ * what it gets was sent to. @mark: STEER_MARK_DNS_ANSWER or .._QUERY.
+ */
+MUST_CHECK int steer_socket_dns(const struct steer_conf *conf, enum steer_mark mark);
+
+/*
  * A TCP socket whose connect() to @target is under way. @source none: the
  * NIC's own address by its own routes.
  */

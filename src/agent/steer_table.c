@@ -16,9 +16,11 @@
 
 _Static_assert(sizeof(struct ip) == sizeof(struct steer_addr), "the same 16 bytes");
 _Static_assert(STEER_C_SLOTS == ELEMENTS(((struct monitor_counters *)0)->v), "counters fit");
-_Static_assert((int)MONITOR_OUTBOUND == (int)STEER_OUTBOUND && (int)MONITOR_INBOUND == (int)STEER_INBOUND, "one order");
+_Static_assert((int)MONITOR_OUTBOUND == (int)STEER_OUTBOUND && (int)MONITOR_INBOUND == (int)STEER_INBOUND &&
+	       (int)MONITOR_DNS == (int)STEER_DNS, "one order");
 _Static_assert((int)MONITOR_DIVERT_FAIL_CLOSED == (int)STEER_DIVERT_FAIL_CLOSED &&
-	       (int)MONITOR_DIVERT_SAME_NIC == (int)STEER_DIVERT_SAME_NIC, "one set of flags");
+	       (int)MONITOR_DIVERT_SAME_NIC == (int)STEER_DIVERT_SAME_NIC &&
+	       (int)MONITOR_DIVERT_DNS_ANSWERS == (int)STEER_DIVERT_DNS_ANSWERS, "one set of flags");
 
 static struct steer_addr map_addr(const struct ip *a)
 {
@@ -56,6 +58,7 @@ static void set_port_flag(struct steer_table *t, uint16_t port, uint8_t flag, bo
 static const uint8_t flag_of_direction[] = {
 	[MONITOR_OUTBOUND] = STEER_PF_OUTBOUND,
 	[MONITOR_INBOUND] = STEER_PF_INBOUND,
+	[MONITOR_DNS] = STEER_PF_DNS,
 };
 
 /* An entry for all ports sets the flag of each. */
@@ -127,7 +130,7 @@ static int recount_diverts(struct steer_table *t)
 	while (r == 0 && bpf_map_get_next_key(t->bpf->diverts, at, &next) == 0) {
 		key = next;
 		at = &key;
-		if (key.direction >= 2 || lookup(t->bpf->diverts, &key, &v) < 0)
+		if (key.direction >= _MONITOR_DIRECTION_N || lookup(t->bpf->diverts, &key, &v) < 0)
 			continue;
 
 		struct monitor_divert d = divert_of(&key, &v);
@@ -136,6 +139,7 @@ static int recount_diverts(struct steer_table *t)
 	}
 	refresh_flags(t, MONITOR_OUTBOUND, 0);
 	refresh_flags(t, MONITOR_INBOUND, 0);
+	refresh_flags(t, MONITOR_DNS, 0);
 	return r;
 }
 
@@ -324,7 +328,7 @@ static struct steer_divert_key divert_key(const struct monitor_divert *d)
 {
 	return (struct steer_divert_key){
 		.prefix_len = STEER_DIVERT_FIXED_BITS + d->dst.len,
-		.vm = d->direction == MONITOR_OUTBOUND ? d->vm : 0,
+		.vm = d->direction == MONITOR_INBOUND ? 0 : d->vm,
 		.port = htons(d->port), .direction = (uint16_t)d->direction, .addr = map_addr(&d->dst.ip),
 	};
 }
@@ -406,6 +410,15 @@ int steer_table_each_divert(struct steer_table *t, uint32_t vm,
 
 /* --- listeners --- */
 
+int steer_table_dns_set(struct steer_table *t, uint32_t vm, int fd)
+{
+	static const struct steer_dns fresh;	/* what was said of the socket before it is not this one's */
+	uint64_t value = (uint64_t)fd;
+	int r = update(t->bpf->dns_vms, &vm, &fresh);
+
+	return r < 0 ? r : update(t->bpf->dns_sockets, &vm, &value);
+}
+
 int steer_table_listeners_set(struct steer_table *t, uint32_t vm, const int fds[2])
 {
 	for (uint32_t d = 0; d < 2; d++) {
@@ -436,6 +449,7 @@ int steer_table_vm_clear(struct steer_table *t, uint32_t vm)
 
 		(void)!delete(t->bpf->listeners, &slot);
 	}
+	(void)!delete(t->bpf->dns_sockets, &vm);
 	for (size_t i = t->n_ports; i-- > 0;) {
 		const struct monitor_port *p = &t->ports[i];
 

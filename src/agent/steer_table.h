@@ -17,7 +17,7 @@ struct steer_table {
 	struct steer_bpf *bpf;
 	struct monitor_port *ports;
 	size_t n_ports;
-	uint32_t n_diverts[2][65536];	/* by direction and port; [..][0]: those for all ports */
+	uint32_t n_diverts[_MONITOR_DIRECTION_N][65536];	/* by direction and port; [..][0]: those for all ports */
 	struct monitor_divert *found;	/* entries of a predecessor that were neither added again nor removed */
 	size_t n_found;
 };
@@ -46,6 +46,8 @@ MUST_CHECK int steer_table_each_found(struct steer_table *t, uint32_t vm,
 
 /* Listeners of a VM into the socket map; from then on its TCP packets are looked up. */
 MUST_CHECK int steer_table_listeners_set(struct steer_table *t, uint32_t vm, const int fds[2]);
+/* The socket that its queries for names come to. */
+MUST_CHECK int steer_table_dns_set(struct steer_table *t, uint32_t vm, int fd);
 
 /* Calls @fn for each inbound and outbound entry of @vm; @fn may remove it. */
 MUST_CHECK int steer_table_each_divert(struct steer_table *t, uint32_t vm,

@@ -51,6 +51,7 @@ struct supervisor_system {
 	int (*kill)(void *data, uint32_t proxy);
 	int (*listeners_make)(void *data, uint32_t vm, int ret_fds[2]);
 	int (*access_log_open)(void *data, const char *path);	/* a descriptor, the caller's */
+	int (*dns_make)(void *data, uint32_t vm, int ret_fds[2]);
 	int (*divert_add)(void *data, const struct monitor_divert *d);
 	int (*divert_remove)(void *data, const struct monitor_divert *d);
 	int (*diverts_settle)(void *data, uint32_t vm);	/* what a predecessor left and was not added again goes */
@@ -102,6 +103,7 @@ struct proxy_vm {
 	enum vm_state state;
 	bool wanted;			/* else it goes for good when it has left */
 	bool held;			/* the process has it (VmPut was sent, or it was adopted) */
+	bool has_dns;			/* and was given sockets for queries by this agent */
 	bool next_held;			/* the process's successor has it, to get ready */
 	bool next_ready;		/* and is */
 	int credential_fd;		/* its key and certificate in sealed memory, never read here; -1: none */

@@ -53,6 +53,7 @@ void proxy_vm_enter(struct proxy_vm *vm, struct process *p);	/* is hosted by @p 
 void proxy_vm_send_token(struct proxy_vm *vm, const char *refused);
 /* @p: its process, or that one's successor. @fds: the listeners, or none. */
 MUST_CHECK int proxy_vm_send_put(struct proxy_vm *vm, struct process *p, const int fds[2]);
+MUST_CHECK int proxy_vm_send_dns(struct proxy_vm *vm, struct process *p);
 MUST_CHECK int proxy_vm_send_remove(struct proxy_vm *vm, struct process *p, uint32_t drain_ms);
 
 /* --- upgrade.c --- */

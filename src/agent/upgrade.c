@@ -126,6 +126,9 @@ static void hand_over_vm(struct process *next, struct proxy_vm *vm)
 	proxy_vm_enter(vm, next);
 	if (r == 0)
 		r = proxy_vm_send_put(vm, next, fds);
+	vm->has_dns = false;
+	if (r == 0)
+		r = proxy_vm_send_dns(vm, next);
 	close_fd(fds[0]);
 	close_fd(fds[1]);
 	if (r < 0) {

@@ -245,6 +245,11 @@ static int sys_access_log_open(void *data, const char *path)
 	return r == 0 ? fd : r == -EPERM || r == -EACCES ? log_file_open(path) : r;
 }
 
+static int sys_dns_make(void *data, uint32_t vm, int ret_fds[2])
+{
+	return monitor_dns_make(((struct worker *)data)->monitor, vm, ret_fds);
+}
+
 static int sys_listeners_make(void *data, uint32_t vm, int ret_fds[2])
 {
 	return monitor_listeners_make(((struct worker *)data)->monitor, vm, ret_fds);
@@ -521,7 +526,7 @@ static int start_supervisor(struct worker *w, const char *run_dir)
 	};
 	struct supervisor_system system = {
 		.spawn = sys_spawn, .kill = sys_kill, .listeners_make = sys_listeners_make, .access_log_open = sys_access_log_open,
-		.divert_add = sys_divert_add,
+		.dns_make = sys_dns_make, .divert_add = sys_divert_add,
 		.divert_remove = sys_divert_remove, .diverts_settle = sys_diverts_settle, .data = w,
 	};
 	struct supervisor_ops ops = {

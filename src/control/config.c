@@ -34,6 +34,11 @@ static const char *check_label(const char *text)
 	return is_label(text) ? NULL : "is not a DNS label: lower-case letters, digits and '-'";
 }
 
+static const char *check_dns_domain(const char *text)
+{
+	return names_dns_domain_valid(text) ? NULL : "a lower-case domain, or namespace/domain, is required";
+}
+
 static const char *check_account(const char *text)
 {
 	size_t len = strlen(text);
@@ -72,6 +77,7 @@ static const char *const token_algorithms[] = { "auto", "ES256", "RS256", NULL }
 static const char *const token_sources[] = { "oidc", "token_request", NULL };
 static const char *const isolations[] = { "namespace", "vm", "nic", NULL };
 static const char *const failures[] = { "default", "open", "closed", NULL };
+static const char *const dns_modes[] = { "observe", "fill", "answer", NULL };
 static const char *const actions[] = { "allow", "deny", NULL };
 static const char *const tunnels[] = { "none", "hbone", NULL };
 static const char *const protocols[] = { "", "http", "http2", "grpc", "tcp", "tls", NULL };
@@ -244,6 +250,12 @@ static const struct conf_item onboarding_items[] = {
 	{ "outbound_exclude", CONF_PREFIXES, OFF(outbound_exclude), .doc = "Destinations that are never diverted." },
 	{ "on_failure", CONF_ENUM, OFF(on_failure), .names = failures, .dflt = "default",
 	  .doc = "What happens to new connections while the proxy is down: `open` lets them pass, `closed` refuses them; by default `closed` with `strict`, else `open`." },
+	{ "dns", CONF_ENUM, OFF(dns), .names = dns_modes, .dflt = "observe",
+	  .doc = "What becomes of the guest's queries for names. `observe`: they are only watched. `fill`: its own server is asked, and the mesh answers "
+		 "for the names of `dns_domains` that this one does not know. `answer`: the mesh answers for its names at once, all others go to the guest's server." },
+	{ "dns_domains", CONF_STRINGS, OFF(dns_domains), .check = check_dns_domain,
+	  .doc = "Domains in which the mesh is asked for names: `svc.cluster.local`, `mesh.internal` when not given. "
+		 "`namespace/domain` for hosts of ServiceEntries in another namespace than the guest's." },
 	{ "health", CONF_SUB, OFF(health), .sub = &health_table, .doc = "Checks of health; none by default." },
 };
 #undef OFF

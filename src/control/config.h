@@ -113,6 +113,8 @@ struct config_onboarding {		/* Policy of provisioner.proto */
 	bool client;
 	struct conf_prefixes outbound_exclude;
 	int on_failure;
+	int dns;
+	struct conf_strings dns_domains;
 	struct config_health health;
 };
 

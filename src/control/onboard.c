@@ -200,6 +200,7 @@ static int put_policy(const struct config_onboarding *p, const struct kube_group
 	static const char *const modes[] = { "off", "shadow", "permissive", "strict" };
 	static const char *const isolations[] = { "namespace", "vm", "nic" };
 	static const char *const failures[] = { "", "open", "closed" };
+	static const char *const dns[] = { "observe", "fill", "answer" };
 	int r;
 
 	pb->name = p->name;
@@ -215,6 +216,9 @@ static int put_policy(const struct config_onboarding *p, const struct kube_group
 	pb->service_account = or_empty(p->service_account);
 	pb->workload_group = or_empty(p->workload_group);
 	pb->client = p->client;
+	pb->dns = word(dns[p->dns]);
+	pb->dns_domains = p->dns_domains.v;
+	pb->n_dns_domains = p->dns_domains.n;
 	pb->services = p->services.v;
 	pb->n_services = p->services.n;
 	r = format_prefixes(&p->match.addresses, &pb->addresses, &pb->n_addresses);

@@ -107,3 +107,29 @@ const char *names_vm_workload(const char *guest_name, const char *guest_id, char
 	name[n] = 0;
 	return name;
 }
+
+/* RFC 1123, with the underscore that some names have. */
+static bool is_dns_name(const char *text, size_t len)
+{
+	size_t label = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		char c = text[i];
+
+		if (c == '.' ? !label || text[i - 1] == '-' : !is_alnum(c) && c != '_' && (c != '-' || !label))
+			return false;
+		label = c == '.' ? 0 : label + 1;
+		if (label > LABEL_MAX)
+			return false;
+	}
+	return len && len < NAMES_HOST_LEN && label && text[len - 1] != '-';
+}
+
+bool names_dns_domain_valid(const char *text)
+{
+	size_t n = strcspn(text, "/");
+
+	if (!text[n])
+		return is_dns_name(text, n);
+	return n <= LABEL_MAX && is_dns_name(text, n) && !memchr(text, '.', n) && is_dns_name(text + n + 1, strlen(text + n + 1));
+}

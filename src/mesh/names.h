@@ -1,4 +1,5 @@
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include "base/defs.h"
 
@@ -13,6 +14,9 @@ enum {
 };
 
 #define NAMES_SUFFIX	"mesh.internal"
+
+/* Is it "domain" or "namespace/domain": lower-case DNS names? As in a policy's dns_domains. */
+bool names_dns_domain_valid(const char *text);
 
 /* Label of the WorkloadEntries of VMs in an Istio mesh: the NIC that hosts them. */
 #define ISTIO_NIC_LABEL	"outrigger.dev/nic"

@@ -133,6 +133,37 @@ static int write_uses(const struct proxy *p, struct bytes *out)
 	return r;
 }
 
+/* Names as ztunnel's where it counts the same. */
+static int write_dns(const struct proxy *p, struct bytes *out)
+{
+	static const struct { const char *name; size_t offset; } rows[] = {
+		{ "istio_dns_requests_total", offsetof(struct vm_dns_counters, queries) },
+		{ "istio_dns_upstream_requests_total", offsetof(struct vm_dns_counters, forwarded) },
+		{ "outrigger_dns_answered_total", offsetof(struct vm_dns_counters, answered) },
+		{ "outrigger_dns_filled_total", offsetof(struct vm_dns_counters, filled) },
+		{ "outrigger_dns_malformed_total", offsetof(struct vm_dns_counters, malformed) },
+		{ "outrigger_dns_over_budget_total", offsetof(struct vm_dns_counters, over_budget) },
+		{ "outrigger_dns_strays_total", offsetof(struct vm_dns_counters, strays) },
+		{ "outrigger_dns_send_errors_total", offsetof(struct vm_dns_counters, send_errors) },
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < ELEMENTS(rows) && r == 0; i++) {
+		r = bytes_appendf(out, "# TYPE %s counter\n", rows[i].name);
+		map_for_each(l, &p->sidecars) {
+			const struct sidecar *s = container_of(l, struct sidecar, link);
+			struct vm_dns_counters c;
+
+			if (!s->dns || r < 0)
+				continue;
+			c = vm_dns_counters(s->dns);
+			r = bytes_appendf(out, "%s{vm=\"%s\"} %llu\n", rows[i].name, s->put->vm_id,
+					  (unsigned long long)*(const uint64_t *)(const void *)((const char *)&c + rows[i].offset));
+		}
+	}
+	return r;
+}
+
 static int write_gauges(const struct proxy *p, struct bytes *out)
 {
 	struct snapshot *s = knowledge_snapshot(p->knowledge);
@@ -201,6 +232,8 @@ static void get_metrics(struct httpd_request *req)
 		r = write_budgets(p, &out);
 	if (r == 0)
 		r = write_uses(p, &out);
+	if (r == 0)
+		r = write_dns(p, &out);
 	if (r < 0)
 		httpd_reply_error(req, 500, "the metrics could not be written: %s", strerror(-r));
 	else

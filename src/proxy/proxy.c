@@ -412,6 +412,19 @@ static void take_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fd
 		log_warn("agent does not take a status", log_errno(r));
 }
 
+static void take_vm_dns(struct proxy *p, const Outrigger__Ipc__VmDns *m, int *fds, size_t n_fds)
+{
+	struct sidecar *s = proxy_sidecar(p, m->vm_id);
+	int r;
+
+	if (!s || n_fds != 2)
+		return;
+	r = sidecar_set_dns(s, fds);
+	fds[0] = fds[1] = -1;
+	if (r < 0)
+		log_error("queries for names are left alone", log_str("vm", m->vm_id), log_errno(r));
+}
+
 static void proxy_stop(struct proxy *p, uint32_t drain_ms);
 static void proxy_retire(struct proxy *p, uint32_t linger_ms, uint32_t drain_ms);
 
@@ -440,6 +453,9 @@ static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, s
 		s = proxy_sidecar(p, m->vm_token->vm_id);
 		if (s)
 			sidecar_token(s, m->vm_token->token, m->vm_token->refused);
+		break;
+	case OUTRIGGER__IPC__TO_PROXY__MSG_VM_DNS:
+		take_vm_dns(p, m->vm_dns, fds, n_fds);
 		break;
 	case OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN:
 		if (m->shutdown->linger_ms)

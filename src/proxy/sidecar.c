@@ -296,6 +296,8 @@ void sidecar_tick(struct sidecar *s)
 
 	tell_budgets(s, now_ms);
 	demand_sweep(&s->demand, now_ms, DEMAND_IDLE_MS);
+	if (s->dns)
+		vm_dns_tick(s->dns);
 	if (s->not_after && clock_wall_s() >= s->not_after && s->state != SIDECAR_FAILED)
 		sidecar_event(s, SIDECAR_EV_EXPIRED, "the certificate has expired");
 	sidecar_ask_again(s, now_ms);
@@ -446,12 +448,16 @@ int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, 
 	moved = strcmp(m->namespace_, s->put->namespace_) || strcmp(m->service_account, s->put->service_account);
 	protobuf_c_message_free_unpacked(&s->put->base, NULL);
 	s->put = copy;
+	if (s->dns)
+		vm_dns_set(s->dns, copy);
 	r = take_listeners(s, fds, n_fds, reterr_diag);
 	if (r < 0)
 		return r;
 	if (moved) {	/* somebody else from here on: another certificate, another stream */
 		s->ca = ca_client_free(s->ca);
 		s->xds = xds_client_free(s->xds);
+		if (s->dns)
+			vm_dns_forget(s->dns);
 		knowledge_drop(s->proxy->knowledge, s->holder);
 		sidecar_setup(s);
 	} else if (s->xds) {
@@ -479,6 +485,7 @@ struct sidecar *sidecar_free(struct sidecar *s)
 	ca_client_free(s->ca);
 	xds_client_free(s->xds);
 	demand_deinit(&s->demand);
+	vm_dns_free(s->dns);
 	s->health = vm_health_free(s->health);
 	drop_vm(s, 0);
 	for (size_t i = 0; i < PROXY_VMS_MAX; i++)

@@ -12,6 +12,7 @@
 #include "proxy/demand.h"
 #include "proxy/proxy.h"
 #include "proxy/vm.h"
+#include "proxy/vm_dns.h"
 #include "proxy/vm_health.h"
 
 /*
@@ -81,6 +82,7 @@ struct sidecar {
 	struct ca_client *ca;
 	struct xds_client *xds;
 	struct demand demand;
+	struct vm_dns *dns;		/* NULL: its queries do not come by here */
 	struct vm_health *health;
 	enum health_state told_health;	/* of the VM as a whole, in the log */
 	char *token;
@@ -112,6 +114,8 @@ void sidecar_token(struct sidecar *s, const char *token, const char *refused);
 /* Roots, controller or trust domain have changed, or come. */
 void sidecar_setup(struct sidecar *s);
 void sidecar_resolve(struct sidecar *s, const struct ip *ip);
+/* Takes @fds over: those of VmDns. */
+MUST_CHECK int sidecar_set_dns(struct sidecar *s, int fds[2]);
 void sidecar_used(struct sidecar *s, const struct ip *ip);
 /* The snapshot has changed. */
 void sidecar_review(struct sidecar *s);

@@ -156,7 +156,12 @@ static int put(struct sidecar *s, enum knowledge_kind kind, const struct xds_res
 
 static int put_address(void *data, const struct xds_resource *res, struct diag *d)
 {
-	return put(data, KNOWLEDGE_ADDRESS, res, d);
+	struct sidecar *s = data;
+	int r = put(s, KNOWLEDGE_ADDRESS, res, d);
+
+	if (r == 0 && s->dns)
+		vm_dns_told(s->dns, res->name);
+	return r;
 }
 
 static int put_policy(void *data, const struct xds_resource *res, struct diag *d)
@@ -170,6 +175,8 @@ static void gone_address(void *data, const char *name)
 
 	knowledge_gone(s->proxy->knowledge, s->holder, KNOWLEDGE_ADDRESS, name);
 	demand_answered(&s->demand, name);
+	if (s->dns)
+		vm_dns_told(s->dns, name);
 }
 
 static void gone_policy(void *data, const char *name)
@@ -421,6 +428,30 @@ static bool demand_known(void *data, const struct ip *ip)
 const struct demand_ops sidecar_demand_ops = {
 	.subscribe = demand_subscribe, .unsubscribe = demand_unsubscribe, .ask_again = demand_ask_again, .absent = demand_absent, .known = demand_known,
 };
+
+/* --- names --- */
+
+static const struct snap_service *names_service(void *data, const char *key)
+{
+	struct sidecar *s = data;
+	const struct snap_service *service = snapshot_service(knowledge_snapshot(s->proxy->knowledge), key);
+
+	return service && service->def->defined ? service : NULL;
+}
+
+static const struct dns_names_ops names_ops = {
+	.subscribe = demand_subscribe, .unsubscribe = demand_unsubscribe, .ask_again = demand_ask_again, .service = names_service,
+};
+
+int sidecar_set_dns(struct sidecar *s, int fds[2])
+{
+	s->dns = vm_dns_free(s->dns);
+
+	int r = vm_dns_new(s->proxy->loop, fds, &names_ops, s, &s->dns);
+	if (r == 0)
+		vm_dns_set(s->dns, s->put);
+	return r;
+}
 
 static bool is_own(const struct sidecar *s, const struct ip *ip)
 {

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "lib/unit.h"
 
@@ -77,6 +78,21 @@ static struct frame tcp6(uint16_t port, uint8_t flags, size_t n_options)
 	for (size_t i = 0; i < n_options; i++)
 		put(&f, (const uint8_t[8]){ i + 1 < n_options ? 60 : 6, 0, 1, 4 }, 8);
 	put(&f, tcp, sizeof(tcp));
+	return f;
+}
+
+/* A UDP datagram from 10.0.0.1:4000 to 10.9.9.9:@port. */
+static struct frame udp4(uint16_t port, size_t payload)
+{
+	static const uint8_t zeros[1500];
+	uint8_t ip[20] = { 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 9, 9, 9 };
+	uint8_t udp[8] = { 4000 >> 8, 4000 & 255, (uint8_t)(port >> 8), (uint8_t)port, 0, (uint8_t)(8 + payload) };
+	struct frame f = { .data = { 2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x08, 0x00 }, .len = 14 };
+
+	ip[3] = (uint8_t)(sizeof(ip) + sizeof(udp) + payload);
+	put(&f, ip, sizeof(ip));
+	put(&f, udp, sizeof(udp));
+	put(&f, zeros, payload);
 	return f;
 }
 
@@ -321,6 +337,70 @@ static void an_error_after_the_match_passes_unless_fail_closed(void **state)
 	close(fds[1]);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* A test run cannot assign a socket: a query that would have been given to the proxy is counted as an error. */
+static uint64_t given(void)
+{
+	return counter(VM, STEER_C_ASSIGN_ERROR);
+}
+
+static void queries_go_to_a_proxy_that_is_there_and_does_something(void **state)
+{
+	struct monitor_divert d = { .vm = VM, .direction = MONITOR_DNS, .port = 53 };
+	struct frame f = udp4(53, 40), other = udp4(54, 40), part = udp4(53, 40), out;
+	uint32_t vm = VM, old;
+	struct steer_dns dns;
+
+	(void)state;
+	uint64_t before = given();
+	int fd = steer_socket_dns(&bed.conf, STEER_MARK_DNS_ANSWER);
+	assert_true(fd >= 0);
+	assert_int_equal(steer_table_dns_set(&bed.table, VM, fd), 0);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);		/* nobody wants them */
+	assert_int_equal(given(), before);
+	assert_int_equal(steer_table_divert_add(&bed.table, &d, &old), 0);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(given(), before + 1);
+	assert_int_equal(verdict(&other), TC_ACT_UNSPEC);
+	part.data[20] = 0x20;					/* more fragments */
+	assert_int_equal(verdict(&part), TC_ACT_UNSPEC);
+	assert_int_equal(given(), before + 1);
+
+	/* one that has done nothing for a second is left alone, but for one query in a while */
+	dns = (struct steer_dns){ .since_ns = 1, .tried_ns = now_ns(), .n = 1 };
+	assert_int_equal(bpf_map_update_elem(bed.bpf.dns_vms, &vm, &dns, BPF_ANY), 0);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(given(), before + 1);
+	assert_int_equal(counter(VM, STEER_C_DNS_STUCK), 1);
+	dns.since_ns = now_ns() - 60000000000ULL;
+	dns.tried_ns = dns.since_ns;
+	assert_int_equal(bpf_map_update_elem(bed.bpf.dns_vms, &vm, &dns, BPF_ANY), 0);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(given(), before + 2);
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(given(), before + 2);
+
+	/* its successor is believed in again, and more than so many a second pass */
+	assert_int_equal(steer_table_dns_set(&bed.table, VM, fd), 0);
+	assert_int_equal(run(&f, &out, 2 * STEER_DNS_PER_S, NULL), TC_ACT_UNSPEC);
+	assert_true(given() >= before + 2 + STEER_DNS_PER_S);
+	assert_true(counter(VM, STEER_C_DNS_BUDGET) > 0);
+
+	before = given();
+	close(fd);						/* and with the proxy its socket is gone */
+	assert_int_equal(verdict(&f), TC_ACT_UNSPEC);
+	assert_int_equal(given(), before);
+	assert_int_equal(steer_table_divert_remove(&bed.table, &d, &old), 0);
+	assert_int_equal(bed.bpf.flags_of_port[htons(53)] & STEER_PF_DNS, 0);
+}
+
 static void no_more_is_copied_of_a_vm_than_it_may(void **state)
 {
 	enum { N = 1000, SEGMENT = 1000 };
@@ -428,6 +508,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_foreign_source_is_counted_and_dropped_when_asked),
 		cmocka_unit_test(what_cannot_be_judged_does_not_reach_a_strict_port),
 		cmocka_unit_test(an_error_after_the_match_passes_unless_fail_closed),
+		cmocka_unit_test(queries_go_to_a_proxy_that_is_there_and_does_something),
 		cmocka_unit_test(no_more_is_copied_of_a_vm_than_it_may),
 		cmocka_unit_test(flows_without_a_socket_are_swept),
 	};

@@ -53,6 +53,30 @@ static void everything_goes_out_through_the_proxy(void **state)
 	diverts_deinit(&d);
 }
 
+static void queries_for_names_come_by_when_wanted(void **state)
+{
+	struct ip_prefix exclude[] = { prefix("10.88.0.2") };
+	struct divert_wish w = { .vm = 3, .hbone_port = 15008, .exclude = exclude, .n_exclude = 1 };
+	struct diverts d, e;
+
+	(void)state;
+	assert_int_equal(diverts_make(&w, &d), 0);
+	assert_false(diverted(&d, MONITOR_DNS, "10.1.2.3", 53));
+	w.dns = true;
+	for (int answers = 0; answers < 2; answers++) {
+		w.dns_answers = answers;
+		assert_int_equal(diverts_make(&w, &e), 0);
+		assert_true(diverted(&e, MONITOR_DNS, "10.1.2.3", 53));
+		assert_true(diverted(&e, MONITOR_DNS, "fd00::1", 53));
+		assert_false(diverted(&e, MONITOR_DNS, "10.1.2.3", 80));
+		assert_false(diverted(&e, MONITOR_DNS, "10.88.0.2", 53));	/* a server that is to be left alone */
+		for (size_t i = 0; i < e.n; i++)
+			assert_true(e.v[i].direction != MONITOR_DNS || e.v[i].flags == (answers ? MONITOR_DIVERT_DNS_ANSWERS : 0));
+		diverts_deinit(&e);
+	}
+	diverts_deinit(&d);
+}
+
 static void exclusions_are_cut_out_to_the_bit(void **state)
 {
 	struct ip_prefix exclude[] = { prefix("10.88.0.2"), prefix("192.168.0.0/16"), prefix("fd00:5::/32") };
@@ -177,6 +201,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(everything_goes_out_through_the_proxy),
+		cmocka_unit_test(queries_for_names_come_by_when_wanted),
 		cmocka_unit_test(exclusions_are_cut_out_to_the_bit),
 		cmocka_unit_test(what_comes_in_is_diverted_by_address_and_port),
 		cmocka_unit_test(a_change_touches_only_what_differs),

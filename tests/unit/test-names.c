@@ -75,12 +75,29 @@ static void istiods_uid_of_a_vm_is_known_before(void **state)
 	assert_int_equal(names_istio_uid("c", "shop", group, "10.0.0.1", "", uid), -EINVAL);
 }
 
+static void domains_of_names_are_checked(void **state)
+{
+	static const char *const good[] = { "example.com", "svc.cluster.local", "local", "shop/example.com", "a-b.c_d.e", "x/y" };
+	static const char *const bad[] = { "", "/", "shop/", "/example.com", "a/b/c", "Example.com", ".example.com", "example.com.", "a..b", "-a.b", "a-.b",
+					   "a.b-", "a b", "my.shop/example.com", "*.example.com",
+					   "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b" };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(good); i++)
+		if (!names_dns_domain_valid(good[i]))
+			fail_msg("\"%s\" is refused", good[i]);
+	for (size_t i = 0; i < ELEMENTS(bad); i++)
+		if (names_dns_domain_valid(bad[i]))
+			fail_msg("\"%s\" is taken", bad[i]);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(services_become_host_names),
 		cmocka_unit_test(what_cannot_be_a_host_name_is_refused),
 		cmocka_unit_test(a_vm_has_a_uid_and_a_name),
+		cmocka_unit_test(domains_of_names_are_checked),
 		cmocka_unit_test(istiods_uid_of_a_vm_is_known_before),
 	};
 

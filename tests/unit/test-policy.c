@@ -164,13 +164,13 @@ static void strict_fails_closed_unless_told_otherwise(void **state)
 
 static void one_bad_policy_refuses_all(void **state)
 {
-	static char *const bad_prefix[] = { TEXT("10.0.0.0/99") };
+	static char *const bad_prefix[] = { TEXT("10.0.0.0/99") }, *const bad_domain[] = { TEXT("shop/a/b") };
 	struct given g;
 	struct diag d;
 
 	(void)state;
-	for (int i = 0; i < 8; i++) {
-		static const char *const says[] = { "mode", "isolation", "on_failure", "namespace", "service_account", "addresses", "vlan", "name" };
+	for (int i = 0; i < 10; i++) {
+		static const char *const says[] = { "mode", "isolation", "on_failure", "namespace", "service_account", "addresses", "vlan", "name", "dns", "dns_domains" };
 		given_init(&g);
 		add(&g, "good", "shadow");
 		Outrigger__V1__Policy *p = add(&g, "the-bad-one", i == 0 ? "paranoid" : "strict");
@@ -190,6 +190,12 @@ static void one_bad_policy_refuses_all(void **state)
 			p->vlan = 4095;
 		if (i == 7)
 			p->name = TEXT("");
+		if (i == 8)
+			p->dns = TEXT("lie");
+		if (i == 9) {
+			p->dns_domains = (char **)(uintptr_t)bad_domain;
+			p->n_dns_domains = 1;
+		}
 		assert_null(take(&g, &d));
 		assert_non_null(strstr(d.msg, says[i]));
 		if (i != 7)

@@ -22,9 +22,10 @@ struct world {
 	struct loop *loop;
 	struct supervisor s;
 	int proxy;			/* the last process's end, -1: none */
-	unsigned n_spawned, n_killed, n_listeners, n_diverts;	/* n_diverts: set now */
+	unsigned n_spawned, n_killed, n_listeners, n_dns, n_diverts;	/* n_diverts: set now */
 	int spawn_error, access_log_error;
 	unsigned n_access_logs;
+	Outrigger__Ipc__DnsMode dns;	/* that want() asks for */
 	unsigned n_settled, n_gone, n_token_wanted, n_failed, n_tee, n_health;
 	enum vm_state last;
 };
@@ -68,6 +69,15 @@ static int access_log_open(void *data, const char *path)
 		return w->access_log_error;
 	w->n_access_logs++;
 	return memfd_create("log", MFD_CLOEXEC);
+}
+
+static int dns_make(void *data, uint32_t vm, int ret_fds[2])
+{
+	(void)vm;
+	((struct world *)data)->n_dns++;
+	for (int i = 0; i < 2; i++)
+		ret_fds[i] = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return 0;
 }
 
 static int divert_add(void *data, const struct monitor_divert *d)
@@ -141,7 +151,7 @@ static void set_mesh(struct world *w)
 static void world_init(struct world *w)
 {
 	struct supervisor_conf conf = { .run_dir = "/run/x", .state_dir = "", .log_level = "info", .drain_ms = 50, .linger_ms = 30, .upgrade_drain_ms = 40 };
-	struct supervisor_system system = { spawn, kill_proxy, listeners_make, access_log_open, divert_add, divert_remove, diverts_settle, w };
+	struct supervisor_system system = { spawn, kill_proxy, listeners_make, access_log_open, dns_make, divert_add, divert_remove, diverts_settle, w };
 	struct supervisor_ops ops = { on_changed, on_gone, on_health, on_token_wanted, on_tee, on_failed, w };
 
 	*w = (struct world){ .proxy = -1 };
@@ -185,6 +195,7 @@ static void want(struct world *w, const char *id, const char *group, uint16_t po
 	service.port = port;
 	put.ports = services;
 	put.n_ports = 1;
+	put.dns = w->dns;
 	assert_int_equal(supervisor_want(&w->s, &(struct supervisor_wish){ .slot = 1, .group = group, .put = &put, .diverts = &diverts,
 									 .fail_closed = fail_closed }), 0);
 	turn(w);
@@ -290,6 +301,25 @@ static void flows_are_diverted_only_when_the_proxy_is_ready(void **state)
 	assert_int_equal(w.n_spawned, 1);
 	assert_int_equal(w.n_listeners, 1);
 	expect_nothing(&w);
+	world_deinit(&w);
+}
+
+static void sockets_for_queries_come_when_the_policy_wants_them(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	serve(&w, "a", false);
+	assert_int_equal(w.n_dns, 0);
+	w.dns = OUTRIGGER__IPC__DNS_MODE__DNS_FILL;
+	want(&w, "a", "ns-shop", 80, false);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 0);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_DNS, 2);
+	want(&w, "a", "ns-shop", 81, false);		/* once */
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 0);
+	expect_nothing(&w);
+	assert_int_equal(w.n_dns, 1);
 	world_deinit(&w);
 }
 
@@ -851,6 +881,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(flows_are_diverted_only_when_the_proxy_is_ready),
+		cmocka_unit_test(sockets_for_queries_come_when_the_policy_wants_them),
 		cmocka_unit_test(without_a_mesh_nothing_is_started),
 		cmocka_unit_test(a_group_is_one_process_and_another_group_another),
 		cmocka_unit_test(a_later_service_joins_and_the_same_wish_is_no_news),

@@ -1,0 +1,226 @@
+"""Queries of a VM for names: what the mesh answers, what goes on to its server, and what is left alone when somebody is gone."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
+
+import dns.flags  # noqa: E402
+import dns.message  # noqa: E402
+
+from agentlab import alive  # noqa: E402
+from dnslab import Asker, DnsLab, burst, query  # noqa: E402
+from netlab import wait_until  # noqa: E402
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
+
+NAME, OUTSIDE = "orders.shop.mesh.internal", "www.outside.example"
+
+
+@pytest.fixture
+def mesh(request):
+    options = dict(getattr(request, "param", {}))
+    server = options.pop("server", "named")
+    lab = DnsLab(**options)
+    try:
+        yield lab.start(server)
+    finally:
+        print(lab.log("nic.agent")[-8000:])  # pytest shows it when the test fails
+        lab.close()
+
+
+def modes(*which, **more):
+    return pytest.mark.parametrize("mesh", [dict(mode=m, **more) for m in which], indirect=True, ids=which)
+
+
+def known(mesh):
+    """The mesh has been asked for the name already."""
+    return wait_until("the mesh's answer", lambda: mesh.dig(NAME).split() == [mesh.vip()])
+
+
+@modes("fill", "answer")
+def test_the_mesh_answers_for_its_names_and_for_no_others(mesh):
+    assert mesh.dig(NAME).split() == [mesh.vip()]      # also the first time that somebody asks
+    assert mesh.dig(OUTSIDE).split() == ["192.0.2.80"]
+    assert mesh.dig(OUTSIDE, "AAAA").split() == ["2001:db8::80"]
+    for t in "AAAA", "TXT", "MX", "SRV", "HTTPS":       # the name exists: no error, and no record
+        assert mesh.status(NAME, t) == "NOERROR" and mesh.dig(NAME, t) == "", t
+    for name in "nothing.shop.mesh.internal", "mesh.internal", "shop.mesh.internal", "web.demo.svc.cluster.local", "gone.example":
+        assert mesh.status(name) == "NXDOMAIN", name
+    assert mesh.status("nothing.shop.mesh.internal") == "NXDOMAIN"
+    # The guest sees no difference to a server that it has asked itself.
+    asker = Asker(mesh.vms[1])
+    for edns in None, 512, 4096:
+        m = dns.message.from_wire(asker.ask("oRDeRs.shOP.mesh.INTERNAL", qid=77, edns=edns))
+        assert m.id == 77 and m.rcode() == 0 and m.flags & dns.flags.AA and not m.flags & dns.flags.TC
+        assert b"\x06oRDeRs\x04shOP" in m.to_wire() and str(m.question[0].name) == "oRDeRs.shOP.mesh.INTERNAL."
+        assert [r.address for r in m.answer[0]] == [mesh.vip()] and m.answer[0].ttl == 30 and (m.edns == 0) == (edns is not None)
+    asker.close()
+    # A service that nobody had heard of when its name was asked for.
+    assert mesh.status("orders-2.shop.mesh.internal") == "NXDOMAIN"
+
+
+@modes("answer")
+def test_a_name_leads_to_its_service(mesh):
+    conf = mesh.dir + "/resolv.conf"
+    with open(conf, "w") as f:
+        f.write("nameserver %s\nsearch shop.mesh.internal\n" % mesh.ns)
+    fetch = "mount --bind %s /etc/resolv.conf && curl -sS -m 10 http://%%s:8080/" % conf
+    for name in NAME, "orders":
+        wait_until("an answer over the mesh", lambda: mesh.vms[1].run("unshare", "-m", "sh", "-c", fetch % name, check=False) == "this is " + mesh.vms[0].address)
+    wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in mesh.log("nic.agent"))
+
+
+@modes("observe")
+def test_observing_changes_nothing(mesh):
+    assert mesh.status(NAME) == "NXDOMAIN" and mesh.dig(OUTSIDE).split() == ["192.0.2.80"]
+    assert mesh.dns_metrics() == {}
+
+
+@modes("fill", "answer", server="dnsmasq")
+def test_dnsmasq_is_a_server_like_any_other(mesh):
+    assert mesh.dig(NAME).split() == [mesh.vip()]
+    assert mesh.dig(OUTSIDE).split() == ["192.0.2.80"]
+    assert mesh.status("nothing.shop.mesh.internal") == "NXDOMAIN"
+    assert mesh.status("elsewhere.example") == "REFUSED"      # dnsmasq has nobody to ask
+
+
+@modes("fill", "answer")
+def test_a_silent_server_takes_only_its_own_names_along(mesh):
+    known(mesh)
+    mesh.server.send_signal(signal.SIGSTOP)
+    assert mesh.dig(NAME).split() == [mesh.vip()]
+    before = mesh.dns_metrics()["istio_dns_upstream_requests_total"]
+    assert mesh.status(OUTSIDE) is None                      # nobody made anything up
+    assert mesh.dns_metrics()["istio_dns_upstream_requests_total"] > before
+    assert mesh.dig(NAME).split() == [mesh.vip()]
+    mesh.server.send_signal(signal.SIGCONT)
+    wait_until("the server again", lambda: mesh.dig(OUTSIDE).split() == ["192.0.2.80"])
+
+
+@modes("fill", "answer")
+def test_big_answers_come_whole(mesh):
+    assert len(mesh.dig("many.outside.example", "+bufsize=4096", "+ignore").split()) == 40
+    assert len(mesh.dig("many.outside.example", "+noedns").split()) == 40          # by TCP, after TC
+    assert len(mesh.dig("many.outside.example", "+tcp").split()) == 40
+    asker = Asker(mesh.vms[1])
+    m = dns.message.from_wire(asker.ask("many.outside.example"))
+    assert m.flags & dns.flags.TC
+    asker.close()
+
+
+@modes("fill", "answer")
+def test_not_one_of_a_thousand_queries_a_second_is_lost(mesh):
+    known(mesh)
+    before = mesh.dns_metrics()
+    names = ["n%d.outside.example" % (i % 1000) if i % 2 else NAME for i in range(2000)]
+    seen = burst(mesh.vms[1], names, 2)
+    assert len(seen) == len(names)
+    for i, m in seen.items():
+        m = dns.message.from_wire(m)
+        assert str(m.question[0].name) == names[i] + "." and len(m.answer[0]) == 1
+        assert m.answer[0][0].address == (mesh.vip() if i % 2 == 0 else "192.0.2.%d" % (i % 1000 % 250 + 1))
+    after = mesh.dns_metrics()
+    assert after["istio_dns_requests_total"] - before["istio_dns_requests_total"] == 2000
+    assert after["outrigger_dns_answered_total"] - before["outrigger_dns_answered_total"] == 1000
+    assert after["outrigger_dns_malformed_total"] == after["outrigger_dns_strays_total"] == after["outrigger_dns_send_errors_total"] == 0
+
+
+@modes("fill", "answer")
+def test_without_agent_and_proxy_queries_pass(mesh):
+    known(mesh)
+    asker = Asker(mesh.vms[1])              # one socket all the time, as a resolver that keeps its own
+    pid = mesh.proxy(mesh.vms[1])[0]["pid"]
+    mesh.stop_agent(signal.SIGKILL)
+    assert dns.message.from_wire(asker.ask(OUTSIDE, qid=1)).answer[0][0].address == "192.0.2.80"
+    os.kill(pid, signal.SIGKILL)
+    wait_until("the proxy's end", lambda: not alive(pid))
+    assert dns.message.from_wire(asker.ask(OUTSIDE, qid=2)).answer[0][0].address == "192.0.2.80"
+    assert dns.message.from_wire(asker.ask(NAME, qid=3)).rcode() == 3
+    mesh.start_agent()
+    wait_until("the mesh's answer", lambda: (mesh.discover(mesh.vms[0]), mesh.discover(mesh.vms[1]), mesh.dig(NAME).split())[2], 60)
+    assert len(dns.message.from_wire(asker.ask(NAME, qid=4)).answer) == 1
+    asker.close()
+
+
+@modes("fill", "answer")
+def test_a_proxy_that_is_killed_costs_no_name(mesh):
+    known(mesh)
+    pid = mesh.proxy(mesh.vms[1])[0]["pid"]
+    asker = Asker(mesh.vms[1], timeout=2)
+    os.kill(pid, signal.SIGKILL)
+    lost = 0
+    for i in range(100):
+        try:
+            assert dns.message.from_wire(asker.ask(OUTSIDE, qid=i)).answer[0][0].address == "192.0.2.80"
+        except TimeoutError:
+            lost += 1
+    assert lost <= 1                        # what was in its hands when it died
+    wait_until("another process", lambda: mesh.proxy(mesh.vms[1]) and mesh.proxy(mesh.vms[1])[0]["pid"] != pid, 30)
+    known(mesh)
+    asker.close()
+
+
+@modes("fill", "answer")
+def test_a_proxy_that_hangs_does_not_take_names_along(mesh):
+    known(mesh)
+    pid = mesh.proxy(mesh.vms[1])[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # what it has been given for a second is lost; a resolver's second attempt gets through
+        wait_until("names again", lambda: mesh.dig(OUTSIDE).split() == ["192.0.2.80"], 60)
+        seen = burst(mesh.vms[1], ["n%d.outside.example" % i for i in range(300)], 0.3)
+        assert len(seen) >= 298
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    known(mesh)
+
+
+@modes("fill", "answer")
+def test_ip6(mesh):
+    a = mesh.vms[1]
+    mesh.reg.ip("addr", "add", "fd66::1/64", "dev", "eth0", "nodad")
+    a.ip("addr", "add", "fd66::12/64", "dev", "eth0", "nodad")
+    wait_until("the address", lambda: (a.run("ping", "-6", "-c", "1", "-W", "1", "fd66::1", check=False), "fd66::12" in mesh.guest(a)["addresses"])[1])
+    before = mesh.dns_metrics()["istio_dns_requests_total"]
+    wait_until("the proxy knows it, too", lambda: mesh.dig(OUTSIDE, server="fd66::1") and mesh.dns_metrics()["istio_dns_requests_total"] > before)
+    assert mesh.dig(NAME, server="fd66::1").split() == [mesh.vip()]
+    assert mesh.dig(OUTSIDE, server="fd66::1").split() == ["192.0.2.80"]
+    assert mesh.status(NAME, "AAAA", server="fd66::1") == "NOERROR"
+    assert mesh.dns_metrics()["outrigger_dns_strays_total"] == 0
+
+
+@modes("answer")
+def test_hostile_datagrams_go_on_or_are_dropped(mesh):
+    asker = Asker(mesh.vms[1], timeout=1)
+    good = query(NAME)
+    for bad in [b"", b"\0", good[:11], good[:-1], good[:12] + b"\xc0\x0c\0\1\0\1", good[:12] + b"\xff" * 40, good + good, os.urandom(700),
+                good[:2] + b"\x81" + good[3:], good[:4] + b"\xff\xff" + good[6:]]:
+        asker.sock.send(bad)
+    asker.close()
+    # From outside to the proxy's own port: found by guessing, and worth nothing.
+    ports = [line.split()[3].rsplit(":", 1)[1] for line in mesh.nic.run("ss", "-Hlnu").splitlines() if line.split()[3].startswith("*:")]
+    assert ports
+    for port in ports:
+        sender = Asker(mesh.reg, "10.66.0.3", timeout=1)
+        sender.sock.connect(("10.66.0.3", int(port)))
+        sender.sock.send(good)
+        sender.close()
+    wait_until("they are counted", lambda: mesh.dns_metrics()["outrigger_dns_strays_total"] > 0)
+    known(mesh)
+    assert mesh.dig(OUTSIDE).split() == ["192.0.2.80"]
+    m = mesh.dns_metrics()
+    assert m["outrigger_dns_malformed_total"] >= 9 and mesh.proxy(mesh.vms[1])
+
+
+@modes("fill", "answer")
+def test_the_agent_still_sees_what_is_asked_and_answered(mesh):
+    mesh.dig("www.watched.example")
+    mesh.dig("_orders._tcp.outside.example", "SRV")
+    wait_until("the queries", lambda: "protocol=dns service=www.watched.example" in mesh.log("nic.agent") or "kind=discover protocol=dns" in mesh.log("nic.agent"))
