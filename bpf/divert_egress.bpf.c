@@ -147,9 +147,24 @@ static __always_inline int send_dns_answer(struct __sk_buff *skb, const struct p
 	return send_to_vm(skb, p);
 }
 
+/* Source and destination change places: no checksum feels it. */
+static __always_inline int swap_addresses(struct __sk_buff *skb, const struct packet *p)
+{
+	const struct steer_addr *addr[2] = { &p->daddr, &p->saddr };
+	__u32 v4[2] = { p->daddr.w[3], p->saddr.w[3] };
+
+	if (!p->ip6)
+		return bpf_skb_store_bytes(skb, ETH_HLEN + 12, v4, sizeof(v4), 0) ? -1 : 0;
+	for (int i = 0; i < 2; i++)
+		if (bpf_skb_store_bytes(skb, ETH_HLEN + 8 + i * sizeof(*addr[0]), addr[i], sizeof(*addr[0]), 0))
+			return -1;
+	return 0;
+}
+
 /*
- * A query on its way to its server: the port that it is sent to is the one that
- * the VM sent it from. It enters by the VM's port, as it did when it was sent.
+ * A query on its way to its server. It was sent to the VM, and from the server:
+ * that way it comes by here even when the server's address is one of this NIC.
+ * Turned round it enters by the VM's port, as it did when the VM sent it.
  */
 static __always_inline int send_dns_query(struct __sk_buff *skb, const struct packet *p)
 {
@@ -157,7 +172,7 @@ static __always_inline int send_dns_query(struct __sk_buff *skb, const struct pa
 	struct steer_flow_key k;
 	struct frame frame = {};
 
-	dns_key(&k, p);
+	dns_key(&k, &p->daddr, &p->saddr);
 	f = bpf_map_lookup_elem(&flows, &k);
 	if (!f)
 		return drop(STEER_C_ANSWER_UNKNOWN);
@@ -166,7 +181,8 @@ static __always_inline int send_dns_query(struct __sk_buff *skb, const struct pa
 	frame.vlan = f->vlan;
 	__builtin_memcpy(frame.dmac, f->dmac, sizeof(frame.dmac));
 	__builtin_memcpy(frame.smac, f->smac, sizeof(frame.smac));
-	if (set_port(skb, p, 0, p->sport, p->dport) || set_port(skb, p, 2, p->dport, bpf_htons(DNS_PORT))) {
+	if (set_port(skb, p, 0, p->sport, p->dport) || set_port(skb, p, 2, p->dport, bpf_htons(DNS_PORT)) ||
+	    swap_addresses(skb, p)) {
 		count(f->vm, STEER_C_REWRITE_ERROR);
 		return TC_ACT_SHOT;
 	}

@@ -276,7 +276,7 @@ static __always_inline int divert_dns(struct __sk_buff *skb, const struct packet
 
 	if (!find_divert(p, port->vm, STEER_DNS) || !dns_has_proxy(port->vm) || !dns_admit(port->vm))
 		return V_PASS;
-	dns_key(&k, p);
+	dns_key(&k, &p->saddr, &p->daddr);
 	r = flow_enter(skb, p, port, port->vm, &k);
 	if (r) {
 		count(port->vm, r);

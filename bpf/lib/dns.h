@@ -16,10 +16,10 @@
 enum { DNS_PORT = 53 };
 
 /* The way from a VM to one of its servers. */
-static __always_inline void dns_key(struct steer_flow_key *k, const struct packet *p)
+static __always_inline void dns_key(struct steer_flow_key *k, const struct steer_addr *vm, const struct steer_addr *server)
 {
-	k->saddr = p->saddr;
-	k->daddr = p->daddr;
+	k->saddr = *vm;
+	k->daddr = *server;
 	k->sport = 0;
 	k->dport = bpf_htons(DNS_PORT);
 }

@@ -170,9 +170,9 @@ MUST_CHECK int monitor_listeners_make(struct monitor_client *c, uint32_t vm, int
  * Two transparent UDP sockets of a VM, as above. By the first come the queries
  * that its MONITOR_DNS entries divert, with their destination as ancillary data
  * (IP_ORIGDSTADDR, IPV6_ORIGDSTADDR); what it sends, from the address of a
- * server to the VM, leaves from port 53. What the second sends, from the VM's
- * address to a server and the port *that the VM has sent from*, enters by the
- * VM's port as if the VM had sent it from there to port 53.
+ * server to the VM, leaves from port 53. What the second sends, also from the
+ * address of a server to the VM and the port that it has sent from, is turned
+ * round, and enters by the VM's port as if the VM had sent it to port 53.
  *
  * Who gets a datagram that was sent to another port than 53 has got it from
  * somebody who found the socket's own port.

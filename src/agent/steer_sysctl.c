@@ -40,6 +40,8 @@ void steer_sysctls_init(struct steer_sysctls *s, const struct steer_conf *conf)
 	add_device(s, "ipv4", dev, "rp_filter", 0, true);
 	add_device(s, "ipv4", "all", "src_valid_mark", 0, true);
 	add_device(s, "ipv4", dev, "src_valid_mark", 0, true);
+	/* what a server on the NIC itself says to a VM may take a turn by the divert device */
+	add_device(s, "ipv4", dev, "accept_local", 1, false);
 	/* there is no neighbour to redirect anybody to */
 	add_device(s, "ipv4", dev, "send_redirects", 0, false);
 	add_device(s, "ipv6", dev, "disable_ipv6", 0, true);

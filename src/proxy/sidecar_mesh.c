@@ -445,9 +445,11 @@ static const struct dns_names_ops names_ops = {
 
 int sidecar_set_dns(struct sidecar *s, int fds[2])
 {
-	s->dns = vm_dns_free(s->dns);
+	int r;
 
-	int r = vm_dns_new(s->proxy->loop, fds, &names_ops, s, &s->dns);
+	if (s->dns)
+		return vm_dns_replace(s->dns, fds);
+	r = vm_dns_new(s->proxy->loop, fds, &names_ops, s, &s->dns);
 	if (r == 0)
 		vm_dns_set(s->dns, s->put);
 	return r;

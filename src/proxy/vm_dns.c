@@ -17,6 +17,7 @@
 enum {
 	DNS_PORT = 53,
 	DATAGRAMS_A_TURN = 64,		/* of one VM; the others and the mesh controller come in between */
+	DATAGRAMS_LEFT = 4096,		/* more than a socket's queue has */
 	TICK_MS = 100,
 	IDLE_MS = 60000,
 	ADDRESSES_MAX = 64,		/* of an answer */
@@ -87,11 +88,11 @@ static void send_to_vm(struct vm_dns *d, const struct ip *server, const struct i
 	send_from(d, d->fds[0], server, client, data, len);
 }
 
-/* As the VM sent it. The port is the one that it sent from: BPF puts both where they belong. */
+/* As the VM sent it: BPF turns it round. */
 static void forward(struct vm_dns *d, const struct ip_port *client, const struct ip *server, const void *data, size_t len)
 {
 	d->count.forwarded++;
-	send_from(d, d->fds[1], &client->ip, &(struct ip_port){ *server, client->port }, data, len);
+	send_from(d, d->fds[1], server, client, data, len);
 }
 
 static bool destination(struct msghdr *m, struct ip_port *ret_to)
@@ -197,12 +198,13 @@ static bool keep_message(struct pending *p, const uint8_t *data, size_t len)
 	return true;
 }
 
-/* NULL: over the budget, or out of memory. */
-static struct pending *pending_new(struct vm_dns *d, const struct datagram *g, const struct dns_query *q, const char *key, bool is_fill)
+/* @message: see there; may be NULL. NULL: over the budget, or out of memory. */
+static struct pending *pending_new(struct vm_dns *d, const struct ip_port *client, const struct ip *server, const struct dns_query *q,
+				   const char *key, bool is_fill, const struct datagram *message)
 {
 	struct pending *p = d->n_pending < VM_DNS_PENDING_MAX ? calloc(1, sizeof(*p)) : NULL;
 
-	if (!p || (!is_fill && !keep_message(p, g->data, g->len)) ||
+	if (!p || (message && !keep_message(p, message->data, message->len)) ||
 	    (!d->n_pending && timer_arm(d->loop, &d->timer, TICK_MS, on_timer) < 0)) {
 		if (p)
 			free(p->message);
@@ -210,11 +212,11 @@ static struct pending *pending_new(struct vm_dns *d, const struct datagram *g, c
 		d->count.over_budget++;
 		return NULL;
 	}
-	p->client = g->from;
-	p->server = g->to.ip;
+	p->client = *client;
+	p->server = *server;
 	p->is_fill = is_fill;
 	p->query = *q;
-	p->until_ms = loop_now_ms(d->loop) + (is_fill ? VM_DNS_FILL_MS : VM_DNS_WAIT_MS);
+	p->until_ms = loop_now_ms(d->loop) + (message ? VM_DNS_WAIT_MS : VM_DNS_FILL_MS);
 	memcpy(p->key, key, sizeof(p->key));
 	list_append(&d->pending, &p->link);
 	d->n_pending++;
@@ -299,11 +301,11 @@ static void take_query(struct vm_dns *d, const struct datagram *g)
 	}
 	found = dns_names_find(&d->names, key, loop_now_ms(d->loop), &s);
 	if (is_fill) {
-		(void)!pending_new(d, g, &q, key, true);
+		(void)!pending_new(d, &g->from, &g->to.ip, &q, key, true, NULL);
 		forward(d, &g->from, &g->to.ip, g->data, g->len);
 	} else if (found == DNS_FOUND) {
 		answer(d, &g->from, &g->to.ip, &q, s);
-	} else if (found == DNS_FOUND_NOTHING || !pending_new(d, g, &q, key, false)) {
+	} else if (found == DNS_FOUND_NOTHING || !pending_new(d, &g->from, &g->to.ip, &q, key, false, g)) {
 		forward(d, &g->from, &g->to.ip, g->data, g->len);
 	}
 }
@@ -326,29 +328,40 @@ static bool is_refusal(uint8_t rcode)
 	return rcode == DNS_RCODE_NXDOMAIN || rcode == DNS_RCODE_SERVFAIL || rcode == DNS_RCODE_REFUSED;
 }
 
+/*
+ * What was asked stands in the answer. So one whose query nobody remembers (it
+ * was over the budget, or came to the process before this one) is filled, too.
+ */
+static bool fill(struct vm_dns *d, const struct datagram *g, const struct dns_query *q, struct pending *p)
+{
+	const struct snap_service *s;
+	char key[DNS_NAMES_KEY_LEN];
+
+	if (!is_refusal(q->rcode) || !dns_names_key(&q->name, d->put->namespace_, d->put->dns_domains, d->put->n_dns_domains, key))
+		return false;
+	switch (dns_names_find(&d->names, key, loop_now_ms(d->loop), &s)) {
+	case DNS_FOUND:
+		d->count.filled++;
+		answer(d, &g->to, &g->from.ip, p ? &p->query : q, s);
+		return true;
+	case DNS_FOUND_LATER:
+		return pending_new(d, &g->to, &g->from.ip, p ? &p->query : q, key, true, g);
+	case DNS_FOUND_NOTHING:
+		break;
+	}
+	return false;
+}
+
 static void take_response(struct vm_dns *d, const struct datagram *g)
 {
 	struct dns_query q;
-	struct pending *p = dns_response_decode(g->data, g->len, &q) ? pending_of(d, g, &q) : NULL;
-	const struct snap_service *s;
+	bool is_response = dns_response_decode(g->data, g->len, &q);
+	struct pending *p = is_response ? pending_of(d, g, &q) : NULL;
 
-	if (p && is_refusal(q.rcode)) {
-		switch (dns_names_find(&d->names, p->key, loop_now_ms(d->loop), &s)) {
-		case DNS_FOUND:
-			answer_pending(d, p, s);
-			return;
-		case DNS_FOUND_LATER:
-			p->until_ms = loop_now_ms(d->loop) + VM_DNS_WAIT_MS;
-			if (keep_message(p, g->data, g->len))
-				return;
-			break;
-		case DNS_FOUND_NOTHING:
-			break;
-		}
-	}
+	if (!is_response || !fill(d, g, &q, p))
+		send_to_vm(d, &g->from.ip, &g->to, g->data, g->len);
 	if (p)
 		pending_free(d, p);
-	send_to_vm(d, &g->from.ip, &g->to, g->data, g->len);
 }
 
 static bool is_own(const struct vm_dns *d, const struct ip *ip)
@@ -362,13 +375,11 @@ static bool is_own(const struct vm_dns *d, const struct ip *ip)
 	return false;
 }
 
-static int on_readable(struct watch *w, uint32_t events)
+static void take_some(struct vm_dns *d, unsigned n)
 {
-	struct vm_dns *d = container_of(w, struct vm_dns, watch);
 	struct datagram g;
 
-	(void)events;
-	for (unsigned i = 0; i < DATAGRAMS_A_TURN && receive(d, &g) == 0; i++) {
+	for (unsigned i = 0; i < n && receive(d, &g) == 0; i++) {
 		if (g.to.port == DNS_PORT && is_own(d, &g.from.ip))
 			take_query(d, &g);
 		else if (g.to.port && g.from.port == DNS_PORT && is_own(d, &g.to.ip))
@@ -376,6 +387,12 @@ static int on_readable(struct watch *w, uint32_t events)
 		else
 			d->count.strays++;
 	}
+}
+
+static int on_readable(struct watch *w, uint32_t events)
+{
+	(void)events;
+	take_some(container_of(w, struct vm_dns, watch), DATAGRAMS_A_TURN);
 	return 0;
 }
 
@@ -402,6 +419,22 @@ int vm_dns_new(struct loop *loop, int fds[2], const struct dns_names_ops *ops, v
 	}
 	*ret_dns = d;
 	return 0;
+}
+
+int vm_dns_replace(struct vm_dns *d, int fds[2])
+{
+	int r;
+
+	take_some(d, DATAGRAMS_LEFT);
+	watch_remove(&d->watch);
+	for (int i = 0; i < 2; i++) {
+		close_fd(d->fds[i]);
+		d->fds[i] = fds[i];
+	}
+	r = watch_add(d->loop, &d->watch, d->fds[0], EPOLLIN, false, on_readable);
+	if (r < 0)	/* nobody would read it: without a socket queries pass */
+		d->fds[0] = close_fd(d->fds[0]);
+	return r;
 }
 
 struct vm_dns *vm_dns_free(struct vm_dns *d)

@@ -42,6 +42,8 @@ struct vm_dns_counters {
 /* @fds: see above; taken over, also when it fails. @ops: as dns_names_ops, @data theirs. -ENOMEM. */
 MUST_CHECK int vm_dns_new(struct loop *loop, int fds[2], const struct dns_names_ops *ops, void *data, struct vm_dns **ret_dns);
 struct vm_dns *vm_dns_free(struct vm_dns *d);
+/* Other sockets in their place, taken over; what the old ones have got is seen to first. -ENOMEM: @d is of no use any more. */
+MUST_CHECK int vm_dns_replace(struct vm_dns *d, int fds[2]);
 
 /* Mode, domains, addresses and namespace are read in it; borrowed until the next call. */
 void vm_dns_set(struct vm_dns *d, const Outrigger__Ipc__VmPut *put);

@@ -35,9 +35,9 @@ def with_names(mode):
 @pytest.mark.parametrize("mode", ["fill", "answer"])
 def test_services_of_the_cluster_have_their_names_in_the_vm(kube, mode):
     kube.ensure_istiod()
-    kube.apply(SERVICES)
     mesh = IstioLab(kube, vms=1, names=("orders-1",), onboarding=with_names(mode))
     try:
+        kube.apply(SERVICES)
         mesh.reg.popen(["dnsmasq", "-k", "-h", "-R", "--no-hosts", "-u", "root", "-x", mesh.dir + "/dnsmasq.pid", "-C", "/dev/null",
                         "--address=/outside.example/192.0.2.80", "--local=/cluster.local/partner.example/other.example/"], "dnsmasq")
         mesh.start()

@@ -224,3 +224,57 @@ def test_the_agent_still_sees_what_is_asked_and_answered(mesh):
     mesh.dig("www.watched.example")
     mesh.dig("_orders._tcp.outside.example", "SRV")
     wait_until("the queries", lambda: "protocol=dns service=www.watched.example" in mesh.log("nic.agent") or "kind=discover protocol=dns" in mesh.log("nic.agent"))
+
+
+@modes("fill", "answer")
+def test_a_server_on_the_nic_or_in_another_vm_is_like_one_far_away(mesh):
+    for host, address in (mesh.nic, "10.66.0.3"), (mesh.vms[0], mesh.vms[0].address):
+        host.popen(["dnsmasq", "-k", "-h", "-R", "--no-hosts", "-u", "root", "-x", "%s/dnsmasq-%s.pid" % (mesh.dir, host.name), "-C", "/dev/null", "--bind-interfaces",
+                    "--listen-address=" + address, "--address=/outside.example/192.0.2.81", "--local=/mesh.internal/"], "dnsmasq-" + host.name)
+        wait_until("its server", lambda: mesh.dig(OUTSIDE, server=address).split() == ["192.0.2.81"])
+        before = mesh.dns_metrics()
+        assert mesh.dig(NAME, server=address).split() == [mesh.vip()]
+        assert mesh.status("nothing.shop.mesh.internal", server=address) == "NXDOMAIN"
+        assert mesh.dig(OUTSIDE, server=address).split() == ["192.0.2.81"]
+        after = mesh.dns_metrics()
+        assert after["istio_dns_requests_total"] == before["istio_dns_requests_total"] + 3
+        assert after["outrigger_dns_answered_total"] == before["outrigger_dns_answered_total"] + 1
+
+
+def set_mode(mesh, old, new):
+    """In the policy; the controller reads it again."""
+    with open(mesh.dir + "/controller.yaml") as f:
+        text = f.read()
+    assert "dns: " + old in text
+    with open(mesh.dir + "/controller.yaml", "w") as f:
+        f.write(text.replace("dns: " + old, "dns: " + new))
+    mesh.controller.send_signal(signal.SIGHUP)
+
+
+@modes("observe")
+def test_a_change_of_the_policy_counts_at_once(mesh):
+    vip = mesh.vip()
+    for old, new, want in ("observe", "answer", [vip]), ("answer", "fill", [vip]), ("fill", "observe", []), ("observe", "fill", [vip]):
+        set_mode(mesh, old, new)
+        wait_until(new, lambda: mesh.dig(NAME).split() == want and mesh.dig(OUTSIDE).split() == ["192.0.2.80"])
+    steps = [c["text"] for i in mesh.get("/v1/explain/orders")["instances"] for c in i["chain"] if c["step"] == "policy"]
+    assert steps == ['"orders": mode permissive, as shop/orders, names: observe', '"shoppers": mode permissive, as shop/shopper, names: fill']
+
+
+@modes("fill", "answer", pin=True)
+def test_agents_and_proxies_are_replaced_without_a_lost_query(mesh):
+    known(mesh)
+    names = ["n%d.outside.example" % (i % 1000) if i % 2 else NAME for i in range(3000)]
+    pid = mesh.proxy(mesh.vms[1])[0]["pid"]
+    child = os.fork()
+    if not child:       # asks all the while
+        os._exit(0 if len(burst(mesh.vms[1], names, 12)) == len(names) else 1)
+    mesh.stop_agent(signal.SIGKILL)
+    mesh.start_agent()
+    wait_until("the adopted proxy", lambda: mesh.proxy(mesh.vms[1]))
+    assert mesh.proxy(mesh.vms[1])[0]["pid"] == pid
+    group = mesh.get("/v1/processes")["processes"][0]["group"]
+    mesh.ask(mesh.nic, "run/agent.sock", "/v1/processes/%s/upgrade" % group, {})
+    wait_until("the successor", lambda: mesh.proxy(mesh.vms[1]) and mesh.proxy(mesh.vms[1])[0]["pid"] != pid)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    known(mesh)
