@@ -64,7 +64,7 @@ static const struct conf_item port_items[] = {
 	  .doc = "Device by which frames in a VM's name leave; its bridge, or for OVS the first uplink, by default." },
 	{ "out_vlan", CONF_UINT, AT(config_port, out_vlan), .max = 4094, .doc = "Tag that those frames get; 0: none." },
 	{ "drop_spoofed", CONF_BOOL, AT(config_port, drop_spoofed), .dflt = "false",
-	  .doc = "Drop what a VM sends from an address that is not its own. Otherwise it is counted, passes, and is never diverted." },
+	  .doc = "Drop what a VM sends from an address that is not its own. Otherwise it is counted, passes (but opens no connection to where diverts fail closed), and is never diverted." },
 };
 static const struct conf_table port_table = CONF_TABLE_INIT("port", struct config_port, port_items);
 
@@ -190,7 +190,7 @@ static const struct conf_item items[] = {
 	{ "nic", CONF_STRING, AT(config, nic), .reload = CONF_RESTART, .required = true, .check = check_nic, .doc = "The name of this NIC: unique in the mesh." },
 	{ "controller", CONF_SUB, AT(config, controller), .sub = &controller_table, .doc = "Who provisions this agent." },
 	{ "ports", CONF_LIST, AT(config, ports), .reload = CONF_RESTART, .sub = &port_table, .max = 32, .doc = "VM ports, as they come and go." },
-	{ "uplinks", CONF_STRINGS, AT(config, uplinks), .reload = CONF_RESTART, .max = 8, .doc = "Devices towards the network." },
+	{ "uplinks", CONF_STRINGS, AT(config, uplinks), .reload = CONF_RESTART, .max = 8, .doc = "Devices towards the network. They are watched untagged and with the tags of `ports`." },
 	{ "guests", CONF_LIST, AT(config, guests), .sub = &guest_table, .max = 4096, .doc = "What is known of guests beforehand. The first entry that fits counts." },
 	{ "discovery", CONF_SUB, AT(config, discovery), .sub = &discovery_table,
 	  .doc = "Ports where registries listen, beside the protocols' own, by protocol." },

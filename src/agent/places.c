@@ -178,18 +178,44 @@ static int attach(struct places *ps, struct place *p, const struct port_info *in
 	return r;
 }
 
-static void attach_uplink(struct places *ps, const struct port_info *info)
+static void attach_uplink(struct places *ps, const struct port_info *info, uint16_t vlan)
 {
-	struct monitor_port port = { .ifindex = info->ifindex, .role = MONITOR_ROLE_UPLINK };
+	struct monitor_port port = { .ifindex = info->ifindex, .vlan = vlan, .role = MONITOR_ROLE_UPLINK };
 	int r;
 
 	port.topology = !info->master ? MONITOR_ROUTED : !strcmp(info->master_kind, "bridge") ? MONITOR_BRIDGE : MONITOR_OVS;
 	r = monitor_port_add(ps->monitor, &port);
 	if (r < 0) {
 		ps->n_failed++;
-		log_error("uplink could not be attached", log_str("port", info->name), log_errno(r));
+		log_error("uplink could not be attached", log_str("port", info->name), log_int("vlan", vlan), log_errno(r));
 	} else {
-		log_info("uplink attached", log_str("port", info->name));
+		log_info("uplink attached", log_str("port", info->name), log_int("vlan", vlan));
+	}
+}
+
+static bool has_vlan(const struct places *ps, uint16_t vlan)
+{
+	return ps->uplink_vlans[vlan / 8] & 1 << vlan % 8;
+}
+
+static void attach_uplink_vlans(struct places *ps, const struct port_info *info)
+{
+	for (unsigned vlan = 0; vlan < 4095; vlan++)
+		if (!vlan || has_vlan(ps, (uint16_t)vlan))
+			attach_uplink(ps, info, (uint16_t)vlan);
+}
+
+/* There are VMs behind that tag: what comes to them by an uplink has it, too. */
+static void want_uplink_vlan(struct places *ps, uint16_t vlan)
+{
+	if (!vlan || has_vlan(ps, vlan))
+		return;
+	ps->uplink_vlans[vlan / 8] |= (uint8_t)(1 << vlan % 8);
+	for (size_t i = 0; i < ps->conf->uplinks.n; i++) {
+		const struct port_info *info = ports_find_name(ps->ports, ps->conf->uplinks.v[i]);
+
+		if (info)
+			attach_uplink(ps, info, vlan);
 	}
 }
 
@@ -247,6 +273,8 @@ static void place_new(struct places *ps, const struct config_port *conf, const s
 	if (!kept && monitor_vm_clear(ps->monitor, slot) < 0)
 		ps->n_failed++;
 	places_save(ps);
+	want_uplink_vlan(ps, vlan);
+	want_uplink_vlan(ps, (uint16_t)conf->out_vlan);
 	place_update(ps, p, info);
 }
 
@@ -286,7 +314,7 @@ static void on_port(enum ports_event event, const struct port_info *info, void *
 
 	if (is_uplink(ps, info->name)) {
 		if (event == PORTS_NEW)
-			attach_uplink(ps, info);
+			attach_uplink_vlans(ps, info);
 		return;
 	}
 	if (known(ps, info, event == PORTS_GONE) || event == PORTS_GONE || !conf)

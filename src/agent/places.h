@@ -57,6 +57,7 @@ struct places {
 	uint32_t n_slots;
 	struct kept_place *kept;
 	size_t n_kept;
+	uint8_t uplink_vlans[4096 / 8];	/* bits: tags besides none that uplinks are watched for */
 	uint64_t n_failed;		/* what the monitor refused */
 };
 

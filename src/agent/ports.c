@@ -323,17 +323,15 @@ int ports_new(struct loop *l, const char *const *patterns, size_t n_patterns, po
 	for (; p->n_patterns < n_patterns; p->n_patterns++)
 		snprintf(p->patterns[p->n_patterns], IFNAMSIZ, "%s", patterns[p->n_patterns]);
 
+	*ret_ports = p;		/* @fn may want to look around */
 	int r = open_socket(p);
 	if (r == 0)
 		r = read_first(p);
 	if (r == 0)
 		r = watch_add(l, &p->watch, mnl_socket_get_fd(p->sock), EPOLLIN, false, on_netlink);
-	if (r < 0) {
-		ports_free(p);
-		return r;
-	}
-	*ret_ports = p;
-	return 0;
+	if (r < 0)
+		*ret_ports = ports_free(p);
+	return r;
 }
 
 const struct port_info *ports_find_name(const struct ports *p, const char *name)

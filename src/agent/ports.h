@@ -38,7 +38,7 @@ typedef void ports_fn(enum ports_event event, const struct port_info *port, void
 /*
  * Calls @fn for each matching device there is and then for every change, from
  * @l. @patterns are copied. After messages were lost (ENOBUFS) it reads
- * everything anew and tells the differences.
+ * everything anew and tells the differences. *ret_ports is good in the first calls already.
  */
 MUST_CHECK int ports_new(struct loop *l, const char *const *patterns, size_t n_patterns, ports_fn *fn, void *data,
 			 struct ports **ret_ports);

@@ -69,6 +69,14 @@ class Host:
     def ip(self, *argv):
         subprocess.run(["ip", "-n", self.ns, *map(str, argv)], check=True)
 
+    def tag(self, dev):
+        """It is behind VLAN 10 from now on; by BPF, since not every kernel has VLAN devices."""
+        program = os.path.join(os.environ.get("OUTRIGGER_BUILD", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build")),
+                               "tests", "bpf", "vtag.bpf.o")
+        self.run("tc", "qdisc", "add", "dev", dev, "clsact")
+        self.run("tc", "filter", "add", "dev", dev, "egress", "bpf", "da", "obj", program, "sec", "tc/push")
+        self.run("tc", "filter", "add", "dev", dev, "ingress", "bpf", "da", "obj", program, "sec", "tc/pop")
+
     def tap(self, name, master=None):
         """A port for a guest; it has carrier while a process holds it."""
         self.ip("tuntap", "add", name, "mode", "tap")

@@ -260,12 +260,8 @@ class Nic:
         host.ip("-6", "route", "add", "default", "via", v6)
 
     def tag(self, *hosts):
-        """Those hosts are behind VLAN 10 from now on; by BPF, since not every kernel has VLAN devices."""
-        program = os.path.join(BUILD, "tests", "bpf", "vtag.bpf.o")
         for h in hosts:
-            h.run("tc", "qdisc", "add", "dev", "eth0", "clsact")
-            h.run("tc", "filter", "add", "dev", "eth0", "egress", "bpf", "da", "obj", program, "sec", "tc/push")
-            h.run("tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "da", "obj", program, "sec", "tc/pop")
+            h.tag("eth0")
 
     def driver(self, *options, vms=(1, 2), flags=0, vlan=0):
         d = Driver(self.nic, *options)

@@ -93,6 +93,63 @@ def test_a_service_at_an_ipv6_address(mesh):
     assert mesh.fetch(mesh.reg, orders.v6) == ""    # strict
 
 
+def test_vms_behind_routed_ports():
+    """No bridge: the NIC routes to each VM and answers ARP for the others, as Calico and bare servers do."""
+    lab = AgentLab("oga3")
+    try:
+        for key in ("net.ipv4.ip_forward", "net.ipv4.conf.all.proxy_arp", "net.ipv4.neigh.default.proxy_delay"):
+            lab.nic.sysctl(key, 0 if key.endswith("delay") else 1)
+        for vm in lab.vms:
+            lab.nic.ip("link", "set", vm.port, "nomaster")
+            lab.nic.ip("route", "add", vm.address + "/32", "dev", vm.port)
+            lab.nic.sysctl("net.ipv4.conf.%s.proxy_arp" % vm.port, 1)
+            lab.nic.sysctl("net.ipv4.neigh.%s.proxy_delay" % vm.port, 0)
+        lab.nic.sysctl("net.ipv4.neigh.br0.proxy_delay", 0)
+        lab.start()
+        orders, shopper = lab.vms
+        lab.join(orders)
+        assert evidence(lab.service("orders")[0])["port"] == "vm"
+        lab.discover(shopper)
+        wait_until("the client's proxy", lambda: lab.proxy(shopper))
+        assert wait_until("an answer over the mesh", lambda: lab.fetch(shopper, orders.address)) == "this is " + orders.address
+        wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in lab.log("nic.agent"))
+        assert lab.fetch(lab.reg, orders.address) == ""     # strict
+        wait_until("the probe", lambda: evidence(lab.service("orders")[0]).get("probe") == "vm")
+        check = lab.get("/v1/check")
+        assert check["ok"], [c for c in check["checks"] if not c["ok"]]
+    finally:
+        print(lab.log("nic.agent")[-5000:])
+        lab.close()
+
+
+class TaggedLab(AgentLab):
+    """VMs and registry are on VLAN 10, the NIC and the controller on none."""
+
+    def agent_yaml(self):
+        return super().agent_yaml().replace('  - match: "tap*"', '  - { match: "tap*", vlans: [10], out_vlan: 10 }')
+
+
+def test_vms_behind_a_vlan():
+    lab = TaggedLab("oga4")
+    try:
+        for host in [lab.reg, *lab.vms]:
+            host.tag("eth0")
+        lab.start()
+        orders, shopper = lab.vms
+        lab.join(orders)
+        (s,) = lab.service("orders")
+        assert s["verdict"] == "vm" and lab.guest(orders)["vlan"] == 10
+        lab.discover(shopper)
+        wait_until("the client's proxy", lambda: lab.proxy(shopper))
+        assert wait_until("an answer over the mesh", lambda: lab.fetch(shopper, orders.address)) == "this is " + orders.address
+        wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in lab.log("nic.agent"))
+        assert lab.fetch(lab.reg, orders.address) == ""     # strict
+        wait_until("the probe", lambda: evidence(lab.service("orders")[0]).get("probe") == "vm")
+    finally:
+        print(lab.log("nic.agent")[-5000:])
+        lab.close()
+
+
 def test_a_later_service_joins_the_same_proxy_and_one_that_ends_leaves(mesh):
     a, _ = mesh.vms
     mesh.join(a)
