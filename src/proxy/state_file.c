@@ -80,7 +80,10 @@ static int read_one(int fd, struct found *found, struct diag *d)
 		return diag_set(d, "it is not a file of ours");
 	if (v != version)
 		return diag_set(d, "its version is %u, this program reads %u", v, version);
-	if (sscanf(header + sizeof(magic) - 1, "%u %llu %zu %64s", &v, &serial, &len, must) != 4 || len > STATE_MAX)
+	if (sscanf(header + sizeof(magic) - 1, "%u %llu %zu %64s", &v, &serial, &len, must) != 4)
+		return 0;
+	/* It was cut, or says so to have us take memory; behind the last number there is no next one. */
+	if (len > STATE_MAX || len > (size_t)st.st_size - HEADER_LEN || serial == UINT64_MAX)
 		return 0;
 	to = bytes_reserve(&found->content, len ? len : 1);
 	if (!to)
