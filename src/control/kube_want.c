@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "control/kube_groups.h"
 #include "control/onboard.h"
 
 const struct kube_kind_info kube_kinds[_KUBE_WANTED_N] = {
@@ -72,9 +73,19 @@ static json_t *probe_of(const struct config_health *h)
 	return probe;
 }
 
+/* Sidecars and gateways of Istio, too, shall reach the VMs by HBONE: without this label they speak a protocol that ours do not. */
+static json_t *labels_of_vms(const struct config_onboarding *p)
+{
+	json_t *labels = labels_of(p);
+
+	if (labels && !json_object_get(labels, KUBE_TLS_MODE_LABEL))
+		json_object_set_new(labels, KUBE_TLS_MODE_LABEL, json_string("disabled"));
+	return labels;
+}
+
 static json_t *group_spec(const struct config_onboarding *p)
 {
-	return json_pack("{s:{s:o}, s:{s:s}, s:o*}", "metadata", "labels", labels_of(p), "template", "serviceAccount", p->service_account,
+	return json_pack("{s:{s:o}, s:{s:s}, s:o*}", "metadata", "labels", labels_of_vms(p), "template", "serviceAccount", p->service_account,
 			 "probe", probe_of(&p->health));
 }
 

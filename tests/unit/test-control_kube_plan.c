@@ -84,7 +84,7 @@ static void policies_want_accounts_and_groups_with_labels_and_probe(void **state
 	assert_string_equal(w.v[3].key, "WorkloadGroup shop/orders");
 	assert_string_equal(w.v[3].conflict, "onboarding 'more' wants the account other for it, an earlier policy orders");
 	text = json_dumps(json_object_get(w.v[3].object, "spec"), JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(text, "{\"metadata\":{\"labels\":{\"app\":\"orders\",\"tier\":\"back\"}},"
+	assert_string_equal(text, "{\"metadata\":{\"labels\":{\"app\":\"orders\",\"security.istio.io/tlsMode\":\"disabled\",\"tier\":\"back\"}},"
 		"\"probe\":{\"failureThreshold\":3,\"httpGet\":{\"path\":\"/h\",\"port\":8080},\"initialDelaySeconds\":0,\"periodSeconds\":2,\"successThreshold\":1,"
 		"\"timeoutSeconds\":1},\"template\":{\"serviceAccount\":\"orders\"}}");
 	free(text);
