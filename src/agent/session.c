@@ -22,7 +22,7 @@
 enum {
 	PROTOCOL_VERSION = 1,
 	CALL_DEADLINE_MS = 20000,
-	CHECK_MS = 30000,	/* how often it is seen whether the certificate wants renewal */
+	CHECK_MS = 5000,	/* how often it is seen whether the certificate wants renewal */
 	SETTLED_MS = 10000,	/* a session that lasted so long was a good one */
 };
 
@@ -84,6 +84,7 @@ static void enter(struct session *s, enum session_state state, const char *detai
 /* --- the connection --- */
 
 static int on_retry(struct timer *t);
+static int on_check(struct timer *t);
 static int on_reconnect(struct defer *d);
 
 static void disconnect(struct session *s)
@@ -92,6 +93,17 @@ static void disconnect(struct session *s)
 	s->unary = NULL;
 	s->synced = false;
 	s->client = grpc_client_free(s->client);
+}
+
+/* Not until the certificate has expired: the NIC could not come back by itself then. */
+static uint32_t next_attempt_ms(struct session *s)
+{
+	uint32_t wait_ms = backoff_next(&s->backoff);
+	int64_t left_ms = (s->cert.not_after - clock_wall_s()) * 1000;
+
+	if (left_ms > 0 && nic_cert_usable(&s->cert))
+		wait_ms = (uint32_t)MIN((int64_t)wait_ms, MAX(left_ms / 4, (int64_t)s->backoff.min_ms));
+	return wait_ms;
 }
 
 static void retry_later(struct session *s, const char *why)
@@ -103,7 +115,7 @@ static void retry_later(struct session *s, const char *why)
 		backoff_reset(&s->backoff);
 	s->opened_ms = 0;
 	enter(s, SESSION_WAITING, why);
-	if (timer_arm(s->loop, &s->retry, backoff_next(&s->backoff), on_retry) < 0)
+	if (timer_arm(s->loop, &s->retry, next_attempt_ms(s), on_retry) < 0)
 		log_error("no memory to reach the controller again");
 }
 
@@ -335,6 +347,8 @@ static void take_welcome(struct session *s, const Outrigger__V1__Welcome *m)
 	s->info.n_connects++;
 	enter(s, SESSION_OPEN, "");
 	s->ops.welcome(m, s->ops.data);
+	if (timer_arm(s->loop, &s->check, 0, on_check) < 0)	/* the time for renewal may have passed meanwhile */
+		log_error("no memory to see to the NIC's certificate");
 }
 
 static void take_revoked(struct session *s, const char *reason)

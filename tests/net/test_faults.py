@@ -123,6 +123,22 @@ def test_nothing_is_lost_while_the_controller_is_away(mesh):
     assert got["failed"] == 0, got
 
 
+@pytest.mark.parametrize("mesh", [{"vms": {}, "more": "ca: { nic_ttl: 20s, workload_ttl: 20s, max_ttl: 20s }\n"}], indirect=True)
+def test_a_nic_renews_a_certificate_that_lives_short_in_time(mesh):
+    """It joined by a token that serves once: with an expired certificate it would stay outside."""
+    begin = time.time()
+    mesh.kill_controller()
+    wait_until("the time for renewal", lambda: time.time() > begin + 11)
+    mesh.start_controller()
+    for nic in mesh.nics.values():
+        wait_until("the session of " + nic.name, nic.connected)
+    wait_until("the end of the first certificates", lambda: time.time() > begin + 21)
+    mesh.kill_controller()
+    mesh.start_controller()
+    for nic in mesh.nics.values():
+        wait_until("the session of " + nic.name, nic.connected)
+
+
 def test_a_port_that_goes_down_costs_nothing_but_what_was_inside(mesh):
     shopper, vip = served(mesh)
     vm = mesh.vms["orders-1"]
