@@ -418,9 +418,20 @@ def children(pid):
 
 
 def alive(pid):
-    """A zombie is not: its parent may be dead as well, and nobody hurries to bury it."""
+    """A zombie is not: its parent may be dead as well, and nobody hurries to bury it.
+
+    The main thread of a killed process is one at once, though, while others have its memory to give back, and then its listeners to close.
+    """
     try:
-        with open("/proc/%d/stat" % pid) as f:
+        threads = os.listdir("/proc/%d/task" % pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(thread_runs(pid, t) for t in threads)
+
+
+def thread_runs(pid, thread):
+    try:
+        with open("/proc/%d/task/%s/stat" % (pid, thread)) as f:
             return f.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return False

@@ -397,7 +397,12 @@ def starve(s, what, value_of):
 
 
 def descriptors_exhausted(s):
+    def shed():
+        return sum(nic.metric("outrigger_vm_over_budget_total", budget="descriptors") for nic in s.lab.nics.values())
+    before = shed()
     starve(s, "nofile", lambda pid: len(os.listdir("/proc/%d/fd" % pid)) + 8)
+    if shed() <= before:
+        raise Failed("the limit of descriptors was not felt by any proxy")
 
 
 def data_bytes(pid):
