@@ -333,7 +333,7 @@ def churn(s):
     """Services come and go as fast as they can be announced; nobody else notices."""
     vm = orders(s)
     before = s.lab.endpoints("orders")
-    vm.run(sys.executable, "-c", CHURN, REGISTRY, vm.address, 200, s.rng.randrange(1 << 30), timeout=PATIENCE_S)
+    vm.run(sys.executable, "-c", CHURN, REGISTRY, vm.address, 100, s.rng.randrange(1 << 30), timeout=PATIENCE_S)
     until("all are gone", lambda: not any(s.lab.endpoints("churn-%d" % i) for i in range(4)))
     until("orders is as before", lambda: s.lab.endpoints("orders") == before)
 
