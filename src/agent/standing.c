@@ -59,6 +59,17 @@ static const Outrigger__Ipc__PortHealth *port_of(const struct proxy_vm *vm, uint
 	return NULL;
 }
 
+/* Another proxy process has taken over, and knows nothing yet: what the last one saw counts until it does. */
+static bool keep_last(const struct standing *last, struct standing *h)
+{
+	if (!last->checked)
+		return false;
+	if (h->state < last->state)
+		*h = *last;
+	h->checked = true;
+	return true;
+}
+
 static void by_checks(const struct member *m, const struct claim *c, struct standing *h)
 {
 	const Outrigger__Health__Check *check = m->policy->health;
@@ -68,6 +79,9 @@ static void by_checks(const struct member *m, const struct claim *c, struct stan
 	if (!check || !j->close)
 		return;		/* what is not in the mesh is not checked */
 	p = port_of(supervisor_find(&m->worker->supervisor, m->guest->id), check->port ? check->port : c->port);
+	if ((!p || !strcmp(p->state, "waiting")) && keep_last(&j->standing, h))
+		return;
+	h->checked = p && strcmp(p->state, "waiting");
 	if (!p) {
 		if (h->state < STANDING_WAITING) {
 			worsen(h, STANDING_WAITING, 0);

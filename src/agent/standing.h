@@ -1,4 +1,5 @@
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
 struct claim;
@@ -24,6 +25,7 @@ enum { STANDING_REASON_LEN = 240 };
 
 struct standing {			/* judge.standing */
 	enum standing_state state;
+	bool checked;			/* a check has had its say */
 	int64_t since_ms;		/* wall clock; 0: nobody has said anything yet */
 	char reason[STANDING_REASON_LEN];	/* "" where there is none to give */
 };
