@@ -147,7 +147,7 @@ static size_t portion(const struct access_log *a)
 {
 	const char *data = (const char *)a->buffer.data, *end;
 
-	if (a->is_file || a->buffer.len <= PIPE_BUF)
+	if (!data || a->is_file || a->buffer.len <= PIPE_BUF)
 		return a->buffer.len;
 	end = memrchr(data, '\n', PIPE_BUF);
 	if (!end)
