@@ -36,26 +36,27 @@ static void drop(struct catalog_guest *g, size_t i)
 	g->unproven[g->n_unproven] = (struct unproven){};
 }
 
-static bool copy(const char *text, const char **ret_copy)
+/* How many could not be had: all are asked for, so that all can be freed. */
+static int copy(const char *text, const char **ret_copy)
 {
 	*ret_copy = text ? strdup(text) : NULL;
-	return !text || *ret_copy;
+	return text && !*ret_copy;
 }
 
 static int fill(struct unproven *u, const struct observation *o, uint64_t now_ns)
 {
 	size_t n = MIN(o->n_metadata, (size_t)CATALOG_MAX_METADATA);
-	bool ok = true;
+	int n_missing = 0;
 
 	u->o = *o;
 	u->o.metadata = u->metadata;
 	u->o.n_metadata = n;
 	u->o.host = NULL;
 	u->until_ns = o->ttl_s ? now_ns + o->ttl_s * 1000000000ULL : UINT64_MAX;
-	for (size_t i = 0; i < n; i++)		/* all are asked for, so that all can be freed */
-		ok = copy(o->metadata[i].key, &u->metadata[i].key) & copy(o->metadata[i].value, &u->metadata[i].value) & ok;
-	ok = copy(o->service, &u->o.service) & copy(o->instance, &u->o.instance) & copy(o->app_protocol, &u->o.app_protocol) & ok;
-	if (ok)
+	for (size_t i = 0; i < n; i++)
+		n_missing += copy(o->metadata[i].key, &u->metadata[i].key) + copy(o->metadata[i].value, &u->metadata[i].value);
+	n_missing += copy(o->service, &u->o.service) + copy(o->instance, &u->o.instance) + copy(o->app_protocol, &u->o.app_protocol);
+	if (!n_missing)
 		return 0;
 	unproven_free(u);
 	return -ENOMEM;

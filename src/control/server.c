@@ -18,6 +18,7 @@
 enum {
 	MAX_NAMES = 64,			/* in the listeners' certificates */
 	CHECK_CERTIFICATES_MS = 60000,
+	FIRST_CHECK_MS = 100,		/* how long they live is looked at then */
 	MESH_MAX_MESSAGE = 16 << 20,
 	MESH_MAX_QUEUED = 64 << 20,
 };
@@ -409,7 +410,7 @@ int server_new(struct loop *loop, const char *config_path, struct server **ret_s
 	if (r == 0)
 		r = config_watch_start(s);
 	if (r == 0)
-		r = timer_arm(loop, &s->certificates, CHECK_CERTIFICATES_MS, on_check_certificates);
+		r = timer_arm(loop, &s->certificates, FIRST_CHECK_MS, on_check_certificates);
 	if (r < 0) {
 		server_free(s);
 		return r;

@@ -589,7 +589,7 @@ print("got %d bytes" % len(c.recv(65536)), flush=True)
 
 @pytest.mark.parametrize("mesh", [TENANTS], indirect=True)
 def test_a_proxy_cannot_pose_as_another_groups(mesh):
-    shopper, vips = two_tenants(mesh)
+    two_tenants(mesh)
     a = mesh.nics["a"]
     pids = {p["group"].split("-")[1]: (p["group"], p["pid"]) for p in a.get("/v1/processes")["processes"]}
     hostile_uid = int(open("/proc/%d/status" % pids["shop"][1]).read().split("Uid:")[1].split()[0])
@@ -604,13 +604,6 @@ def test_a_proxy_cannot_pose_as_another_groups(mesh):
     wait_until("its answer", lambda: " bytes" in mesh.log("a.impostor"))
     assert "got 0 bytes" in mesh.log("a.impostor")              # it is not even told hello
     assert "a stranger listens on a resume socket" in a.log()
-    billing, orders = mesh.vms["billing-1"], mesh.vms["orders-1"]
-    mesh.register(billing)      # in case that the agent was killed before it wrote the first one down
-    wait_until("proxies", lambda: a.proxy(billing) and a.proxy(orders))
-    assert a.proxy(orders)["pid"] == pids["shop"][1]            # adopted
-    assert a.proxy(billing)["pid"] not in (impostor.pid, pids["bank"][1])
-    for vip in vips:
-        wait_until("an answer", lambda: mesh.fetch(shopper, vip))
 
 
 @pytest.mark.parametrize("mesh", [TENANTS], indirect=True)

@@ -530,8 +530,8 @@ static const char *const odd[] = {
 	"{'metadata': {'name': 'a/b', 'namespace': 'shop'}}", "{'metadata': {'name': 'x', 'namespace': 'shop'}}",
 	"{'metadata': {'name': 'x', 'namespace': 'shop'}, 'spec': [], 'status': 1}",
 	"{'metadata': {'name': 'x', 'namespace': 'shop', 'labels': {'a': 3, 'kubernetes.io/service-name': {}}, 'annotations': [1], 'ownerReferences': {}}}",
-	"{'metadata': {'name': 'x', 'namespace': 'shop', 'labels': {'kubernetes.io/service-name': 'cart'}}, 'endpoints': [3, {}, {'targetRef': {'kind': 'Pod'}},"
-	" {'targetRef': {'kind': 'Pod', 'name': 'y', 'namespace': 'other'}}, {'targetRef': {'kind': 'Node', 'name': 'y'}}], 'ports': [{'port': 0}, {'port': 70000}, 4]}",
+	("{'metadata': {'name': 'x', 'namespace': 'shop', 'labels': {'kubernetes.io/service-name': 'cart'}}, 'endpoints': [3, {}, {'targetRef': {'kind': 'Pod'}},"
+	 " {'targetRef': {'kind': 'Pod', 'name': 'y', 'namespace': 'other'}}, {'targetRef': {'kind': 'Node', 'name': 'y'}}], 'ports': [{'port': 0}, {'port': 70000}, 4]}"),
 	"{'metadata': {'name': 'x', 'namespace': 'shop'}, 'spec': {'clusterIPs': ['None', '', 7, '224.0.0.1', '0.0.0.0'], 'ports': [{'port': -1}, {'port': '80'}]}}",
 	"{'metadata': {'name': 'x', 'namespace': 'shop'}, 'spec': {'type': 'ExternalName', 'externalName': 'a.b', 'ports': [{'port': 80}]}}",
 	"{'metadata': {'name': 'x', 'namespace': 'shop'}, 'status': {'podIPs': [{'ip': '999.1.1.1'}, {'ip': 'fe80::1'}, {}, 'x']}}",
