@@ -1,7 +1,7 @@
 /*
- * AEAD by libipsec-mb, its direct interface: no jobs, no queues. The manager
- * is a table of functions for this processor and is only read after it has
- * been made, so that all threads share one.
+ * AEAD by libipsec-mb, its direct interface: no jobs, no queues. What is needed
+ * of its manager is the functions for this processor. They are copied: the rest
+ * of it, the queues, is 200 kB.
  */
 #include "proto/aead.h"
 
@@ -17,8 +17,40 @@ struct aead_key {
 	uint8_t chacha[AEAD_KEY_MAX];
 };
 
-static IMB_MGR *mgr;
+/* By the names that they have in IMB_MGR, for which the library's macros ask. Only read once they are there. */
+static struct functions {
+	aes_gcm_pre_t gcm128_pre, gcm256_pre;
+	aes_gcm_init_t gcm128_init, gcm256_init;
+	aes_gcm_enc_dec_update_t gcm128_enc_update, gcm256_enc_update;
+	aes_gcm_enc_dec_finalize_t gcm128_enc_finalize, gcm256_enc_finalize;
+	aes_gcm_enc_dec_t gcm128_dec, gcm256_dec;
+	chacha_poly_init_t chacha20_poly1305_init;
+	chacha_poly_enc_dec_update_t chacha20_poly1305_enc_update, chacha20_poly1305_dec_update;
+	chacha_poly_finalize_t chacha20_poly1305_finalize;
+} functions;
+static const struct functions *mgr;	/* NULL: not usable */
 static pthread_once_t mgr_once = PTHREAD_ONCE_INIT;
+
+static void copy_functions(const IMB_MGR *m)
+{
+	functions = (struct functions){
+		.gcm128_pre = m->gcm128_pre,
+		.gcm256_pre = m->gcm256_pre,
+		.gcm128_init = m->gcm128_init,
+		.gcm256_init = m->gcm256_init,
+		.gcm128_enc_update = m->gcm128_enc_update,
+		.gcm256_enc_update = m->gcm256_enc_update,
+		.gcm128_enc_finalize = m->gcm128_enc_finalize,
+		.gcm256_enc_finalize = m->gcm256_enc_finalize,
+		.gcm128_dec = m->gcm128_dec,
+		.gcm256_dec = m->gcm256_dec,
+		.chacha20_poly1305_init = m->chacha20_poly1305_init,
+		.chacha20_poly1305_enc_update = m->chacha20_poly1305_enc_update,
+		.chacha20_poly1305_dec_update = m->chacha20_poly1305_dec_update,
+		.chacha20_poly1305_finalize = m->chacha20_poly1305_finalize,
+	};
+	mgr = &functions;
+}
 
 static void make_mgr(void)
 {
@@ -27,11 +59,9 @@ static void make_mgr(void)
 	if (!m)
 		return;
 	init_mb_mgr_auto(m, NULL);
-	if (imb_get_errno(m) || !(m->features & IMB_FEATURE_AESNI)) {	/* without, it is slower than OpenSSL */
-		free_mb_mgr(m);
-		return;
-	}
-	mgr = m;
+	if (!imb_get_errno(m) && (m->features & IMB_FEATURE_AESNI))	/* without, it is slower than OpenSSL */
+		copy_functions(m);
+	free_mb_mgr(m);
 }
 
 static bool imb_usable(void)
