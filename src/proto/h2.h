@@ -197,7 +197,7 @@ static inline bool h2_is_open(const struct h2_stream *s)	/* still in its connect
 	return s->id != 0;
 }
 
-enum { H2_PARTS = 8 };
+enum { H2_PARTS = 16 };
 
 /*
  * Room for at most @want bytes of payload in h->out: up to H2_PARTS stretches,

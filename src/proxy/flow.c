@@ -371,7 +371,7 @@ static size_t read_size(const struct flow *f)
 	const struct worker_vm *v = f->v;
 	bool tight = __atomic_load_n(&v->vm->buffered_bytes, __ATOMIC_RELAXED) > v->conf->limits.buffered_bytes / 2;
 
-	return tight ? (size_t)TIGHT_READ : (size_t)WORKER_READ_SIZE;
+	return tight ? (size_t)TIGHT_READ : (size_t)WORKER_PUMP_SIZE;
 }
 
 /* A socket call said no. */

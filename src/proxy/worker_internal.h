@@ -15,7 +15,8 @@ struct hbone;
 
 enum {
 	WORKER_NET_SIZE = 256 * 1024,		/* one read of a tunnel */
-	WORKER_READ_SIZE = 64 * 1024,		/* one read of an application's socket */
+	WORKER_READ_SIZE = 240 * 1024,		/* one read of an application's socket, for a tunnel: fits into an empty staging */
+	WORKER_PUMP_SIZE = 64 * 1024,		/* likewise, for a socket: what a slow reader leaves of it waits in our memory */
 	WORKER_STAGING_SIZE = 256 * 1024,	/* plaintext of a tunnel that waits for the end of the turn */
 	WORKER_PLAIN_SIZE = WORKER_NET_SIZE + 64 * 1024,
 	WORKER_CIPHER_SIZE = WORKER_STAGING_SIZE + 64 * 1024,
