@@ -30,12 +30,12 @@ class Namespace:
     """One of its own, or with @borrowed one that others made and remove."""
 
     def __init__(self, name="og-bench", borrowed=False):
-        self.name = name
+        self.name = name if borrowed else os.environ.get("OUTRIGGER_LAB", "") + name
         self.borrowed = borrowed
         if not borrowed:
-            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)
-            subprocess.run(["ip", "netns", "add", name], check=True)
-            subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+            subprocess.run(["ip", "netns", "del", self.name], stderr=subprocess.DEVNULL, check=False)
+            subprocess.run(["ip", "netns", "add", self.name], check=True)
+            subprocess.run(["ip", "-n", self.name, "link", "set", "lo", "up"], check=True)
         for key, value in SYSCTLS.items():
             self.run(["sh", "-c", "echo '%s' > /proc/sys/%s" % (value, key.replace(".", "/"))], check=False)
         self.dir = tempfile.mkdtemp(prefix="og-bench-")
