@@ -13,7 +13,7 @@
 
 #include "mesh/httpd_conn.h"
 
-enum { BACKLOG = 128, DEFAULT_MAX_BODY = 1 << 20, DEFAULT_MAX_CONNECTIONS = 64, DEFAULT_IDLE_MS = 60000 };
+enum { BACKLOG = 128, ACCEPTS_A_TURN = 64, PAUSE_MS = 100, DEFAULT_MAX_BODY = 1 << 20, DEFAULT_MAX_CONNECTIONS = 64, DEFAULT_IDLE_MS = 60000 };
 
 int httpd_new(struct loop *loop, const struct httpd_options *options, struct httpd **ret_httpd)
 {
@@ -41,6 +41,7 @@ struct httpd *httpd_free(struct httpd *h)
 		struct httpd_listener *l = &h->listeners[i];
 
 		watch_remove(&l->watch);
+		timer_cancel(&l->pause);
 		close_fd(l->fd);
 		tls_ctx_unref(l->tls);
 		if (l->path)
@@ -51,28 +52,59 @@ struct httpd *httpd_free(struct httpd *h)
 	return NULL;
 }
 
+/* Of those that have not sent a request and are owed no answer. */
+static struct httpd_conn *longest_waiting(struct httpd_listener *l)
+{
+	list_for_each(link, &l->httpd->conns) {
+		struct httpd_conn *c = list_entry(link, struct httpd_conn, link);
+
+		if (c->listener == l && !c->busy && !c->ended)
+			return c;
+	}
+	return NULL;
+}
+
+static int on_listener(struct watch *w, uint32_t events);
+
+static int on_pause_over(struct timer *t)
+{
+	struct httpd_listener *l = container_of(t, struct httpd_listener, pause);
+
+	return l->watch.events ? 0 : watch_modify(&l->watch, EPOLLIN);
+}
+
+/* Who says nothing makes room for who may: else a few silent clients would keep everybody out. */
 static int on_listener(struct watch *w, uint32_t events)
 {
 	struct httpd_listener *l = container_of(w, struct httpd_listener, watch);
-	struct httpd *h = l->httpd;
 
 	(void)events;
-	while (h->n_conns < h->options.max_connections) {
-		int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+		bool full = l->n_conns >= l->httpd->options.max_connections;
+		struct httpd_conn *silent = full ? longest_waiting(l) : NULL;
 
-		if (fd < 0)		/* nobody, or no descriptor: the level-triggered watch comes again */
-			return 0;
+		if (full && !silent)
+			return watch_modify(w, 0);	/* all are being answered: the kernel's queue holds the others */
+		int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
+			int r = timer_arm(l->httpd->loop, &l->pause, PAUSE_MS, on_pause_over);
+
+			return r < 0 ? r : watch_modify(w, 0);
+		}
+		if (fd < 0)
+			return 0;	/* nobody, or one that was gone already */
+		if (silent)
+			httpd_conn_free(silent);
 		if (httpd_conn_new(l, fd) < 0)
 			return 0;	/* no memory: it is closed */
 	}
-	return watch_modify(w, 0);	/* full: the kernel's queue holds the others */
+	return 0;
 }
 
-void httpd_accept_more(struct httpd *h)
+void httpd_accept_more(struct httpd_listener *l)
 {
-	for (size_t i = 0; i < h->n_listeners; i++)
-		if (h->listeners[i].watch.loop && !h->listeners[i].watch.events && watch_modify(&h->listeners[i].watch, EPOLLIN) < 0)
-			return;
+	if (l->watch.loop && !l->watch.events)
+		(void)!watch_modify(&l->watch, EPOLLIN);
 }
 
 /* Takes the descriptor in any case. */

@@ -79,11 +79,15 @@ struct httpd_options {
 	const struct httpd_route *routes;
 	size_t n_routes;
 	void *data;
-	/* NULL lets everybody in. Else: 0, or the status (401, 403) with which the request is refused. */
+	/* NULL lets everybody in. Else: 0, or the status (401, 403) with which the request is refused. Asked before a body is read, too. */
 	int (*admit)(const struct httpd_request *req);
 	size_t max_body;	/* 0: 1 MiB */
-	size_t max_connections;	/* 0: 64; more wait in the kernel's queue */
-	uint32_t idle_timeout_ms;	/* 0: 60000; also for a request that does not come whole */
+	/*
+	 * 0: 64, of each listener. Who has been silent for longest goes for a new one;
+	 * while all are being answered, more wait in the kernel's queue.
+	 */
+	size_t max_connections;
+	uint32_t idle_timeout_ms;	/* 0: 60000; a request has to come whole in it */
 };
 
 /* @options is copied; the routes are borrowed. -ENOMEM. */

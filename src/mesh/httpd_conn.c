@@ -32,7 +32,7 @@ static struct httpd_conn *conn_of(struct httpd_request *req)
 
 void httpd_conn_free(struct httpd_conn *c)
 {
-	struct httpd *h = c->httpd;
+	struct httpd_listener *l = c->listener;
 
 	if (c->busy && c->gone)
 		c->gone(&c->req, c->gone_data);
@@ -50,8 +50,8 @@ void httpd_conn_free(struct httpd_conn *c)
 	free(c->head);
 	list_unlink(&c->link);
 	free(c);
-	h->n_conns--;
-	httpd_accept_more(h);
+	l->n_conns--;
+	httpd_accept_more(l);
 }
 
 static int on_dead(struct defer *d)
@@ -75,8 +75,11 @@ static int on_idle(struct timer *t)
 	return 0;
 }
 
+/* Not for each byte of a request: one that trickles in would never end. */
 static void touch(struct httpd_conn *c)
 {
+	list_unlink(&c->link);
+	list_append(&c->httpd->conns, &c->link);
 	if (timer_arm(c->httpd->loop, &c->idle, c->httpd->options.idle_timeout_ms, on_idle) < 0)
 		conn_end(c);
 }
@@ -179,9 +182,9 @@ void httpd_reply(struct httpd_request *req, int status, const char *content_type
 	c->closing = !c->keep_alive;
 	if (c->tls && c->closing)
 		tls_conn_shutdown(c->tls);
+	touch(c);
 	if (c->in_input)
 		return;			/* conn_input() goes on */
-	touch(c);
 	flush(c);
 	set_reading(c);
 	if (!c->closing && c->in.len)
@@ -239,8 +242,6 @@ static int take_head(struct httpd_conn *c)
 	c->keep_alive = h->keep_alive;
 	c->is_head = !strcmp(c->req.method, "HEAD");
 	c->too_large = h->has_length && h->length > c->httpd->options.max_body;
-	if (h->expect_continue && !c->too_large)
-		send_bytes(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
 	bytes_clear(&c->body);
 	return 0;
 }
@@ -265,18 +266,31 @@ static int refuse_browsers(const struct httpd_conn *c)
 {
 	const char *slashes = strstr(c->req.origin, "//");
 
-	if (c->loopback && *c->req.host && !is_literal_or_localhost(c->req.host))
+	if (c->listener->loopback && *c->req.host && !is_literal_or_localhost(c->req.host))
 		return 421;
 	if (*c->req.origin && (!slashes || strcmp(slashes + 2, c->req.host) != 0))
 		return 403;
 	return 0;
 }
 
-static void dispatch(struct httpd_conn *c)
+/* 0, or the status with which it is refused. */
+static int admit(const struct httpd_conn *c)
 {
 	const struct httpd_options *o = &c->httpd->options;
-	const struct httpd_route *route;
 	int status = refuse_browsers(c);
+
+	return !status && o->admit ? o->admit(&c->req) : status;
+}
+
+static const char *words_of(int status)
+{
+	return status == 401 ? "a valid bearer token is needed" : "not allowed";
+}
+
+static void dispatch(struct httpd_conn *c)
+{
+	const struct httpd_route *route;
+	int status;
 
 	c->busy = true;
 	if (bytes_append(&c->body, "", 1) < 0) {
@@ -285,10 +299,9 @@ static void dispatch(struct httpd_conn *c)
 	}
 	c->req.body = (const char *)c->body.data;
 	c->req.n_body = c->body.len - 1;
-	if (!status && o->admit)
-		status = o->admit(&c->req);
+	status = admit(c);
 	if (status) {
-		httpd_reply_error(&c->req, status, "%s", status == 401 ? "a valid bearer token is needed" : "not allowed");
+		httpd_reply_error(&c->req, status, "%s", words_of(status));
 		return;
 	}
 	route = httpd_route_find(c->httpd, &c->req);
@@ -304,6 +317,25 @@ static void refuse_message(struct httpd_conn *c, int status, const char *why)
 	httpd_reply_error(&c->req, status, "%s", why);
 }
 
+/* A body is only read from who may send one. */
+static int on_head(struct httpd_conn *c)
+{
+	const struct http1_head *h = &c->parser.head;
+	int r = take_head(c);
+	int status;
+
+	if (r < 0 || (!h->chunked && !(h->has_length && h->length)))
+		return r;
+	if (c->too_large)
+		return -EMSGSIZE;
+	status = admit(c);
+	if (status)
+		refuse_message(c, status, words_of(status));
+	else if (h->expect_continue)
+		send_bytes(c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+	return 0;
+}
+
 static int take_body(struct httpd_conn *c, const struct http1_event *e)
 {
 	if (c->too_large || c->body.len + e->len > c->httpd->options.max_body)
@@ -317,9 +349,7 @@ static void on_event(struct httpd_conn *c, const struct http1_event *e)
 
 	switch (e->type) {
 	case HTTP1_HEAD:
-		r = take_head(c);
-		if (r == 0 && c->too_large)
-			r = -EMSGSIZE;
+		r = on_head(c);
 		break;
 	case HTTP1_BODY:
 		r = take_body(c, e);
@@ -371,7 +401,6 @@ static void conn_input(struct httpd_conn *c, const uint8_t *data, size_t len)
 		conn_end(c);
 		return;
 	}
-	touch(c);
 	flush(c);
 	set_reading(c);
 }
@@ -475,13 +504,13 @@ int httpd_conn_new(struct httpd_listener *l, int fd)
 	}
 	c->httpd = h;
 	c->fd = fd;
-	c->loopback = l->loopback;
+	c->listener = l;
 	http1_init(&c->parser, HTTP1_REQUEST, true);
 	bytes_init(&c->in, MAX_IN);
 	bytes_init(&c->body, h->options.max_body + 1);
 	bytes_init(&c->out, MAX_OUT);
 	list_append(&h->conns, &c->link);
-	h->n_conns++;
+	l->n_conns++;
 	learn_peer(c, l);
 
 	if (l->tls)

@@ -12,6 +12,8 @@ struct httpd_listener {
 	struct httpd *httpd;
 	int fd;
 	struct watch watch;
+	struct timer pause;	/* no descriptors are left */
+	size_t n_conns;
 	struct tls_ctx *tls;
 	bool is_unix;
 	bool loopback;		/* plain HTTP on a loopback address: browsers reach it */
@@ -24,18 +26,17 @@ struct httpd {
 	struct httpd_options options;
 	struct httpd_listener listeners[HTTPD_MAX_LISTENERS];
 	size_t n_listeners;
-	struct list conns;
-	size_t n_conns;
+	struct list conns;	/* who has waited longest for a request is first */
 };
 
 struct httpd_conn {
 	struct list link;
 	struct httpd *httpd;
-	bool loopback;
+	struct httpd_listener *listener;
 	int fd;			/* -1: @tls has it */
 	struct watch watch;
 	struct tls_conn *tls;
-	struct timer idle;
+	struct timer idle;	/* from a reply to the next request, whole */
 	struct defer resume;	/* go on with @in after a late reply */
 	struct defer dead;
 
@@ -61,7 +62,7 @@ struct httpd_conn {
 /* Takes @fd. */
 MUST_CHECK int httpd_conn_new(struct httpd_listener *l, int fd);
 void httpd_conn_free(struct httpd_conn *c);	/* at once */
-void httpd_accept_more(struct httpd *h);	/* a connection has gone */
+void httpd_accept_more(struct httpd_listener *l);	/* a connection of it has gone */
 
 /* Finds the route and its parameters; answers 404 and 405 itself (NULL). */
 const struct httpd_route *httpd_route_find(struct httpd *h, struct httpd_request *req);

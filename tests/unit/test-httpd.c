@@ -184,6 +184,8 @@ static void bad_requests_are_refused_in_words(void **state)
 	one("POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n[]", "400", "not a JSON object");
 	one("POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{x", "400", "not JSON");
 	one("POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n", "413", "too large");
+	one("POST /secret HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n", "403", "not allowed");	/* its body is not waited for */
+	one("POST /secret HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "403", "not allowed");
 	one("GET /things/a HTTP/1.1\r\nHost: x\r\nOrigin: http://evil\r\n\r\n", "403", "not allowed");
 	one("\x16\x03\x01 nonsense\r\n\r\n", "400", "not HTTP/1.1");
 	one("POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "400", "");
@@ -265,6 +267,101 @@ static void a_big_reply_comes_whole(void **state)
 	turn();
 }
 
+/* A server of its own, with few connections, in place of the fixture's. */
+static void restart(size_t max_connections, uint32_t idle_timeout_ms)
+{
+	const struct httpd_options options = {
+		.routes = routes, .n_routes = ELEMENTS(routes), .max_connections = max_connections, .idle_timeout_ms = idle_timeout_ms,
+	};
+	struct diag d;
+
+	httpd_free(fx->httpd);
+	assert_int_equal(httpd_new(fx->loop, &options, &fx->httpd), 0);
+	assert_int_equal(httpd_listen_unix(fx->httpd, fx->path, 0600, &d), 0);
+}
+
+static bool has_ended(int fd)
+{
+	char c;
+
+	return recv(fd, &c, 1, MSG_PEEK) == 0;
+}
+
+static void who_is_silent_makes_room(void **state)
+{
+	int first, second, busy;
+
+	(void)state;
+	restart(3, 0);
+	busy = dial();
+	say(busy, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+	first = dial();
+	turn();
+	second = dial();
+	say(second, "GET /thin");		/* half a request is none */
+	turn();
+	one("GET /things/a HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK", "\"id\": \"a\"");
+	assert_true(has_ended(first));
+	assert_false(has_ended(second));
+	first = (close(first), dial());
+	turn();
+	one("GET /things/b HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK", "\"id\": \"b\"");
+	assert_true(has_ended(second));
+	assert_false(has_ended(first));
+	assert_int_equal(fx->gone, 0);		/* who is owed an answer gets it */
+	close(first);
+	close(second);
+	close(busy);
+	turn();
+	assert_int_equal(fx->gone, 1);
+}
+
+static void a_full_listener_keeps_nobody_from_another(void **state)
+{
+	char buf[4096];
+	struct ip_port addr;
+	struct diag d;
+	struct sockaddr_storage sa;
+	int busy, fd;
+
+	(void)state;
+	restart(1, 0);
+	busy = dial();
+	say(busy, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+	turn();
+	assert_int_equal(ip_port_parse("127.0.0.1:0", &addr), 0);
+	assert_int_equal(httpd_listen_tcp(fx->httpd, &addr, NULL, &d), 0);
+	addr = httpd_address(fx->httpd, 0);
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, ip_port_to_sockaddr(&addr, 0, &sa)), 0);
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	say(fd, "GET /things/a HTTP/1.1\r\nHost: localhost\r\n\r\n");
+	hear(fd, buf, sizeof(buf));
+	assert_non_null(strstr(buf, "200 OK"));
+	close(fd);
+	close(busy);
+	turn();
+}
+
+static void a_request_that_trickles_in_ends(void **state)
+{
+	static const char head[] = "GET /things/a HTTP/1.1\r\nHost: x\r\nX: ";
+	enum { TURNS = 200000 };		/* of a millisecond, or less: far more than its time */
+	int fd, i;
+
+	(void)state;
+	restart(0, 100);
+	fd = dial();
+	say(fd, head);
+	for (i = 0; i < TURNS && !has_ended(fd); i++) {
+		(void)!send(fd, "y", 1, MSG_NOSIGNAL);
+		assert_int_equal(loop_turn(fx->loop, 1), 0);
+	}
+	assert_true(i < TURNS);
+	close(fd);
+	turn();
+}
+
 static void a_socket_in_use_is_left_alone_a_stale_one_is_not(void **state)
 {
 	const struct httpd_options options = { .routes = routes, .n_routes = 1 };
@@ -329,6 +426,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_late_reply_is_sent_and_the_next_request_waits_for_it, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_client_that_leaves_ends_the_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_big_reply_comes_whole, setup, teardown),
+		cmocka_unit_test_setup_teardown(who_is_silent_makes_room, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_full_listener_keeps_nobody_from_another, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_request_that_trickles_in_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_socket_in_use_is_left_alone_a_stale_one_is_not, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_tcp_port_in_use_is_named_and_browsers_are_refused, setup, teardown),
 	};
