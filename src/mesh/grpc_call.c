@@ -37,6 +37,22 @@ struct grpc_status grpc_status_of(enum grpc_code code, const char *text)
 
 /* --- life --- */
 
+void grpc_call_hold(struct grpc_call *call, size_t n)
+{
+	call->held += n;
+	call->conn->in_bytes += n;
+	if (call->conn->conf.held)
+		*call->conn->conf.held += n;
+}
+
+static void release(struct grpc_call *call, size_t n)
+{
+	call->held -= n;
+	call->conn->in_bytes -= n;
+	if (call->conn->conf.held)
+		*call->conn->conf.held -= n;
+}
+
 int grpc_call_new(struct grpc_conn *c, struct grpc_call **ret_call)
 {
 	struct grpc_call *call = calloc(1, sizeof(*call));
@@ -50,6 +66,7 @@ int grpc_call_new(struct grpc_conn *c, struct grpc_call **ret_call)
 	bytes_init(&call->reply, c->conf.max_message);
 	list_append(&c->calls, &call->link);
 	c->n_calls++;
+	grpc_call_hold(call, sizeof(*call));
 	*ret_call = call;
 	return 0;
 }
@@ -58,7 +75,7 @@ void grpc_call_free(struct grpc_call *call)
 {
 	list_unlink(&call->link);
 	timer_cancel(&call->deadline);
-	call->conn->in_bytes -= call->in.len;
+	release(call, call->held);
 	bytes_deinit(&call->meta);
 	bytes_deinit(&call->in);
 	bytes_deinit(&call->out);
@@ -138,7 +155,7 @@ int grpc_call_arm_deadline(struct grpc_call *call, uint32_t ms)
 
 static void drop_input(struct grpc_call *call)
 {
-	call->conn->in_bytes -= call->in.len;
+	release(call, call->in.len);
 	bytes_clear(&call->in);
 }
 
@@ -218,7 +235,7 @@ static void deliver_messages(struct grpc_call *call)
 		}
 		hand_over(call, &frame);
 		if (!call->conn->zombie) {	/* else the connection takes it all */
-			call->conn->in_bytes -= frame.size;
+			release(call, frame.size);
 			bytes_consume(&call->in, frame.size);
 		}
 	}

@@ -290,7 +290,7 @@ static int submit_settings(struct grpc_conn *c)
 
 int grpc_conn_init(struct grpc_conn *c, struct loop *loop, const struct grpc_conn_config *conf, const struct grpc_conn_ops *ops, void *owner)
 {
-	*c = (struct grpc_conn){ .loop = loop, .conf = *conf, .ops = ops, .owner = owner };
+	*c = (struct grpc_conn){ .loop = loop, .conf = *conf, .ops = ops, .owner = owner, .known = !conf->server };
 	list_init(&c->calls);
 	list_init(&c->graveyard);
 	int r = grpc_stream_session_new(c, &c->session);

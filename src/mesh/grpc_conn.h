@@ -25,6 +25,8 @@ struct grpc_conn_ops {
 	void (*opened)(struct grpc_conn *c, void *owner);
 	void (*going_away)(struct grpc_conn *c, void *owner);		/* client: GOAWAY has come */
 	void (*request)(struct grpc_conn *c, void *owner, struct grpc_call *call);	/* server: a valid head of a request */
+	/* server: strangers hold too much all together; others of them may have to go. May be NULL. */
+	void (*crowded)(struct grpc_conn *c, void *owner);
 	void (*closed)(struct grpc_conn *c, void *owner, int r, const char *text);
 	void (*destroy)(struct grpc_conn *c, void *owner);		/* behind grpc_conn_deinit(): free what embeds it */
 };
@@ -38,6 +40,7 @@ struct grpc_conn_config {
 	size_t max_header_list;
 	uint32_t keepalive_ms;
 	uint32_t keepalive_timeout_ms;
+	size_t *held;			/* by all connections of a server; NULL: not counted */
 };
 
 struct grpc_conn {
@@ -54,6 +57,7 @@ struct grpc_conn {
 	struct list graveyard;		/* calls that are over: freed by the deferred work */
 	size_t n_calls;
 	size_t in_bytes;		/* held by all calls */
+	bool known;			/* the peer has shown who it is: by its certificate, or to a method that let it open a stream */
 	struct defer work;
 	struct timer keepalive;
 	uint64_t last_recv_ms;
@@ -85,6 +89,7 @@ struct grpc_call {
 
 	struct bytes meta;		/* the peer's: name, zero, value, zero, ... */
 	struct bytes in;		/* not delivered yet */
+	size_t held;			/* what is counted for it: itself, and the two above */
 	size_t unacked;			/* bytes that the stream's window has not got back */
 	struct bytes out;		/* frames */
 	struct timer deadline;
@@ -122,10 +127,12 @@ void grpc_conn_drain(struct grpc_conn *c);	/* server: GOAWAY */
 /* grpc_stream.c: the session's callbacks */
 MUST_CHECK int grpc_stream_session_new(struct grpc_conn *c, nghttp2_session **ret_session);
 extern const nghttp2_data_provider grpc_stream_body;
+enum { GRPC_STRANGERS_MAX = 64 << 20 };		/* bytes held for all strangers of a server */
 
 /* grpc_call.c */
 MUST_CHECK int grpc_call_new(struct grpc_conn *c, struct grpc_call **ret_call);
 void grpc_call_free(struct grpc_call *call);
+void grpc_call_hold(struct grpc_call *call, size_t n);
 void grpc_call_deliver(struct grpc_call *call);
 /* Ends it for its owner. The stream is reset where it still lives. */
 

@@ -48,6 +48,7 @@ struct grpc_server {
 	size_t n_listeners;
 	struct list conns;
 	size_t n_conns;
+	size_t held;			/* bytes of requests that are not whole */
 	bool draining;
 };
 
@@ -63,7 +64,9 @@ static void drop(struct server_conn *sc)
 {
 	list_unlink(&sc->link);
 	sc->server->n_conns--;
+	sc->server->held -= sc->conn.in_bytes;
 	sc->server = NULL;
+	sc->conn.conf.held = NULL;	/* the connection may be the last one to go */
 	grpc_conn_deinit(&sc->conn);
 }
 
@@ -74,9 +77,10 @@ static void on_opened(struct grpc_conn *c, void *owner)
 	const char *id = tls ? tls_peer_id(tls) : NULL;
 	struct identity peer;
 
-	if (!id || !sc->server->trust_domain)
+	if (!id)
 		return;
-	if (identity_parse(id, &peer) < 0 || strcmp(peer.trust_domain, sc->server->trust_domain) != 0)
+	c->known = true;
+	if (sc->server->trust_domain && (identity_parse(id, &peer) < 0 || strcmp(peer.trust_domain, sc->server->trust_domain) != 0))
 		grpc_conn_end(c, TLS_E_VERIFY, "the peer is of another trust domain");
 }
 
@@ -93,7 +97,6 @@ static void on_request(struct grpc_conn *c, void *owner, struct grpc_call *call)
 	struct server_conn *sc = owner;
 	const struct grpc_server_options *o = &sc->server->options;
 
-	(void)c;
 	for (size_t i = 0; i < o->n_methods; i++) {
 		if (strcmp(o->methods[i].path, call->path) != 0)
 			continue;
@@ -103,12 +106,43 @@ static void on_request(struct grpc_conn *c, void *owner, struct grpc_call *call)
 			call->method->open(call, o->data);
 		else if (!call->deadline.loop && grpc_call_arm_deadline(call, REQUEST_TIMEOUT_MS) < 0)
 			grpc_call_finish(call, GRPC_INTERNAL, "out of memory");
+		if (call->method->open && !call->gone && !call->send_closed)
+			c->known = true;
 		/* Some clients wait for the head before they go on. */
 		if (call->method->open && !call->gone && !call->send_closed && grpc_call_respond(call) < 0)
 			grpc_call_cancel(call);
 		return;
 	}
 	grpc_call_finish(call, GRPC_UNIMPLEMENTED, "unknown method %s", call->path);
+}
+
+static void end_conn(struct server_conn *sc)
+{
+	grpc_conn_enter(&sc->conn);
+	grpc_conn_end(&sc->conn, -ECONNABORTED, "closed by the server");
+	grpc_conn_leave(&sc->conn);
+}
+
+/* The stranger that has been here for longest, @but aside; only one that left bytes with us, if so wanted. NULL: there is none. */
+static struct server_conn *oldest_stranger(struct grpc_server *server, const struct server_conn *but, bool with_bytes)
+{
+	list_for_each(l, &server->conns) {
+		struct server_conn *sc = list_entry(l, struct server_conn, link);
+
+		if (sc != but && !sc->conn.known && !sc->conn.ended && (!with_bytes || sc->conn.in_bytes))
+			return sc;
+	}
+	return NULL;
+}
+
+/* Whose request comes whole is done with it at once: it is not the one that has waited for longest. */
+static void on_crowded(struct grpc_conn *c, void *owner)
+{
+	struct server_conn *sc = owner, *oldest;
+
+	(void)c;
+	while (sc->server && sc->server->held > GRPC_STRANGERS_MAX / 2 && (oldest = oldest_stranger(sc->server, sc, true)))
+		end_conn(oldest);
 }
 
 static void destroy(struct grpc_conn *c, void *owner)
@@ -118,7 +152,7 @@ static void destroy(struct grpc_conn *c, void *owner)
 }
 
 static const struct grpc_conn_ops conn_ops = {
-	.opened = on_opened, .request = on_request, .closed = on_closed, .destroy = destroy,
+	.opened = on_opened, .request = on_request, .crowded = on_crowded, .closed = on_closed, .destroy = destroy,
 };
 
 static int grpc_server_adopt(struct grpc_server *server, int fd)
@@ -126,6 +160,9 @@ static int grpc_server_adopt(struct grpc_server *server, int fd)
 	struct server_conn *sc;
 	int r;
 
+	sc = server->n_conns >= server->options.max_connections ? oldest_stranger(server, NULL, false) : NULL;
+	if (sc)
+		end_conn(sc);
 	if (server->draining || server->n_conns >= server->options.max_connections) {
 		close_fd(fd);
 		return server->draining ? -ESHUTDOWN : -EMFILE;
@@ -163,9 +200,7 @@ size_t grpc_server_kick(struct grpc_server *server, const char *peer_id)
 
 		if (!id || strcmp(id, peer_id) != 0)
 			continue;
-		grpc_conn_enter(&sc->conn);
-		grpc_conn_end(&sc->conn, -ECONNABORTED, "closed by the server");
-		grpc_conn_leave(&sc->conn);
+		end_conn(sc);
 		n++;
 	}
 	return n;
@@ -282,7 +317,7 @@ int grpc_server_new(struct loop *loop, const struct grpc_server_options *options
 	server->conf = (struct grpc_conn_config){
 		.server = true, .max_message = o->max_message, .max_queued = o->max_queued, .window = o->window,
 		.max_streams = o->max_streams, .max_header_list = o->max_header_list, .keepalive_ms = o->keepalive_ms,
-		.keepalive_timeout_ms = o->keepalive_timeout_ms,
+		.keepalive_timeout_ms = o->keepalive_timeout_ms, .held = &server->held,
 	};
 	list_init(&server->conns);
 	if (o->trust_domain && !(server->trust_domain = strdup(o->trust_domain))) {

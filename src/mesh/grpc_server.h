@@ -26,7 +26,7 @@ struct grpc_server_options {		/* zeros are the defaults */
 	const struct grpc_method *methods;	/* borrowed for the server's life */
 	size_t n_methods;
 	void *data;			/* of the methods */
-	size_t max_connections;		/* 4096; more are closed at once */
+	size_t max_connections;		/* 4096; for one more the oldest goes that has not shown who it is, else that one */
 	uint32_t max_streams;		/* calls at a time on one connection; 1000 */
 	size_t max_header_list;		/* bytes of a request's metadata; 16 KiB */
 	size_t max_message;		/* bytes, both ways; 4 MiB */

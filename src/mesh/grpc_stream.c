@@ -12,6 +12,7 @@
 
 enum {
 	IN_BYTES_MAX = 32 << 20,	/* held by all calls of a connection */
+	STRANGER_MAX = 4 << 20,		/* the same, of a peer that has not shown who it is */
 	MAX_SETTINGS = 32,		/* entries in one frame: a flood otherwise */
 };
 
@@ -24,6 +25,18 @@ static struct grpc_call *call_of(nghttp2_session *session, int32_t stream_id)
 
 /* --- heads --- */
 
+/* Is there room for so much more of this peer's? A stranger may leave little with us, and all of them together not much more. */
+static bool has_room(struct grpc_conn *c, size_t n)
+{
+	if (c->in_bytes + n > (c->known ? IN_BYTES_MAX : STRANGER_MAX))
+		return false;
+	if (c->known || !c->conf.held || *c->conf.held + n <= GRPC_STRANGERS_MAX)
+		return true;
+	if (c->ops->crowded)
+		c->ops->crowded(c, c->owner);
+	return *c->conf.held + n <= GRPC_STRANGERS_MAX;
+}
+
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data)
 {
 	struct grpc_conn *c = user_data;
@@ -31,7 +44,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 
 	if (!c->conf.server || frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
 		return 0;
-	if (grpc_call_new(c, &call) < 0)
+	if (!has_room(c, sizeof(*call)) || grpc_call_new(c, &call) < 0)
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	call->stream_id = frame->hd.stream_id;
 	nghttp2_session_set_stream_user_data(session, call->stream_id, call);
@@ -75,11 +88,14 @@ static uint32_t take_pushback(const uint8_t *value, size_t len)
 
 static void remember(struct grpc_call *call, const uint8_t *name, size_t namelen, const uint8_t *value, size_t valuelen)
 {
+	size_t before = call->meta.len;
+
 	/* RFC 9113, section 6.5.2: a field counts 32 bytes more than it is long. */
 	if (call->meta.len + namelen + valuelen + 32 > call->meta.max ||
 	    bytes_append(&call->meta, name, namelen) < 0 || bytes_append(&call->meta, "", 1) < 0 ||
 	    bytes_append(&call->meta, value, valuelen) < 0 || bytes_append(&call->meta, "", 1) < 0)
 		call->meta_overflow = true;
+	grpc_call_hold(call, call->meta.len - before);
 }
 
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t namelen, const uint8_t *value,
@@ -227,12 +243,12 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, c
 		nghttp2_session_consume_stream(session, stream_id, len);	/* nobody wants it any more */
 		return 0;
 	}
-	r = c->in_bytes + len > IN_BYTES_MAX ? -ENOBUFS : bytes_append(&call->in, data, len);
+	r = has_room(c, len) ? bytes_append(&call->in, data, len) : -ENOBUFS;
 	if (r < 0) {
 		grpc_call_abort(call, GRPC_RESOURCE_EXHAUSTED, r == -ENOMEM ? "out of memory" : "too much data is waiting");
 		return 0;
 	}
-	c->in_bytes += len;
+	grpc_call_hold(call, len);
 	call->unacked += len;
 	grpc_call_deliver(call);
 	return c->zombie ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;

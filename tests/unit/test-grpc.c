@@ -609,6 +609,77 @@ static char *raw_exchange(const void *bytes, size_t len)
 	return answer_bytes;
 }
 
+static int dial_raw(void)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&t.addr, 0, &sa);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, len), 0);
+	return fd;
+}
+
+static int oldest_fd;
+static bool oldest_has_ended(void)
+{
+	uint8_t bytes[1024];
+	ssize_t n;
+
+	do
+		n = recv(oldest_fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+	while (n > 0);
+	return n == 0 || (n < 0 && errno == ECONNRESET);
+}
+
+static void the_oldest_stranger_makes_room(void **state)
+{
+	int fds[3];
+
+	(void)state;
+	memset(&t, 0, sizeof(t));
+	start_server(&(struct grpc_server_options){ .max_connections = 3 });
+	connect_client(NULL, NULL);
+	start_stream("/test.Service/Stream");
+	turn_until(has_stream);			/* who may open a stream is no stranger any more */
+	for (size_t i = 0; i < ELEMENTS(fds); i++) {
+		fds[i] = dial_raw();
+		assert_int_equal(loop_turn(t.loop, 100), 0);
+	}
+	oldest_fd = fds[0];
+	turn_until(oldest_has_ended);
+	oldest_fd = fds[2];
+	assert_false(oldest_has_ended());
+	assert_int_equal(grpc_server_n_connections(t.server), 3);
+	assert_int_equal(t.server_closed.n, 0);
+	assert_int_equal(t.n_lost, 0);
+	for (size_t i = 0; i < ELEMENTS(fds); i++)
+		close(fds[i]);
+}
+
+static void a_stranger_may_leave_little(void **state)
+{
+	enum { LEN = 5 << 20 };
+	char *text = malloc(LEN);
+
+	(void)state;
+	assert_non_null(text);
+	memset(text, 'x', LEN - 1);
+	text[LEN - 1] = 0;
+	memset(&t, 0, sizeof(t));
+	start_server(&(struct grpc_server_options){ .max_message = 2 * LEN, .max_queued = 2 * LEN });
+	connect_client(NULL, NULL);
+	start_unary("/test.Service/Upper", text, 0);
+	turn_until(is_done);
+	assert_int_equal(t.done.status.code, GRPC_RESOURCE_EXHAUSTED);
+	t.done.n = 0;
+	start_stream("/test.Service/Stream");
+	turn_until(has_stream);
+	start_unary("/test.Service/Upper", text, 0);
+	turn_until(is_done);
+	assert_int_equal(t.done.status.code, GRPC_OK);
+	free(text);
+}
+
 static void http_1_is_turned_away(void **state)
 {
 	static const char request[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -764,6 +835,8 @@ int main(void)
 		LOOPBACK(metadata_has_a_maximum),
 		LOOPBACK(a_draining_server_lets_calls_finish),
 		LOOPBACK(many_calls_share_a_connection),
+		cmocka_unit_test_teardown(the_oldest_stranger_makes_room, teardown),
+		cmocka_unit_test_teardown(a_stranger_may_leave_little, teardown),
 		LOOPBACK(http_1_is_turned_away),
 		LOOPBACK(garbage_behind_the_preface_is_survived),
 		cmocka_unit_test(tls_carries_calls_and_names_the_peer),
