@@ -213,8 +213,9 @@ static int take_weighted(struct model_decode *d, const struct model_row *row, co
 	struct raw_weighted in = {};
 	int r = model_take_message(d, weighted_rows, ELEMENTS(weighted_rows), f->bytes, &in);
 
-	(void)row;
 	(void)rest;
+	if (r == 0 && !in.destination.name)
+		return diag_set(d->diag, "%s: has no destination", row->name);
 	if (r == 0 && (!raw->heaviest.name || in.weight > raw->heaviest_weight)) {
 		raw->heaviest = in.destination;
 		raw->heaviest_weight = in.weight;
@@ -311,7 +312,7 @@ static int decode_service(struct model_decode *d, struct wire body, struct servi
 	if (r == 0)
 		r = model_check_ports(d, "ports", &raw.ports, &s->ports);
 	if (r == 0)
-		r = model_check_gateway(d, raw.waypoint.hostname || raw.waypoint.address.network ? &raw.waypoint : &raw.heaviest, &s->waypoint);
+		r = model_check_gateway(d, raw.waypoint.name ? &raw.waypoint : &raw.heaviest, &s->waypoint);
 	if (r < 0)
 		return r;
 	s->addresses = raw.addresses.data;

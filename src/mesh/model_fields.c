@@ -264,6 +264,8 @@ int model_check_gateway(struct model_decode *d, const struct model_raw_gateway *
 	} else if (in->address.network) {
 		g.network = in->address.network;
 		r = model_ip(in->name, &address, &g.ip, d->diag);
+	} else if (in->name) {		/* a kind that we do not know, perhaps: without it, traffic would go past the gateway */
+		r = diag_set(d->diag, "%s: has no destination", in->name);
 	}
 	if (r == 0)
 		*ret_gateway = g;

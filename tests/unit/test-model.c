@@ -281,6 +281,35 @@ static void of_weighted_waypoints_the_heaviest_counts(void **state)
 	address_deinit(&out);
 }
 
+/* A newer control plane may know destinations that we do not. To take that for "no waypoint" would lead past it. */
+static void a_waypoint_without_a_destination_is_refused(void **state)
+{
+	Istio__Workload__GatewayAddress gateway = ISTIO__WORKLOAD__GATEWAY_ADDRESS__INIT;
+	Istio__Workload__WeightedWaypoint weighted = ISTIO__WORKLOAD__WEIGHTED_WAYPOINT__INIT, *list[] = { &weighted };
+	Istio__Workload__Service service = ISTIO__WORKLOAD__SERVICE__INIT;
+	Istio__Workload__Address in = ISTIO__WORKLOAD__ADDRESS__INIT;
+	struct address out;
+	struct diag diag;
+	uint8_t bytes[512];
+
+	(void)state;
+	gateway.hbone_mtls_port = 15008;
+	service.name = service.namespace_ = service.hostname = (char[]){ "a" };
+	in.type_case = ISTIO__WORKLOAD__ADDRESS__TYPE_SERVICE;
+	in.service = &service;
+	service.waypoint = &gateway;
+	assert_int_equal(address_decode(bytes, istio__workload__address__pack(&in, bytes), &out, &diag), -EINVAL);
+	assert_string_equal(diag.msg, "waypoint: has no destination");
+	service.waypoint = NULL;
+	service.weighted_waypoints = list;
+	service.n_weighted_waypoints = 1;
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(address_decode(bytes, istio__workload__address__pack(&in, bytes), &out, &diag), -EINVAL);
+		assert_string_equal(diag.msg, "weighted_waypoints: has no destination");
+		weighted.destination = &gateway;
+	}
+}
+
 static void refused(const struct workload *w, const struct service *s, const char *why)
 {
 	struct bytes wire;
@@ -511,6 +540,7 @@ int main(void)
 		cmocka_unit_test(a_policy_survives_the_wire),
 		cmocka_unit_test(what_is_not_sent_has_the_defaults_of_the_workload_api),
 		cmocka_unit_test(of_weighted_waypoints_the_heaviest_counts),
+		cmocka_unit_test(a_waypoint_without_a_destination_is_refused),
 		cmocka_unit_test(a_bad_resource_is_refused_with_a_reason),
 		cmocka_unit_test(a_policy_from_the_future_is_marked),
 		cmocka_unit_test(no_bytes_of_strangers_do_harm),
