@@ -16,13 +16,6 @@ enum verdict {
 	V_DELIVER,	/* to the NIC's own stack, by the divert device */
 };
 
-static __always_inline int owns(const struct steer_port *port, const struct steer_addr *a)
-{
-	const struct steer_guest *g = bpf_map_lookup_elem(&guests, a);
-
-	return g && g->vm == port->vm;
-}
-
 /* --- flows --- */
 
 static __always_inline int flow_charge(__u32 vm)
@@ -304,12 +297,31 @@ static __always_inline int handle_turned(struct __sk_buff *skb, __u32 mark, __u3
 
 /* --- the hook --- */
 
-/* The source check. An uplink's packets must not come from an address that is here. */
-static __always_inline int is_source_right(const struct packet *p, const struct steer_port *port)
+enum source {
+	SOURCE_WRONG,
+	SOURCE_BEHIND,		/* a pod's of the node that the VM is: it has what belongs to it, but is not the VM */
+	SOURCE_RIGHT,
+};
+
+static __always_inline int is_behind(const struct packet *p, const struct steer_port *port)
 {
-	if (port->vm)
-		return owns(port, &p->saddr);
-	return !bpf_map_lookup_elem(&guests, &p->saddr);
+	struct steer_divert_key k = {
+		.prefix_len = STEER_DIVERT_FIXED_BITS + 128, .vm = port->vm, .direction = STEER_BEHIND, .addr = p->saddr,
+	};
+
+	return bpf_map_lookup_elem(&diverts, &k) != NULL;
+}
+
+/* The source check. An uplink's packets must not come from an address that is here. A guest's address is nobody else's. */
+static __always_inline enum source source_of(const struct packet *p, const struct steer_port *port)
+{
+	const struct steer_guest *g = bpf_map_lookup_elem(&guests, &p->saddr);
+
+	if (!port->vm)
+		return g ? SOURCE_WRONG : SOURCE_RIGHT;
+	if (g)
+		return g->vm == port->vm ? SOURCE_RIGHT : SOURCE_WRONG;
+	return is_behind(p, port) ? SOURCE_BEHIND : SOURCE_WRONG;
 }
 
 /*
@@ -335,11 +347,11 @@ static __always_inline int is_disguised(const struct packet *p, int parsed)
 	return parsed == PARSED_DEEP && bpf_map_lookup_elem(&guests, &p->daddr);
 }
 
-static __always_inline void copy(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, int verified)
+static __always_inline void copy(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, enum source source)
 {
 	__u32 flags = 0;
 
-	if (!verified) {
+	if (source != SOURCE_RIGHT) {
 		if (!(port->flags & STEER_PORT_LEARN) || !within_rate(port->vm))
 			return;
 		flags = STEER_RECORD_UNVERIFIED;
@@ -358,15 +370,17 @@ static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet 
 	if (!candidate && !sniffed && !dns && !(port->flags & STEER_PORT_DROP_SPOOFED))
 		return TC_ACT_UNSPEC;
 
-	int verified = is_source_right(p, port);
-	if (!verified) {
+	enum source source = source_of(p, port);
+	if (source == SOURCE_WRONG) {
 		count(port->vm, STEER_C_SPOOFED);
 		if (port->flags & STEER_PORT_DROP_SPOOFED && !(port->flags & STEER_PORT_LEARN && sniffed))
 			return TC_ACT_SHOT;
 		if (candidate && is_syn(p) && evades(p, of_dst))
 			return TC_ACT_SHOT;
 	}
-	if (candidate && verified) {
+	if (source == SOURCE_BEHIND)
+		of_dst &= ~STEER_PF_OUTBOUND;	/* what it opens is not the VM's; what answers our sockets, or goes to another VM, is as any */
+	if (candidate && source != SOURCE_WRONG) {
 		if (p->fragment) {
 			count(port->vm, STEER_C_FRAGMENT);
 			return is_syn(p) && evades(p, of_dst) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
@@ -379,8 +393,8 @@ static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet 
 			return TC_ACT_SHOT;
 	}
 	if (sniffed)	/* a query also when the proxy gets it */
-		copy(skb, p, port, verified);
-	if (dns && verified && divert_dns(skb, p, port) == V_DELIVER)
+		copy(skb, p, port, source);
+	if (dns && source == SOURCE_RIGHT && divert_dns(skb, p, port) == V_DELIVER)
 		return deliver(skb, p->vlan, port->vm);
 	return TC_ACT_UNSPEC;
 }
@@ -388,7 +402,7 @@ static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet 
 /* Other IP traffic: nothing but the source check. ICMPv6 before an address is chosen comes from "::". */
 static __always_inline int handle_ip(const struct packet *p, const struct steer_port *port)
 {
-	if (!(port->flags & STEER_PORT_DROP_SPOOFED) || !port->vm || is_source_right(p, port))
+	if (!(port->flags & STEER_PORT_DROP_SPOOFED) || !port->vm || source_of(p, port) != SOURCE_WRONG)
 		return TC_ACT_UNSPEC;
 	count(port->vm, STEER_C_SPOOFED);
 	return TC_ACT_SHOT;

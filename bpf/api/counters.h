@@ -15,7 +15,7 @@ enum steer_counter {
 
 	STEER_C_RING_FULL,		/* records that the ring had no room for */
 	STEER_C_RATE_LIMITED,		/* learning or unverified packets over the limit, not copied */
-	STEER_C_SPOOFED,		/* source address not the VM's: neither looked up nor sniffed */
+	STEER_C_SPOOFED,		/* source address neither the VM's nor of what is known behind it: not looked up */
 	STEER_C_NO_LISTENER_PASS,	/* would be diverted, nobody listens, fail open */
 	STEER_C_NO_LISTENER_DROP,	/* ... fail closed */
 	STEER_C_FLOW_LIMIT,		/* would be diverted, the VM has too many connections */

@@ -10,11 +10,12 @@ enum steer_direction {
 	STEER_OUTBOUND,
 	STEER_INBOUND,
 	STEER_DNS,			/* queries that the VM sends by UDP; the address is the server's */
+	STEER_BEHIND,			/* diverts nothing: addresses of what is behind the VM, a node's pods; port 0 */
 };
 
 struct steer_divert_key {
 	__u32 prefix_len;		/* first: LPM_TRIE demands it. STEER_DIVERT_FIXED_BITS + those of addr */
-	__u32 vm;			/* outbound, DNS: whose packets; inbound: 0, the address says it */
+	__u32 vm;			/* outbound, DNS, behind: whose packets; inbound: 0, the address says it */
 	__u16 port;			/* network byte order; 0: all */
 	__u16 direction;
 	struct steer_addr addr;

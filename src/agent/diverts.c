@@ -94,6 +94,18 @@ static int compare(const void *pa, const void *pb)
 	return (a->flags > b->flags) - (a->flags < b->flags);
 }
 
+static void sort(struct diverts *d)
+{
+	size_t n = 0;
+
+	if (d->n)
+		qsort(d->v, d->n, sizeof(*d->v), compare);
+	for (size_t i = 0; i < d->n; i++)	/* two services on one port are one entry */
+		if (!n || compare(&d->v[n - 1], &d->v[i]))
+			d->v[n++] = d->v[i];
+	d->n = n;
+}
+
 int diverts_make(const struct divert_wish *w, struct diverts *ret_diverts)
 {
 	struct monitor_divert entry = {
@@ -116,14 +128,25 @@ int diverts_make(const struct divert_wish *w, struct diverts *ret_diverts)
 		diverts_deinit(&d);
 		return r;
 	}
+	sort(&d);
+	*ret_diverts = d;
+	return 0;
+}
 
-	if (d.n)
-		qsort(d.v, d.n, sizeof(*d.v), compare);
-	size_t n = 0;
-	for (size_t i = 0; i < d.n; i++)	/* two services on one port are one entry */
-		if (!n || compare(&d.v[n - 1], &d.v[i]))
-			d.v[n++] = d.v[i];
-	d.n = n;
+int diverts_behind(uint32_t vm, const struct ip_prefix *prefixes, size_t n, struct diverts *ret_diverts)
+{
+	struct diverts d = {};
+
+	for (size_t i = 0; i < n; i++) {
+		const struct monitor_divert one = { .vm = vm, .direction = MONITOR_BEHIND, .dst = prefixes[i] };
+		int r = push(&d, &one);
+
+		if (r < 0) {
+			diverts_deinit(&d);
+			return r;
+		}
+	}
+	sort(&d);
 	*ret_diverts = d;
 	return 0;
 }

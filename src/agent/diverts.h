@@ -32,6 +32,8 @@ struct diverts {
 
 /* -E2BIG: more than DIVERTS_MAX entries, -ENOMEM. */
 MUST_CHECK int diverts_make(const struct divert_wish *w, struct diverts *ret_diverts);
+/* What is behind a VM (MONITOR_BEHIND), which is no flow's and known whether the VM is in the mesh or not. The same errors. */
+MUST_CHECK int diverts_behind(uint32_t vm, const struct ip_prefix *prefixes, size_t n, struct diverts *ret_diverts);
 void diverts_deinit(struct diverts *d);
 
 /*

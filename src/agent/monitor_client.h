@@ -123,9 +123,15 @@ enum monitor_direction {
 	MONITOR_OUTBOUND,	/* opened by the VM */
 	MONITOR_INBOUND,	/* opened towards the VM, from the uplink, another VM or this NIC */
 	MONITOR_DNS,		/* queries for names by UDP; the port must be 53 */
+	/*
+	 * Diverts nothing: source addresses that packets out of the VM's port may
+	 * have besides its own (the pods of a node). They pass the source check and
+	 * are answers to connections of ours; what they open is not the VM's. Port 0,
+	 * no flags; a guest's address stays the guest's.
+	 */
+	MONITOR_BEHIND,
 	_MONITOR_DIRECTION_N
 };
-
 
 enum {
 	MONITOR_DIVERT_FAIL_CLOSED = 1,	/* without a listener: drop; else pass */
@@ -142,7 +148,7 @@ enum {
 struct monitor_divert {
 	uint32_t vm;			/* whose listener takes it */
 	enum monitor_direction direction;
-	struct ip_prefix dst;		/* inbound: an address of the VM; DNS: servers */
+	struct ip_prefix dst;		/* inbound: an address of the VM; DNS: servers; behind: sources */
 	uint16_t port;			/* 0: all */
 	uint16_t flags;			/* MONITOR_DIVERT_* */
 };

@@ -19,7 +19,7 @@
 #include "agent/steer_sockets.h"
 #include "api/divert.h"
 
-enum { DNS_PORT = 53 };
+enum { DNS_PORT = 53, BEHIND_LEN_MIN = 8 };
 
 static bool is_vm(const struct monitor_state *m, uint32_t vm)
 {
@@ -216,6 +216,8 @@ static bool is_divert(const struct monitor_state *m, const struct monitor_divert
 {
 	uint16_t known = MONITOR_DIVERT_FAIL_CLOSED | MONITOR_DIVERT_SAME_NIC;
 
+	if (d->direction == MONITOR_BEHIND)
+		return is_vm(m, d->vm) && d->dst.len <= 128 && !d->port && !d->flags;
 	if (d->direction == MONITOR_DNS)
 		return is_vm(m, d->vm) && d->dst.len <= 128 && d->port == DNS_PORT && !(d->flags & ~MONITOR_DIVERT_DNS_ANSWERS);
 	if ((unsigned)d->direction > MONITOR_INBOUND || !is_vm(m, d->vm) || d->dst.len > 128 || d->flags & ~known)
@@ -233,6 +235,8 @@ static int op_divert_add(struct monitor_state *m, struct monitor_request *q)
 	memcpy(&d, q->in, sizeof(d));
 	if (!is_divert(m, &d))
 		return MONITOR_OPS_E_ODD;
+	if (d.direction == MONITOR_BEHIND && d.dst.len < BEHIND_LEN_MIN + (ip_is_v4(&d.dst.ip) ? 96 : 0))
+		return -EADDRNOTAVAIL;		/* a cluster's objects may say anything; nobody has half of the internet behind him */
 
 	int r = steer_table_divert_add(&m->table, &d, &old_flags);
 	if (r < 0)

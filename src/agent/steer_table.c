@@ -17,7 +17,7 @@
 _Static_assert(sizeof(struct ip) == sizeof(struct steer_addr), "the same 16 bytes");
 _Static_assert(STEER_C_SLOTS == ELEMENTS(((struct monitor_counters *)0)->v), "counters fit");
 _Static_assert((int)MONITOR_OUTBOUND == (int)STEER_OUTBOUND && (int)MONITOR_INBOUND == (int)STEER_INBOUND &&
-	       (int)MONITOR_DNS == (int)STEER_DNS, "one order");
+	       (int)MONITOR_DNS == (int)STEER_DNS && (int)MONITOR_BEHIND == (int)STEER_BEHIND, "one order");
 _Static_assert((int)MONITOR_DIVERT_FAIL_CLOSED == (int)STEER_DIVERT_FAIL_CLOSED &&
 	       (int)MONITOR_DIVERT_SAME_NIC == (int)STEER_DIVERT_SAME_NIC &&
 	       (int)MONITOR_DIVERT_DNS_ANSWERS == (int)STEER_DIVERT_DNS_ANSWERS, "one set of flags");
@@ -59,6 +59,7 @@ static const uint8_t flag_of_direction[] = {
 	[MONITOR_OUTBOUND] = STEER_PF_OUTBOUND,
 	[MONITOR_INBOUND] = STEER_PF_INBOUND,
 	[MONITOR_DNS] = STEER_PF_DNS,
+	[MONITOR_BEHIND] = 0,
 };
 
 /* An entry for all ports sets the flag of each. */

@@ -286,6 +286,36 @@ static void a_foreign_source_is_counted_and_dropped_when_asked(void **state)
 	set_port(0);
 }
 
+static void what_is_behind_the_vm_is_neither_foreign_nor_the_vm(void **state)
+{
+	struct monitor_divert behind = {
+		.vm = VM, .direction = MONITOR_BEHIND, .dst = { ip_from_v4((const uint8_t[]){ 10, 0, 0, 76 }), 96 + 30 },
+	};
+	struct monitor_divert outbound = { .vm = VM, .direction = MONITOR_OUTBOUND, .dst.len = 0, .flags = MONITOR_DIVERT_FAIL_CLOSED };
+	uint64_t before = counter(VM, STEER_C_SPOOFED), refused = counter(VM, STEER_C_NO_LISTENER_DROP);
+	struct frame pods = tcp4(443, 2, 0), own = pods, other = pods;
+	uint32_t flags;
+
+	(void)state;
+	pods.data[14 + 15] = 77;	/* 10.0.0.77 */
+	other.data[14 + 15] = 80;
+	set_port(MONITOR_PORT_DROP_SPOOFED);
+	assert_int_equal(verdict(&pods), TC_ACT_SHOT);
+	assert_int_equal(steer_table_divert_add(&bed.table, &behind, &flags), 0);
+	assert_int_equal(steer_table_divert_add(&bed.table, &outbound, &flags), 0);
+	assert_int_equal(verdict(&pods), TC_ACT_UNSPEC);
+	assert_int_equal(counter(VM, STEER_C_SPOOFED), before + 1);
+	assert_int_equal(counter(VM, STEER_C_NO_LISTENER_DROP), refused);
+	assert_int_equal(verdict(&own), TC_ACT_SHOT);		/* diverted, and nobody listens */
+	assert_int_equal(counter(VM, STEER_C_NO_LISTENER_DROP), refused + 1);
+	assert_int_equal(verdict(&other), TC_ACT_SHOT);
+	assert_int_equal(counter(VM, STEER_C_SPOOFED), before + 2);
+	assert_int_equal(steer_table_divert_remove(&bed.table, &outbound, &flags), 0);
+	assert_int_equal(steer_table_divert_remove(&bed.table, &behind, &flags), 0);
+	assert_int_equal(verdict(&pods), TC_ACT_SHOT);
+	set_port(0);
+}
+
 /* To where everything has to come by the proxy nothing gets that the proxy cannot have. */
 static void what_cannot_be_judged_does_not_reach_a_strict_port(void **state)
 {
@@ -506,6 +536,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(wrong_lengths_pass),
 		cmocka_unit_test(fragments_are_left_alone_and_counted),
 		cmocka_unit_test(a_foreign_source_is_counted_and_dropped_when_asked),
+		cmocka_unit_test(what_is_behind_the_vm_is_neither_foreign_nor_the_vm),
 		cmocka_unit_test(what_cannot_be_judged_does_not_reach_a_strict_port),
 		cmocka_unit_test(an_error_after_the_match_passes_unless_fail_closed),
 		cmocka_unit_test(queries_go_to_a_proxy_that_is_there_and_does_something),

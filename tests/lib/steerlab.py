@@ -21,7 +21,7 @@ BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(HERE, "..", "..", "build"
 DRIVER = os.path.join(BUILD, "tests", "lib", "steer-driver")
 
 ROUTED, BRIDGE, OVS = 0, 1, 2
-OUT, IN = 0, 1
+OUT, IN, DNS, BEHIND = 0, 1, 2, 3
 DROP_SPOOFED, LEARN = 1, 2
 FAIL_CLOSED, SAME_NIC = 1, 2
 UNVERIFIED, CUT = 1, 2

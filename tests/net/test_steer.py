@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from netlab import Lab, wait_until  # noqa: E402
 import steerlab  # noqa: E402
-from steerlab import (BRIDGE, CUT, DROP_SPOOFED, FAIL_CLOSED, IN, LEARN, OUT, OVS, ROUTED, SAME_NIC, UNVERIFIED,  # noqa: E402
+from steerlab import (BEHIND, BRIDGE, CUT, DROP_SPOOFED, FAIL_CLOSED, IN, LEARN, OUT, OVS, ROUTED, SAME_NIC, UNVERIFIED,  # noqa: E402
                       DriverError, Server, everywhere, in_netns, read_line, tcp_connect, udp_socket)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")
@@ -411,6 +411,77 @@ def test_spoofed_sources_are_dropped_when_asked(make):
     udp_socket(n.vm[1], bind=("10.63.0.11", 0)).sendto(b"honest", ("10.63.0.1", 9))
     assert there.recv(100) == b"honest"
     assert d.counters(vm=1)["spoofed"] > 0
+
+
+
+PODS, POD = "10.64.0.0/24", "10.64.0.5"
+
+
+def with_pods(n):
+    """VM 2 is a node: a pod is behind it, to which everybody has a route."""
+    n.vm[2].ip("addr", "add", POD + "/32", "dev", "lo")
+    for host in (n.nic,) if n.topology == ROUTED else (n.vm[1], n.peer):
+        host.ip("route", "replace", PODS, "via", n.addresses[2][0])
+    Server(n.vm[2], 80)
+
+
+@TOPOLOGIES
+def test_a_proxy_reaches_what_is_behind_another_vm_of_the_nic(make, topology):
+    n = make(topology)
+    with_pods(n)
+    d = n.driver()
+    d.listen(vm=1, relay=1)
+    everywhere(d, 1, 0)
+    with pytest.raises(OSError):        # as from anybody who has not this address
+        greeting(n.vm[1], POD, 80, timeout=1)
+    d.divert(vm=2, direction=BEHIND, dst=PODS)
+    s, line = greeting(n.vm[1], POD, 80)
+    assert line == "real " + text(n.addresses[1][0], port_of(s)) and echoes(s)
+    assert d.counters(vm=1)["divert_new"] == 2
+    d.divert_remove(vm=2, direction=BEHIND, dst=PODS)
+    with pytest.raises(OSError):
+        greeting(n.vm[1], POD, 80, timeout=1)
+
+
+def test_what_is_behind_a_vm_is_not_the_vm_and_not_dropped(make):
+    """Its calls are not its VM's, so nobody diverts them; to another VM they come by that one's proxy, as anybody's."""
+    n = make(BRIDGE)
+    with_pods(n)
+    Server(n.peer, 80)
+    Server(n.vm[1], 80)
+    d = n.driver(flags=DROP_SPOOFED)
+    d.listen(vm=1)
+    d.listen(vm=2)
+    everywhere(d, 2, 80)
+    d.divert(vm=1, direction=IN, dst=n.addresses[1][0], port=80)
+    with pytest.raises(OSError):
+        greeting(n.vm[2], n.peer_addresses[0], 80, source=(POD, 0), timeout=1)
+    d.divert(vm=2, direction=BEHIND, dst=POD)
+    spoofed = d.counters(vm=2)["spoofed"]
+    assert spoofed > 0
+    s, line = greeting(n.vm[2], n.peer_addresses[0], 80, source=(POD, 0))
+    assert line == "real " + text(POD, port_of(s)) and echoes(s)
+    s, line = greeting(n.vm[2], n.addresses[1][0], 80, source=(POD, 0))
+    assert line == "in1 peer %s dst %s" % (text(POD, port_of(s)), text(n.addresses[1][0], 80)) and echoes(s)
+    s, line = greeting(n.vm[2], n.peer_addresses[0], 80)
+    assert line.startswith("out2 ")
+    assert d.counters(vm=2)["spoofed"] == spoofed
+
+
+def test_a_guests_address_is_never_behind_another(make):
+    n = make(BRIDGE)
+    n.vm[2].ip("addr", "add", n.addresses[1][0] + "/32", "dev", "lo")
+    d = n.driver(flags=DROP_SPOOFED)
+    d.divert(vm=2, direction=BEHIND, dst="10.63.0.0/24")
+    there = udp_socket(n.peer, bind=("0.0.0.0", 9))
+    before = d.counters(vm=2)["spoofed"]
+    udp_socket(n.vm[2], bind=(n.addresses[1][0], 0)).sendto(b"stolen", (n.peer_addresses[0], 9))
+    udp_socket(n.vm[2], bind=(n.addresses[2][0], 0)).sendto(b"own", (n.peer_addresses[0], 9))
+    assert there.recv(100) == b"own"
+    assert d.counters(vm=2)["spoofed"] > before
+    for wrong in ("0.0.0.0/0", "0.0.0.0/7", "::/7"):
+        with pytest.raises(DriverError, match="annot assign"):
+            d.divert(vm=2, direction=BEHIND, dst=wrong)
 
 
 def test_an_address_has_one_owner(make):

@@ -197,6 +197,26 @@ static void too_many_entries_are_refused(void **state)
 	assert_int_equal(diverts_make(&w, &d), -E2BIG);
 }
 
+static void what_is_behind_a_vm_is_said_once_and_changed_by_its_difference(void **state)
+{
+	const struct ip_prefix before[] = { prefix("10.244.7.0/24"), prefix("10.9.0.1"), prefix("10.244.7.0/24") };
+	const struct ip_prefix after[] = { prefix("10.9.0.2"), prefix("10.244.7.0/24") };
+	struct calls c = {};
+	struct diverts d, e;
+
+	(void)state;
+	assert_int_equal(diverts_behind(3, before, 3, &d), 0);
+	assert_int_equal(d.n, 2);
+	assert_int_equal(d.v[0].direction, MONITOR_BEHIND);
+	assert_int_equal(d.v[0].vm, 3);
+	assert_int_equal(diverts_behind(3, after, 2, &e), 0);
+	assert_int_equal(diverts_change(&d, &e, on_add, on_remove, &c), 0);
+	assert_int_equal(c.n_added, 1);
+	assert_int_equal(c.n_removed, 1);
+	diverts_deinit(&d);
+	diverts_deinit(&e);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -206,6 +226,7 @@ int main(void)
 		cmocka_unit_test(what_comes_in_is_diverted_by_address_and_port),
 		cmocka_unit_test(a_change_touches_only_what_differs),
 		cmocka_unit_test(too_many_entries_are_refused),
+		cmocka_unit_test(what_is_behind_a_vm_is_said_once_and_changed_by_its_difference),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
