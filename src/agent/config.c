@@ -64,7 +64,8 @@ static const struct conf_item port_items[] = {
 	  .doc = "Device by which frames in a VM's name leave; its bridge, or for OVS the first uplink, by default." },
 	{ "out_vlan", CONF_UINT, AT(config_port, out_vlan), .max = 4094, .doc = "Tag that those frames get; 0: none." },
 	{ "drop_spoofed", CONF_BOOL, AT(config_port, drop_spoofed), .dflt = "false",
-	  .doc = "Drop what a VM sends from an address that is not its own. Otherwise it is counted, passes (but opens no connection to where diverts fail closed), and is never diverted." },
+	  .doc = "Drop what a VM sends from an address that is neither its own nor, where it is a node of a Kubernetes cluster, one of its pods'. "
+		 "Otherwise it is counted, passes (but opens no connection to where diverts fail closed), and is never diverted." },
 };
 static const struct conf_table port_table = CONF_TABLE_INIT("port", struct config_port, port_items);
 

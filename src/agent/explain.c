@@ -97,6 +97,12 @@ static void add_verdict(struct chain *c, const struct verdict_case *v, uint64_t 
 	add(c, decided_ns, "verdict", "%s", verdict_name(v->verdict));
 }
 
+static void add_node(struct chain *c, const struct node *n)
+{
+	if (n)
+		add(c, 0, "node", "the VM is the Kubernetes node %s, with %u pods: what they register is a container's", n->name, n->n_pods);
+}
+
 static void add_policy(struct chain *c, const struct member *m, const char *refusal)
 {
 	const struct policy *p = m->policy;
@@ -154,6 +160,7 @@ static json_t *explain_claim(const struct worker *w, const struct member *m, con
 	add_sources(&c, claim);
 	add_claim(&c, claim);
 	add_hint(&c, w, claim);
+	add_node(&c, member_node(m));
 	add_verdict(&c, &j->verdict, claim->decided_ns);
 	add_policy(&c, m, member_refusal(m, claim, why));
 	add_proxy(&c, w, m, j->ready_ns, j->mesh_ns);
@@ -168,6 +175,7 @@ static json_t *explain_lookup(const struct worker *w, const struct member *m, co
 
 	add(&c, l->first_ns, "packet", "packet %llu: the guest asked %s for \"%s\" by %s, %llu times", (unsigned long long)l->last_frame,
 	    ip_is_none(&l->registry.ip) ? "its neighbours" : ip_port_format(&l->registry, registry), l->service, l->protocol, (unsigned long long)l->n);
+	add_node(&c, member_node(m));
 	add_verdict(&c, &m->verdict, m->decided_ns);
 	add_policy(&c, m, NULL);
 	add_proxy(&c, w, m, m->ready_ns, m->mesh_ns);

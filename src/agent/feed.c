@@ -77,7 +77,7 @@ static struct guest *guest_of(struct worker *w, const struct place *p, const str
 	snprintf(link.port, sizeof(link.port), "%s", p->port);
 	memcpy(link.mac, r->direction == CAPTURE_FROM_VM ? r->src_mac : r->dst_mac, 6);
 	g = guest_by_link(&w->guests, &link);
-	if (r->direction == CAPTURE_FROM_VM && (!g || !guest_owns(g, ip))) {
+	if (r->direction == CAPTURE_FROM_VM && (!g || (!guest_owns(g, ip) && !node_has_behind(nodes_find(w->nodes, g->id), ip)))) {
 		struct guest_sighting s = { .link = link, .ip = *ip, .source = GUEST_BY_TRAFFIC };
 
 		learn(w, &s, p);

@@ -19,7 +19,8 @@ static void arm(struct judge *j);
 
 static bool review(struct judge *j)
 {
-	bool verdict = verdict_of_claim(&j->verdict, j->claim, *j->court->containers, clock_wall_ms());
+	const struct node *node = nodes_find(*j->court->nodes, j->claim->owner->guest->id);
+	bool verdict = verdict_of_claim(&j->verdict, j->claim, *j->court->containers, node, clock_wall_ms());
 
 	if (j->verdict.verdict != VERDICT_UNKNOWN && !j->claim->decided_ns)
 		j->claim->decided_ns = clock_mono_ns();

@@ -24,6 +24,7 @@ struct judge_court {			/* what all judges share; borrowed for their life */
 	struct monitor_client *monitor;	/* NULL: no probes (tests) */
 	struct catalog *catalog;
 	const struct containers *const *containers;	/* *containers NULL: not told yet */
+	const struct nodes *const *nodes;		/* the same */
 	const struct config_registry *registries;	/* to ask instead of the one that was registered with */
 	size_t n_registries;
 	bool probe;

@@ -20,6 +20,7 @@ enum { STATE_VERSION = 1, MAX_MESSAGE = 256 << 20 };
 static const char welcome_file[] = "mesh";
 static const char policies_file[] = "policies";
 static const char containers_file[] = "containers";
+static const char nodes_file[] = "nodes";
 
 static void save(struct worker *w, const char *name, const ProtobufCMessage *m)
 {
@@ -130,6 +131,25 @@ void knowledge_take_containers(struct worker *w, const Outrigger__V1__ContainerS
 		save(w, containers_file, &m->base);
 }
 
+/* --- guests that are nodes of the cluster --- */
+
+void knowledge_take_nodes(struct worker *w, const Outrigger__V1__NodeSet *m, bool is_news)
+{
+	struct nodes *set;
+	struct diag d = {};
+	int r = nodes_decode(m, &set, &d);
+
+	if (r < 0) {
+		log_error("the nodes of the cluster are refused, the last ones stay in force", log_str("why", d.msg), log_errno(r));
+		return;
+	}
+	nodes_free(w->nodes);
+	w->nodes = set;
+	log_info("guests that are nodes of the cluster", log_int("nodes", (int64_t)set->by_guest.n));
+	if (is_news)
+		save(w, nodes_file, &m->base);
+}
+
 /* --- loading --- */
 
 static int load(struct worker *w, const char *name, const ProtobufCMessageDescriptor *type, ProtobufCMessage **ret_message)
@@ -166,6 +186,10 @@ int knowledge_load(struct worker *w)
 	}
 	if (load(w, containers_file, &outrigger__v1__container_set__descriptor, &m) == 0) {
 		knowledge_take_containers(w, (const void *)m, false);
+		pb_free(m);
+	}
+	if (load(w, nodes_file, &outrigger__v1__node_set__descriptor, &m) == 0) {
+		knowledge_take_nodes(w, (const void *)m, false);
 		pb_free(m);
 	}
 	return 0;

@@ -14,6 +14,7 @@ struct worker;
 void knowledge_take_welcome(struct worker *w, const Outrigger__V1__Welcome *m, bool save);
 void knowledge_take_policies(struct worker *w, const Outrigger__V1__PolicySet *m, bool save);
 void knowledge_take_containers(struct worker *w, const Outrigger__V1__ContainerSet *m, bool save);
+void knowledge_take_nodes(struct worker *w, const Outrigger__V1__NodeSet *m, bool save);
 
 /* The proxies are to know of the ports as they are now. */
 void knowledge_repeat_welcome(struct worker *w);

@@ -371,6 +371,20 @@ static void sync_addresses(struct member *m)
 	}
 }
 
+const struct node *member_node(const struct member *m)
+{
+	return nodes_find(m->worker->nodes, m->guest->id);
+}
+
+/* Pods are behind a node whether it is in the mesh or not. */
+static void sync_behind(struct member *m)
+{
+	const struct node *node = member_node(m);
+
+	if (m->place && (node || m->behind.n))
+		places_behind(&m->worker->places, m->place, &m->behind, node ? node->networks : NULL, node ? node->n_networks : 0);
+}
+
 static void review_claims(struct member *m)
 {
 	const struct catalog_guest *g = catalog_of(m->guest);
@@ -414,6 +428,7 @@ static int decide(struct defer *d)
 
 	m->policy = policy_match(w->policies, w->conf->nic, m->guest);
 	sync_addresses(m);
+	sync_behind(m);
 	verdict_of_guest(&m->verdict, m->guest, w->containers, clock_wall_ms());
 	review_claims(m);
 	report_guest(m);		/* before its token is asked for */
@@ -455,6 +470,7 @@ int member_new(struct worker *w, struct guest *g)
 		 log_str("mode", policy_mode_name(m->policy->mode)));
 	/* At once: its first packets should find it known to the monitor. */
 	sync_addresses(m);
+	sync_behind(m);
 	member_touch(m);
 	return 0;
 }
@@ -470,6 +486,9 @@ void member_end(struct member *m, const char *reason)
 	report_guest_gone(m, reason);
 	for (size_t i = 0; m->place && i < m->n_known; i++)
 		places_address(&w->places, m->place, m->guest->link.mac, &m->known[i], false);
+	if (m->place && m->behind.n)
+		places_behind(&w->places, m->place, &m->behind, NULL, 0);
+	diverts_deinit(&m->behind);
 	feed_forget(w, m->guest);
 	defer_cancel(&m->decide);
 	m->guest->user = NULL;

@@ -1,6 +1,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
+#include "agent/diverts.h"
 #include "agent/guest.h"
 #include "agent/judge.h"
 #include "agent/places.h"
@@ -34,6 +35,7 @@ struct member {
 
 	struct ip known[GUEST_MAX_ADDRESSES];	/* to the monitor */
 	size_t n_known;
+	struct diverts behind;		/* the same */
 
 	int64_t token_until;		/* seconds since 1970; 0: none asked for or none got */
 	uint64_t token_asked_ms;	/* a request is under way since; 0: none is */
@@ -54,6 +56,8 @@ static inline struct member *member_of(const struct guest *g)
 }
 
 void member_touch(struct member *m);
+/* Of the Kubernetes cluster. NULL: it is none. */
+const struct node *member_node(const struct member *m);
 /* May this claim be in the mesh? NULL: yes; else why not. @ret is room for the text. */
 const char *member_refusal(const struct member *m, const struct claim *c, char text[static 400]);
 

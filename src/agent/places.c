@@ -359,3 +359,38 @@ void places_address(struct places *ps, struct place *p, const uint8_t mac[6], co
 		LOG_LIMITED(LOG_L_WARN, "the monitor refuses an address", log_str("port", p->port), log_ip("address", ip), log_errno(r));
 	}
 }
+
+static int add_behind(void *data, const struct monitor_divert *d)
+{
+	struct places *ps = data;
+	int r = monitor_divert_add(ps->monitor, d);
+
+	if (r == 0 || r == -EPIPE)
+		return r;
+	ps->n_failed++;
+	LOG_LIMITED(LOG_L_WARN, "the monitor refuses addresses behind a VM", log_ip("address", &d->dst.ip), log_int("bits", d->dst.len), log_errno(r));
+	return 0;
+}
+
+static int remove_behind(void *data, const struct monitor_divert *d)
+{
+	int r = monitor_divert_remove(((struct places *)data)->monitor, d);
+
+	return r == -ENOENT ? 0 : r;	/* it was refused, or settled */
+}
+
+void places_behind(struct places *ps, struct place *p, struct diverts *known, const struct ip_prefix *prefixes, size_t n)
+{
+	struct diverts now;
+	int r = diverts_behind(p->slot, prefixes, n, &now);
+
+	if (r < 0) {
+		LOG_LIMITED(LOG_L_ERROR, "what is behind a VM is not told to the monitor", log_str("port", p->port), log_errno(r));
+		return;
+	}
+	r = diverts_change(known, &now, add_behind, remove_behind, ps);
+	if (r < 0)
+		ps->n_failed++;
+	diverts_deinit(known);
+	*known = now;
+}

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include "agent/budgets.h"
 #include "agent/config.h"
+#include "agent/diverts.h"
 #include "agent/guest.h"
 #include "agent/monitor_client.h"
 #include "agent/ports.h"
@@ -75,3 +76,5 @@ struct place *places_by_link(const struct places *ps, const struct guest_link *l
 
 /* The guest there may speak for @ip, or may not any more. */
 void places_address(struct places *ps, struct place *p, const uint8_t mac[6], const struct ip *ip, bool add);
+/* These are behind the guest there, and nothing else. @known is what was said last, and becomes what is said now. */
+void places_behind(struct places *ps, struct place *p, struct diverts *known, const struct ip_prefix *prefixes, size_t n);

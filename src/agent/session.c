@@ -382,6 +382,9 @@ static void on_directive(struct grpc_call *call, void *data, const uint8_t *byte
 	case OUTRIGGER__V1__DIRECTIVE__MSG_CONTAINERS:
 		s->ops.containers(m->containers, s->ops.data);
 		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_NODES:
+		s->ops.nodes(m->nodes, s->ops.data);
+		break;
 	case OUTRIGGER__V1__DIRECTIVE__MSG_TOKEN:
 		s->ops.token(m->token, s->ops.data);
 		break;

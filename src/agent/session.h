@@ -40,6 +40,7 @@ struct session_ops {			/* the messages are valid for the call */
 	void (*welcome)(const Outrigger__V1__Welcome *m, void *data);
 	void (*policies)(const Outrigger__V1__PolicySet *m, void *data);
 	void (*containers)(const Outrigger__V1__ContainerSet *m, void *data);
+	void (*nodes)(const Outrigger__V1__NodeSet *m, void *data);
 	void (*token)(const Outrigger__V1__Token *m, void *data);
 	void (*drain)(const Outrigger__V1__Drain *m, void *data);
 	void (*revoked)(const char *reason, void *data);

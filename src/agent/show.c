@@ -120,15 +120,31 @@ static json_t *services_of(const struct guest *g)
 	return list;
 }
 
+static void show_node(const struct node *node, json_t *json)
+{
+	json_t *networks = json_array();
+	char ip[IP_TEXT_LEN];
+
+	for (size_t i = 0; node && i < node->n_networks; i++) {
+		const struct ip_prefix *p = &node->networks[i];
+
+		json_array_append_new(networks, json_sprintf("%s/%d", ip_format(&p->ip, ip), ip_is_v4(&p->ip) ? p->len - 96 : p->len));
+	}
+	json_object_set_new(json, "kubernetes_node", text(node ? node->name : NULL));
+	json_object_set_new(json, "provider_id", text(node ? node->provider_id : NULL));
+	json_object_set_new(json, "pods", node ? json_integer((json_int_t)node->n_pods) : json_null());
+	json_object_set_new(json, "pod_networks", networks);
+}
+
 static json_t *show_guest(const struct worker *w, const struct guest *g)
 {
 	const struct member *m = member_of(g);
 	char mac[GUEST_MAC_TEXT_LEN], group[POLICY_GROUP_LEN];
-	json_t *addresses = json_array();
+	json_t *addresses = json_array(), *json;
 
 	for (size_t i = 0; i < g->n_addresses; i++)
 		json_array_append_new(addresses, address(&g->addresses[i]->ip));
-	return json_pack("{s:s, s:s, s:i, s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:I}",
+	json = json_pack("{s:s, s:s, s:i, s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:I}",
 		"id", g->id,
 		"port", g->link.port,
 		"vlan", (int)g->link.vlan,
@@ -141,6 +157,9 @@ static json_t *show_guest(const struct worker *w, const struct guest *g)
 		"services", services_of(g),
 		"proxy", proxy_state(w, m),
 		"seen_s", (json_int_t)((clock_mono_ms() - g->last_seen_ms) / 1000));
+	if (json)
+		show_node(member_node(m), json);
+	return json;
 }
 
 json_t *show_guests(const struct worker *w)

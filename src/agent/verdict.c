@@ -154,7 +154,20 @@ static bool note_port(struct verdict_case *v, const struct guest *g, const struc
 	return verdict_note(v, VERDICT_BY_PORT, VERDICT_UNKNOWN, wall_ms, "%s was not seen on port %s", text, g->link.port);
 }
 
-bool verdict_of_claim(struct verdict_case *v, const struct claim *c, const struct containers *containers, int64_t wall_ms)
+/* A pod of the host's network, a port of the host: at the VM's own address, and the cluster knows whose. */
+static bool note_host_port(struct verdict_case *v, const struct claim *c, const struct node *node, int64_t wall_ms)
+{
+	const char *owner = guest_owns(c->owner->guest, &c->address) ? node_port_owner(node, c->port, c->udp) : NULL;
+	const struct ip_port at = { c->address, c->port };
+	char text[IP_PORT_TEXT_LEN];
+
+	if (owner)
+		verdict_note(v, VERDICT_BY_CONTAINERS, VERDICT_CONTAINER, wall_ms, "the VM is the Kubernetes node %s, and %s is a container's: %s", node->name,
+			     ip_port_format(&at, text), owner);
+	return owner;
+}
+
+bool verdict_of_claim(struct verdict_case *v, const struct claim *c, const struct containers *containers, const struct node *node, int64_t wall_ms)
 {
 	enum verdict before = v->verdict;
 	const char *sign = verdict_sign(c);
@@ -162,7 +175,7 @@ bool verdict_of_claim(struct verdict_case *v, const struct claim *c, const struc
 	note_port(v, c->owner->guest, &c->address, c->behind, wall_ms);
 	if (sign)
 		verdict_note(v, VERDICT_BY_CONTAINERS, VERDICT_CONTAINER, wall_ms, "%s", sign);
-	else
+	else if (!note_host_port(v, c, node, wall_ms))
 		note_containers(v, &c->address, containers, wall_ms);
 	return v->verdict != before;
 }

@@ -4,6 +4,7 @@
 #include "agent/catalog.h"
 #include "agent/containers.h"
 #include "agent/guest.h"
+#include "agent/nodes.h"
 #include "base/defs.h"
 
 /*
@@ -62,8 +63,12 @@ enum verdict verdict_combine(const enum verdict findings[_VERDICT_METHOD_N]);
 bool verdict_note(struct verdict_case *v, enum verdict_method method, enum verdict finding, int64_t wall_ms,
 		  const char *fmt, ...) PRINTF_LIKE(5, 6);
 
-/* The two methods that need nobody's answer. @containers NULL: the controller has not told yet. True: another verdict. */
-bool verdict_of_claim(struct verdict_case *v, const struct claim *c, const struct containers *containers, int64_t wall_ms);
+/*
+ * The two methods that need nobody's answer. @containers NULL: the controller has
+ * not told yet. @node: of the cluster, that the guest is; NULL: none. True: another
+ * verdict.
+ */
+bool verdict_of_claim(struct verdict_case *v, const struct claim *c, const struct containers *containers, const struct node *node, int64_t wall_ms);
 /* The guest itself, as a client. */
 bool verdict_of_guest(struct verdict_case *v, const struct guest *g, const struct containers *containers, int64_t wall_ms);
 

@@ -313,6 +313,12 @@ static void on_containers(const Outrigger__V1__ContainerSet *m, void *data)
 	worker_touch_everybody(data);
 }
 
+static void on_nodes(const Outrigger__V1__NodeSet *m, void *data)
+{
+	knowledge_take_nodes(data, m, true);
+	worker_touch_everybody(data);
+}
+
 static void on_token(const Outrigger__V1__Token *t, void *data)
 {
 	struct worker *w = data;
@@ -492,7 +498,7 @@ static int start_knowledge(struct worker *w)
 	map_init(&w->tees);
 	w->court = (struct judge_court){
 		.loop = w->loop, .monitor = w->monitor, .catalog = &w->catalog,
-		.containers = (const struct containers *const *)&w->containers,
+		.containers = (const struct containers *const *)&w->containers, .nodes = (const struct nodes *const *)&w->nodes,
 		.registries = conf->registries.v, .n_registries = conf->registries.n,
 		.probe = conf->probe.enabled, .own_address = conf->probe.own_address, .interval_ms = conf->probe.interval_ms,
 		.timeout_ms = conf->probe.timeout_ms, .misses = conf->probe.misses,
@@ -544,7 +550,7 @@ static int start_session(struct worker *w, const struct worker_start *start)
 		.roots_pem = start->roots_pem, .join_token = start->join_token, .state_dir = w->conf->state_dir,
 	};
 	struct session_ops ops = {
-		.welcome = on_welcome, .policies = on_policies, .containers = on_containers, .token = on_token, .drain = on_drain,
+		.welcome = on_welcome, .policies = on_policies, .containers = on_containers, .nodes = on_nodes, .token = on_token, .drain = on_drain,
 		.revoked = on_revoked, .changed = on_session_changed, .data = w,
 	};
 

@@ -10,6 +10,7 @@
 #include "agent/guest.h"
 #include "agent/judge.h"
 #include "agent/monitor_client.h"
+#include "agent/nodes.h"
 #include "agent/places.h"
 #include "agent/policy.h"
 #include "agent/session.h"
@@ -47,6 +48,7 @@ struct worker {
 	struct catalog catalog;
 	struct policy_set *policies;	/* NULL: none yet */
 	struct containers *containers;
+	struct nodes *nodes;		/* NULL: none told yet */
 	struct diag conf_error;		/* why the file was not taken when it was read again; msg "" when it was */
 	char policy_refused[256];	/* why the last set was not taken; "" when it was */
 	char trust_domain[256];

@@ -247,6 +247,9 @@ static const struct conf_item onboarding_items[] = {
 	  .doc = "Such a name may be that of a Kubernetes Service of the namespace, if the mesh has it: the VM becomes an endpoint of it, beside its pods. Else the VM's service is one of its own." },
 	{ "isolation", CONF_ENUM, OFF(isolation), .names = isolations, .dflt = "namespace", .doc = "What shares a proxy process." },
 	{ "client", CONF_BOOL, OFF(client), .dflt = "false", .doc = "A guest that offers nothing joins as a client, too." },
+	{ "kubernetes_node", CONF_BOOL, OFF(kubernetes_node), .dflt = "true",
+	  .doc = "A VM with the address of a node of the cluster is that node: packets with addresses of its pods may come out of its port (also with the port's "
+		 "`drop_spoofed`), and what listens at its pods' host ports is a container's." },
 	{ "outbound_exclude", CONF_PREFIXES, OFF(outbound_exclude), .doc = "Destinations that are never diverted." },
 	{ "on_failure", CONF_ENUM, OFF(on_failure), .names = failures, .dflt = "default",
 	  .doc = "What happens to new connections while the proxy is down: `open` lets them pass, `closed` refuses them; by default `closed` with `strict`, else `open`." },

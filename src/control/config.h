@@ -112,6 +112,7 @@ struct config_onboarding {		/* Policy of provisioner.proto */
 	int isolation;
 	bool client;
 	struct conf_prefixes outbound_exclude;
+	bool kubernetes_node;
 	int on_failure;
 	int dns;
 	struct conf_strings dns_domains;

@@ -2,27 +2,19 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
-#include "base/ip.h"
 #include "base/loop.h"
 #include "control/kube_client.h"
+#include "control/kube_things.h"
 #include "control/kube_watch.h"
 
 /*
  * A Kubernetes cluster as a source: which addresses are containers', and which
  * are nodes'. Pods, endpoints, services and nodes are watched, once.
  *
- * A guest that is itself a node keeps its own addresses (and so do the pods
- * that share them, spec.hostNetwork); the pods behind it are containers.
+ * A guest that is itself a node keeps its own addresses; the pods behind it are
+ * containers, and so is what the pods that share them (spec.hostNetwork) listen at.
  */
 struct kube_source;
-
-struct kube_container {			/* valid until the loop's next turn */
-	struct ip_prefix prefix;
-	const char *what;		/* "pod shop/cart-1 on node a" */
-};
-
-enum kube_kind { KUBE_PODS, KUBE_SLICES, KUBE_SERVICES, KUBE_NODES, _KUBE_KIND_N };
 
 /* Who else reads what is watched: as kube_watch_ops, with the kind. */
 struct kube_reader {
@@ -43,11 +35,10 @@ struct kube_source_options {
 MUST_CHECK int kube_source_new(struct loop *loop, const struct kube_source_options *options, struct kube_source **ret_source);
 struct kube_source *kube_source_free(struct kube_source *source);
 
-/* All of them, pods first; freed by the caller. An address may be there more than once. -ENOMEM. */
-MUST_CHECK int kube_source_containers(const struct kube_source *source, struct kube_container **ret_containers, size_t *ret_n);
-
-/* Pods whose proxy is an Envoy of Istio's: a sidecar, or a gateway. */
-size_t kube_source_n_sidecars(const struct kube_source *source);
+/* What they say, valid until the loop's next turn. */
+const struct kube_things *kube_source_things(const struct kube_source *source);
+/* All kinds have been listed since the start: what is not there, is not. */
+bool kube_source_is_complete(const struct kube_source *source);
 
 size_t kube_source_n_watches(const struct kube_source *source);
 struct kube_watch_info kube_source_watch(const struct kube_source *source, size_t i);

@@ -19,6 +19,7 @@ enum {
 	LIMIT_BURST = 20,		/* enrolments from one address */
 	LIMIT_PER_HOUR = 2 * 3600,
 	MAX_ROOTS_FILE = 1 << 20,
+	NODES_MS = 100,
 };
 
 /* --- life --- */
@@ -79,6 +80,7 @@ struct provisioner *provisioner_free(struct provisioner *p)
 			grpc_call_cancel(s->call);
 		session_free(s);
 	}
+	timer_cancel(&p->nodes);
 	free(p->roots_pem);
 	free(p);
 	return NULL;
@@ -97,6 +99,7 @@ int provisioner_apply(struct provisioner *p, const struct config *config)
 			continue;
 		session_push_policies(s);
 		session_push_containers(s);
+		session_push_nodes(s);
 	}
 	return 0;
 }
@@ -125,6 +128,25 @@ void provisioner_containers(struct provisioner *p)
 		if (s->nic && s->call)
 			session_push_containers(s);
 	}
+}
+
+static int on_nodes(struct timer *t)
+{
+	struct provisioner *p = container_of(t, struct provisioner, nodes);
+
+	list_for_each(l, &p->sessions) {
+		struct session *s = list_entry(l, struct session, link);
+
+		if (s->nic && s->call)
+			session_push_nodes(s);
+	}
+	return 0;
+}
+
+void provisioner_nodes(struct provisioner *p)
+{
+	if (p->o.cluster && !p->nodes.loop)
+		(void)!timer_arm(p->o.loop, &p->nodes, NODES_MS, on_nodes);	/* no memory: with the next change */
 }
 
 void provisioner_set_roots(struct provisioner *p, const char *roots_pem)

@@ -47,6 +47,8 @@ void provisioner_open_session(struct provisioner *p, struct grpc_call *call);
 void provisioner_policies(struct provisioner *p);
 /* The addresses of containers have changed: sessions are told. */
 void provisioner_containers(struct provisioner *p);
+/* Guests, or objects of the cluster, have changed: which guests are nodes is worked out soon, and sessions are told what is new. */
+void provisioner_nodes(struct provisioner *p);
 /* Other roots of the mesh, or the first ones: until there are any, no session is welcomed. */
 void provisioner_set_roots(struct provisioner *p, const char *roots_pem);
 

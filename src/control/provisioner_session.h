@@ -16,7 +16,10 @@ struct session {
 	struct reg_nic *nic;		/* NULL until its hello, and when another session took over */
 	uint64_t policy_version;
 	char policy_refused[256];
-	bool policies_due, containers_due;	/* a send found no room */
+	bool policies_due, containers_due, nodes_due;	/* a send found no room */
+	bool nodes_told;
+	uint8_t *nodes;			/* that it was told last, packed */
+	size_t n_nodes;
 	struct list asks;		/* session_ask: tokens that are being asked for */
 	struct defer dead;
 };
@@ -29,11 +32,15 @@ struct provisioner {
 	struct list sessions;
 	struct provisioner_counters counters;
 	struct limiter enrolments;	/* by address */
+	struct timer nodes;		/* they are worked out anew at its end */
 };
 
 /* Whether the caller's certificate is a NIC's that is enrolled and not revoked. Ends the call where not. */
 bool provisioner_check_nic(struct provisioner *p, struct grpc_call *call, struct store_nic *ret_nic);
 void session_free(struct session *s);
+/* -ENOBUFS: no room now. -EPIPE, -ENOMEM. */
+MUST_CHECK int session_send(struct session *s, Outrigger__V1__Directive *d);
 void session_push_welcome(struct session *s);
 void session_push_policies(struct session *s);
 void session_push_containers(struct session *s);
+void session_push_nodes(struct session *s);	/* session_nodes.c */

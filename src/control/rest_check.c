@@ -161,7 +161,7 @@ static bool is_said(const struct config *config, const struct config_onboarding 
 /* Their Envoys speak what the label says, and our proxies HBONE only. */
 static void check_sidecars(struct checks *c)
 {
-	size_t n = kube_source_n_sidecars(cluster_source(c->s->cluster));
+	size_t n = kube_things_n_sidecars(kube_source_things(cluster_source(c->s->cluster)));
 
 	config_for_each(const struct config_onboarding, p, &c->s->config->onboarding) {
 		if (!n || !p->workload_group || !p->namespace || is_said(c->s->config, p) ||

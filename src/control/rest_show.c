@@ -143,6 +143,27 @@ static json_t *service_names(const struct reg_guest *g)
 	return list;
 }
 
+/* As the NIC's agent says it. */
+static json_t *node_json(const struct server *s, const struct reg_guest *g, const struct kube_node_index *index)
+{
+	bool may = index && (!g->policy || g->policy->kubernetes_node);
+	json_t *networks = json_array(), *json;
+	struct kube_node node = {};
+	char text[IP_TEXT_LEN];
+
+	if (may && kube_things_node(kube_source_things(cluster_source(s->cluster)), index, g->ips, g->n_ips, &node) < 0)
+		node = (struct kube_node){};
+	for (size_t i = 0; i < node.n_prefixes; i++) {
+		const struct ip_prefix *p = &node.prefixes[i];
+
+		json_array_append_new(networks, json_sprintf("%s/%d", ip_format(&p->ip, text), ip_is_v4(&p->ip) ? p->len - 96 : p->len));
+	}
+	json = json_pack("{s:o, s:o, s:o, s:o}", "kubernetes_node", text_or_null(node.name), "provider_id", text_or_null(node.provider_id),
+			 "pods", node.name ? json_integer((json_int_t)node.n_pods) : json_null(), "pod_networks", networks);
+	kube_node_deinit(&node);
+	return json;
+}
+
 static json_t *guest_json(const struct reg_guest *g)
 {
 	const struct reg_verdict *client = reg_guest_verdict(g, "", "");
@@ -160,10 +181,17 @@ static json_t *guest_json(const struct reg_guest *g)
 void rest_get_guests(struct httpd_request *req)
 {
 	const struct server *s = req->data;
+	struct kube_node_index index;
+	bool has = s->cluster && kube_things_index(kube_source_things(cluster_source(s->cluster)), &index) == 0;
 	json_t *list = json_array();
 
-	map_for_each(l, &s->registry->guests)
-		json_array_append_new(list, guest_json(container_of(l, struct reg_guest, link)));
+	map_for_each(l, &s->registry->guests) {
+		const struct reg_guest *g = container_of(l, struct reg_guest, link);
+
+		json_array_append_new(list, merge(guest_json(g), node_json(s, g, has ? &index : NULL)));
+	}
+	if (has)
+		kube_node_index_deinit(&index);
 	httpd_reply_json(req, 200, json_pack("{s:o}", "guests", list));
 }
 

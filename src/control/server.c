@@ -233,8 +233,10 @@ static void on_containers(void *data)
 {
 	struct server *s = data;
 
-	if (s->provisioner)
-		provisioner_containers(s->provisioner);
+	if (!s->provisioner)
+		return;
+	provisioner_containers(s->provisioner);
+	provisioner_nodes(s->provisioner);
 }
 
 static void on_groups(void *data)
@@ -303,6 +305,8 @@ static void on_guests_changed(void *data)
 	struct server *s = data;
 
 	cluster_guests_changed(s->cluster);
+	if (s->provisioner)
+		provisioner_nodes(s->provisioner);
 	if (s->kube_mesh)
 		kube_mesh_retry(s->kube_mesh);
 }
@@ -427,7 +431,7 @@ struct server *server_free(struct server *s)
 	timer_cancel(&s->certificates);
 	httpd_free(s->httpd);
 	ads_free(s->ads);
-	provisioner_free(s->provisioner);
+	s->provisioner = provisioner_free(s->provisioner);
 	tokens_free(s->tokens);
 	grpc_server_free(s->mesh_server);
 	grpc_server_free(s->provisioner_server);

@@ -17,7 +17,7 @@ static char *word(const char *text)
 	return (char *)(uintptr_t)text;
 }
 
-static int session_send(struct session *s, Outrigger__V1__Directive *d)
+int session_send(struct session *s, Outrigger__V1__Directive *d)
 {
 	return s->call ? grpc_call_send_pb(s->call, &d->base) : -EPIPE;
 }
@@ -125,7 +125,7 @@ void session_push_containers(struct session *s)
 	Outrigger__V1__ContainerSet set = OUTRIGGER__V1__CONTAINER_SET__INIT;
 	CLEANUP_FREE struct kube_container *v = NULL;
 	size_t n = 0;
-	int r = s->p->o.cluster ? kube_source_containers(cluster_source(s->p->o.cluster), &v, &n) : 0;
+	int r = s->p->o.cluster ? kube_things_containers(kube_source_things(cluster_source(s->p->o.cluster)), &v, &n) : 0;
 
 	set.version = s->p->version;
 	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_CONTAINERS;
@@ -297,6 +297,7 @@ static void on_policy_ack(struct session *s, const Outrigger__V1__PolicyAck *ack
 
 static void on_report(struct session *s, Outrigger__V1__Report *report)
 {
+	bool was_synced = s->nic && s->nic->synced;
 	struct diag diag = {};
 
 	if (!s->nic) {
@@ -316,6 +317,8 @@ static void on_report(struct session *s, Outrigger__V1__Report *report)
 	default:
 		if (registry_report(s->nic, report, &diag) < 0)
 			LOG_LIMITED(LOG_L_WARN, "a report was refused", log_str("nic", s->nic_id), log_str("reason", diag.msg));
+		if (s->nic->synced && !was_synced)
+			session_push_nodes(s);
 		break;
 	}
 }
@@ -342,6 +345,8 @@ static void on_writable(struct grpc_call *call, void *data)
 		session_push_policies(s);
 	if (s->containers_due)
 		session_push_containers(s);
+	if (s->nodes_due)
+		session_push_nodes(s);
 }
 
 static void on_half_closed(struct grpc_call *call, void *data)
@@ -358,6 +363,7 @@ void session_free(struct session *s)
 	list_for_each_safe(l, &s->asks)
 		ask_free(list_entry(l, struct session_ask, link));
 	list_unlink(&s->link);
+	free(s->nodes);
 	free(s);
 }
 

@@ -12,7 +12,7 @@ static int run(int argc, char **argv)
 	};
 	static const struct table_column columns[] = {
 		{ "GUEST", "id" }, { "PORT", "port" }, { "VLAN", "vlan" }, { "ADDRESSES", "addresses" }, { "NAME", "name" },
-		{ "POLICY", "policy" }, { "MODE", "mode" }, { "SERVICES", "services" }, { "PROXY", "proxy" }, {},
+		{ "POLICY", "policy" }, { "MODE", "mode" }, { "SERVICES", "services" }, { "PROXY", "proxy" }, { "NODE", "kubernetes_node" }, { "PODS", "pods" }, {},
 	};
 
 	return show_table(&spec, argc, argv, "/v1/guests", "guests", columns);

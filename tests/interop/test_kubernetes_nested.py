@@ -9,7 +9,7 @@ from test_kubernetes_mesh import MixedLab
 
 NETWORK, BRIDGE, POD, OTHER_POD = "10.244.7.0/24", "10.244.7.1", "10.244.7.5", "10.244.7.6"
 ONBOARDING = """  - { name: nodes, match: { guest_name: "cart-*" }, mode: strict, namespace: mix, service_account: node-vm, services: [cart, nested] }
-  - { name: shoppers, match: { guest_name: "shopper-*" }, mode: permissive, namespace: mix, service_account: shopper, client: true, outbound_exclude: [10.244.7.0/24] }
+  - { name: shoppers, match: { guest_name: "shopper-*" }, mode: permissive, namespace: mix, service_account: shopper, client: true }
 """
 
 
@@ -24,6 +24,9 @@ class NestedLab(MixedLab):
         self.node.sysctl("net.ipv4.ip_forward", "1")
         self.node.bridge("cni0", BRIDGE + "/24")
         self.inner = self.inside(self.node, "inner", POD)
+
+    def agent_yaml(self):
+        return super().agent_yaml().replace('- match: "tap*"', '- match: "tap*"\n    drop_spoofed: true')
 
     def inside(self, node, name, address):
         pod = self.host(name)
@@ -73,12 +76,33 @@ def test_pods_of_a_node_that_is_a_vm_are_containers_and_reach_and_are_reached(la
     assert not found["proxy"]
     assert lab.node_addresses() == [lab.node.address]       # the pod's is not one of its own
     assert {s["verdict"] for s in lab.service("cart")} == {"vm"}
+    wait_until("the pod to be counted", lambda: lab.guest(lab.node)["pods"] == 1, 60)
+    assert lab.guest(lab.node)["kubernetes_node"] == "node-v" and lab.guest(lab.node)["pod_networks"] == [NETWORK]
+    assert lab.guest(lab.shopper)["kubernetes_node"] is None
+    (seen,) = [g for g in lab.ask(lab.edge, "controller.sock", "/v1/guests")["guests"] if g["kubernetes_node"]]
+    assert seen["addresses"] == [lab.node.address] and (seen["kubernetes_node"], seen["pods"], seen["pod_networks"]) == ("node-v", 1, [NETWORK])
+    assert any("the VM is the Kubernetes node node-v" in step["text"] for step in lab.get("/v1/explain/cart")["instances"][0]["chain"])
     # The mesh knows the pod from Kubernetes, under its own identity; it is reached past the VM's proxy, and so it reaches.
     assert lab.pods_in_mesh()["nested-1"]["addresses"] == [POD]
     assert {h.name: lab.fetch(h, POD) for h in (lab.reg, lab.shopper)} == {h.name: "this is " + POD for h in (lab.reg, lab.shopper)}
     lab.discover(lab.inner, "nested")       # it gets its answer from the registry
     assert "src.addr=" + POD not in lab.log("nic.agent")     # no proxy ever spoke for it
     assert lab.fetch(lab.shopper, lab.node.address) == "this is " + lab.node.address
+
+
+def test_what_a_pod_of_the_hosts_network_registers_is_a_container(lab):
+    """It has the VM's own address: the cluster knows its port."""
+    lab.start()
+    lab.kube.pod("mix", "nested-1", "default", lab.node.address, "node-v", {"app": "nested"}, hbone=False, host_network=True)
+    lab.discover(lab.node, "nested")        # it says a word, so its address is known
+    wait_until("the node", lambda: lab.guest(lab.node) and lab.guest(lab.node)["pods"] == 1, 60)
+    lab.register(lab.node, name="nested", instance="nested-1")      # at 8080, which the pod has
+    found = wait_until("the verdict", lambda: lab.service("nested", verdict="container"), 60)[0]
+    (detail,) = [e["detail"] for e in found["evidence"] if e["method"] == "containers"]
+    assert detail == "the VM is the Kubernetes node node-v, and %s:8080 is a container's: pod mix/nested-1 on node node-v" % lab.node.address
+    assert not found["proxy"]
+    lab.kube.end_pod("mix", "nested-1")     # and the port is the VM's again
+    wait_until("the verdict", lambda: lab.service("nested", verdict="vm"), 60)
 
 
 def test_an_overlay_between_nodes_passes(lab):

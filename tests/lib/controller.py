@@ -200,9 +200,12 @@ class Nic:
         self.call.send(grpcpeer.encode("outrigger.v1.Report", {"seq": self.seq, **report}))
 
     def hear(self, kind, timeout_s=10):
-        directive = grpcpeer.decode("outrigger.v1.Directive", self.call.receive(timeout_s))
-        assert kind in directive, (kind, directive)
-        return directive[kind][0]
+        """The next directive. Which guests are nodes is passed over: it comes whenever the controller has worked it out."""
+        while True:
+            directive = grpcpeer.decode("outrigger.v1.Directive", self.call.receive(timeout_s))
+            if kind in directive:
+                return directive[kind][0]
+            assert "nodes" in directive, (kind, directive)
 
     def hear_any(self, kind, timeout_s=10):
         """The next directive of that kind; what comes before it is passed over."""

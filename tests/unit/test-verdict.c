@@ -156,9 +156,9 @@ static void a_known_address_outside_of_all_containers_needs_nobodys_answer(void 
 
 	(void)state;
 	scene_init(&s, GUEST_BY_ARP);
-	assert_false(verdict_of_claim(&v, &s.claim, NULL, 0));
+	assert_false(verdict_of_claim(&v, &s.claim, NULL, NULL, 0));
 	assert_int_equal(v.verdict, VERDICT_UNKNOWN);
-	assert_true(verdict_of_claim(&v, &s.claim, none, 0));
+	assert_true(verdict_of_claim(&v, &s.claim, none, NULL, 0));
 	assert_int_equal(v.verdict, VERDICT_VM);
 	v = (struct verdict_case){};
 	assert_true(verdict_of_guest(&v, &s.guest, none, 0));
@@ -167,7 +167,7 @@ static void a_known_address_outside_of_all_containers_needs_nobodys_answer(void 
 	/* The source of packets is not enough: it takes the probe. */
 	v = (struct verdict_case){};
 	scene_init(&s, GUEST_BY_TRAFFIC);
-	assert_false(verdict_of_claim(&v, &s.claim, none, 0));
+	assert_false(verdict_of_claim(&v, &s.claim, none, NULL, 0));
 	assert_true(verdict_note(&v, VERDICT_BY_PROBE, VERDICT_VM, 0, "answered"));
 	containers_free(none);
 }
@@ -181,8 +181,33 @@ static void what_runs_inside_a_vm_is_a_container(void **state)
 	scene_init(&s, GUEST_BY_ARP);
 	s.claim.address = ip("10.244.0.5");
 	s.claim.behind = true;
-	assert_true(verdict_of_claim(&v, &s.claim, NULL, 0));
+	assert_true(verdict_of_claim(&v, &s.claim, NULL, NULL, 0));
 	assert_int_equal(v.verdict, VERDICT_CONTAINER);
+}
+
+static void a_port_of_the_node_that_the_vm_is_belongs_to_its_pod(void **state)
+{
+	static const char *const prefixes[] = { "10.244.0.0/16", "pods" };
+	struct containers *none = set(prefixes, 1);
+	struct node_port port = { .key = 80, .what = (char[]){ "pod shop/web on node v" } };
+	struct node node = { .name = (char[]){ "v" } };
+	struct verdict_case v = {};
+	struct scene s;
+
+	(void)state;
+	scene_init(&s, GUEST_BY_ARP);
+	map_init(&node.ports);
+	assert_true(verdict_of_claim(&v, &s.claim, none, &node, 0));
+	assert_int_equal(v.verdict, VERDICT_VM);
+	assert_int_equal(map_add(&node.ports, &port.by_port, &port.key, sizeof(port.key)), 0);
+	assert_true(verdict_of_claim(&v, &s.claim, none, &node, 0));
+	assert_int_equal(v.verdict, VERDICT_CONTAINER);
+	assert_string_equal(v.evidence[VERDICT_BY_CONTAINERS].detail, "the VM is the Kubernetes node v, and 10.0.0.1:80 is a container's: pod shop/web on node v");
+	s.claim.udp = true;
+	assert_true(verdict_of_claim(&v, &s.claim, none, &node, 0));
+	assert_int_equal(v.verdict, VERDICT_VM);
+	map_deinit(&node.ports);
+	containers_free(none);
 }
 
 static void orchestrators_sign_their_registrations(void **state)
@@ -224,6 +249,7 @@ int main(void)
 		cmocka_unit_test(a_bad_container_address_refuses_the_set),
 		cmocka_unit_test(a_known_address_outside_of_all_containers_needs_nobodys_answer),
 		cmocka_unit_test(what_runs_inside_a_vm_is_a_container),
+		cmocka_unit_test(a_port_of_the_node_that_the_vm_is_belongs_to_its_pod),
 		cmocka_unit_test(orchestrators_sign_their_registrations),
 	};
 
