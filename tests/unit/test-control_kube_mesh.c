@@ -7,9 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/registrybed.h"
+
 #include "control/kube_mesh.h"
 #include "control/kube_objects.h"
-#include "mesh/pb.h"
 
 static const char yaml[] =
 	"trust_domain: t.mesh\n"
@@ -24,35 +25,17 @@ static const char yaml[] =
 	"- {name: fixed, namespace: shop, addresses: [10.1.0.1]}\n";
 
 struct fixture {
-	struct loop *loop;
-	struct config *config;
-	struct resources resources;
-	struct registry *reg;
+	struct registry_bed bed;
 	struct kube_mesh *mesh;
-	struct reg_nic *nic;
 };
-
-static struct config *parse(const char *text)
-{
-	struct config *c;
-	struct diag d = {};
-
-	if (config_parse("c.yaml", text, strlen(text), &c, &d) < 0)
-		fail_msg("line %u: %s", d.line, d.msg);
-	return c;
-}
 
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	assert_int_equal(loop_new(&f->loop), 0);
-	f->config = parse(yaml);
-	resources_init(&f->resources);
-	assert_int_equal(registry_new(f->loop, &f->resources, NULL, f->config, &f->reg), 0);
-	assert_int_equal(kube_mesh_new(f->loop, f->reg, &f->mesh), 0);
-	assert_int_equal(registry_nic_connect(f->reg, "nic-a", &f->nic), 0);
+	registry_bed_init(&f->bed, yaml);
+	assert_int_equal(kube_mesh_new(f->bed.loop, f->bed.reg, &f->mesh), 0);
 	*state = f;
 	return 0;
 }
@@ -62,10 +45,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	kube_mesh_free(f->mesh);
-	registry_free(f->reg);
-	resources_deinit(&f->resources);
-	config_free(f->config);
-	loop_free(f->loop);
+	registry_bed_deinit(&f->bed);
 	free(f);
 	return 0;
 }
@@ -108,8 +88,8 @@ static void gone(struct fixture *f, enum kube_kind kind, const char *name)
 static void turn(struct fixture *f)
 {
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(loop_turn(f->loop, 0), 0);
-	resources_settle(&f->resources);
+		assert_int_equal(loop_turn(f->bed.loop, 0), 0);
+	resources_settle(&f->bed.resources);
 }
 
 static json_t *pod(const char *ns, const char *name, const char *ip)
@@ -151,12 +131,12 @@ static json_t *slice(const char *name, const char *service, const char *endpoint
 
 static bool published(const struct fixture *f, const char *name)
 {
-	return resources_find(&f->resources, RESOURCE_ADDRESS, name) != NULL;
+	return resources_find(&f->bed.resources, RESOURCE_ADDRESS, name) != NULL;
 }
 
 static void get(const struct fixture *f, const char *name, struct address *ret_address)
 {
-	const struct resource *r = resources_find(&f->resources, RESOURCE_ADDRESS, name);
+	const struct resource *r = resources_find(&f->bed.resources, RESOURCE_ADDRESS, name);
 	struct diag d = {};
 
 	if (!r)
@@ -229,7 +209,7 @@ static void pods_and_services_are_what_istio_would_call_them(void **state)
 	assert_int_equal(a.service.ports[1].app_protocol, APP_GRPC);
 	assert_int_equal(a.service.ports[1].target_port, 0);	/* by name */
 	address_deinit(&a);
-	assert_non_null(resources_find(&f->resources, RESOURCE_ENDPOINTS, "outbound|80||cart.shop.svc.cluster.local"));
+	assert_non_null(resources_find(&f->bed.resources, RESOURCE_ENDPOINTS, "outbound|80||cart.shop.svc.cluster.local"));
 	assert_int_equal(kube_mesh_info(f->mesh).n_pods, 2);
 	assert_int_equal(kube_mesh_info(f->mesh).n_services, 1);
 }
@@ -284,7 +264,7 @@ static size_t n_changes(const struct fixture *f)
 {
 	size_t n = 0;
 
-	list_for_each(l, &f->resources.changes)
+	list_for_each(l, &f->bed.resources.changes)
 		n++;
 	return n;
 }
@@ -298,7 +278,7 @@ static void a_list_anew_is_no_change(void **state)
 	for (int kind = 0; kind < _KUBE_KIND_N; kind++)
 		kube_mesh_begin(f->mesh, (enum kube_kind)kind);
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(loop_turn(f->loop, 0), 0);
+		assert_int_equal(loop_turn(f->bed.loop, 0), 0);
 	assert_int_equal(n_changes(f), 0);		/* the API server is away for a while */
 	put(f, KUBE_SERVICES, cart("10.96.0.5"));
 	put(f, KUBE_SLICES, slice("cart-abc", "cart", "cart-1=y,cart-2=n"));
@@ -306,9 +286,9 @@ static void a_list_anew_is_no_change(void **state)
 	for (int kind = 0; kind < _KUBE_KIND_N; kind++)
 		kube_mesh_synced(f->mesh, (enum kube_kind)kind);
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(loop_turn(f->loop, 0), 0);
+		assert_int_equal(loop_turn(f->bed.loop, 0), 0);
 	assert_false(published(f, P2));			/* it was not in the list */
-	list_for_each(l, &f->resources.changes) {
+	list_for_each(l, &f->bed.resources.changes) {
 		const struct resource *r = list_entry(l, struct resource, changed);
 
 		assert_true(r->type == RESOURCE_ENDPOINTS || !strcmp(r->name, P2));
@@ -319,13 +299,13 @@ static void what_is_not_here_yet_is_not_gone_until_all_was_listed(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_true(f->resources.incomplete);
+	assert_true(f->bed.resources.incomplete);
 	kube_mesh_synced(f->mesh, KUBE_PODS);
 	kube_mesh_synced(f->mesh, KUBE_SERVICES);
-	assert_true(f->resources.incomplete);
+	assert_true(f->bed.resources.incomplete);
 	kube_mesh_synced(f->mesh, KUBE_SLICES);
-	assert_false(f->resources.incomplete);
-	assert_true(f->resources.completed);
+	assert_false(f->bed.resources.incomplete);
+	assert_true(f->bed.resources.completed);
 }
 
 static void only_what_the_configuration_takes_is_in(void **state)
@@ -363,17 +343,17 @@ static void the_configuration_may_take_and_give_back(void **state)
 		"workloads:\n"
 		"- {name: fixed, namespace: shop, addresses: [10.44.0.1]}\n";
 	struct fixture *f = *state;
-	struct config *next = parse(more);
+	struct config *next = registry_bed_config(more);
 
 	listed(f);
-	assert_int_equal(registry_apply(f->reg, next), 0);
+	assert_int_equal(registry_apply(f->bed.reg, next), 0);
 	kube_mesh_apply(f->mesh);
 	turn(f);
 	assert_false(published(f, P1));
 	assert_true(published(f, "config/shop/fixed"));
 	assert_int_equal(serves(f, P2), 0);
 	assert_int_equal(kube_mesh_info(f->mesh).n_left_out, 2);
-	assert_int_equal(registry_apply(f->reg, f->config), 0);
+	assert_int_equal(registry_apply(f->bed.reg, f->bed.config), 0);
 	kube_mesh_apply(f->mesh);
 	turn(f);
 	assert_int_equal(serves(f, P1), 1);
@@ -425,15 +405,7 @@ static void a_nodes_own_pods_share_its_address(void **state)
 
 static void report(struct reg_nic *nic, const Outrigger__V1__Report *r)
 {
-	ProtobufCMessage *copy;
-	uint8_t *data;
-	size_t len;
-
-	assert_int_equal(pb_pack(&r->base, &data, &len), 0);
-	assert_int_equal(pb_unpack(&outrigger__v1__report__descriptor, data, len, 0, &copy), 0);
-	free(data);
-	assert_int_equal(registry_report(nic, (Outrigger__V1__Report *)copy, NULL), 0);
-	pb_free(copy);
+	assert_int_equal(registry_bed_report(nic, r, NULL), 0);
 }
 
 static char *word(const char *text)
@@ -457,7 +429,7 @@ static void vm(struct fixture *f, const char *id, const char *name, const char *
 	g.n_addresses = 1;
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_GUEST;
 	r.guest = &g;
-	report(f->nic, &r);
+	report(f->bed.nic, &r);
 	c.service = v.service = word("cart");
 	c.instance = v.instance = word("i");
 	c.port = 8088;
@@ -465,15 +437,15 @@ static void vm(struct fixture *f, const char *id, const char *name, const char *
 	c.admitted = true;
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_CLAIM;
 	r.claim = &c;
-	report(f->nic, &r);
+	report(f->bed.nic, &r);
 	v.verdict = word("vm");
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_VERDICT;
 	r.verdict = &v;
-	report(f->nic, &r);
+	report(f->bed.nic, &r);
 	p.state = word("ready");
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_PROXY;
 	r.proxy = &p;
-	report(f->nic, &r);
+	report(f->bed.nic, &r);
 	turn(f);
 }
 
@@ -541,14 +513,14 @@ static const char *const odd[] = {
 static void what_is_odd_is_left_out(void **state)
 {
 	struct fixture *f = *state;
-	size_t before = f->resources.by_name[RESOURCE_ADDRESS].n;
+	size_t before = f->bed.resources.by_name[RESOURCE_ADDRESS].n;
 
 	for (size_t i = 0; i < ELEMENTS(odd); i++)
 		for (int kind = 0; kind < _KUBE_KIND_N; kind++) {
 			put(f, (enum kube_kind)kind, object("%s", odd[i]));
 			turn(f);
 		}
-	assert_int_equal(f->resources.by_name[RESOURCE_ADDRESS].n, before);
+	assert_int_equal(f->bed.resources.by_name[RESOURCE_ADDRESS].n, before);
 	assert_int_equal(kube_mesh_info(f->mesh).n_pods + kube_mesh_info(f->mesh).n_services, 0);
 }
 

@@ -5,9 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/registrybed.h"
+
 #include "control/onboard.h"
 #include "control/registry.h"
-#include "mesh/pb.h"
 
 static const char yaml[] =
 	"trust_domain: t.mesh\n"
@@ -20,63 +21,21 @@ static const char yaml[] =
 	"workloads:\n"
 	"- {name: fixed, namespace: shop, addresses: [10.1.0.1], services: [b]}\n";
 
-struct fixture {
-	struct loop *loop;
-	struct config *config;
-	struct resources resources;
-	struct registry *reg;
-	struct reg_nic *nic;
-};
-
-static struct config *parse(const char *text)
-{
-	struct config *c;
-	struct diag d = {};
-
-	if (config_parse("c.yaml", text, strlen(text), &c, &d) < 0)
-		fail_msg("line %u: %s", d.line, d.msg);
-	return c;
-}
-
 static int setup(void **state)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
+	struct registry_bed *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	assert_int_equal(loop_new(&f->loop), 0);
-	f->config = parse(yaml);
-	resources_init(&f->resources);
-	assert_int_equal(registry_new(f->loop, &f->resources, NULL, f->config, &f->reg), 0);
-	assert_int_equal(registry_nic_connect(f->reg, "nic-a", &f->nic), 0);
+	registry_bed_init(f, yaml);
 	*state = f;
 	return 0;
 }
 
 static int teardown(void **state)
 {
-	struct fixture *f = *state;
-
-	registry_free(f->reg);
-	resources_deinit(&f->resources);
-	config_free(f->config);
-	loop_free(f->loop);
-	free(f);
+	registry_bed_deinit(*state);
+	free(*state);
 	return 0;
-}
-
-/* A report as it comes off the wire: packed and unpacked. */
-static int report(struct reg_nic *nic, const Outrigger__V1__Report *r, struct diag *d)
-{
-	ProtobufCMessage *copy;
-	uint8_t *data;
-	size_t len;
-
-	assert_int_equal(pb_pack(&r->base, &data, &len), 0);
-	assert_int_equal(pb_unpack(&outrigger__v1__report__descriptor, data, len, 0, &copy), 0);
-	free(data);
-	int result = registry_report(nic, (Outrigger__V1__Report *)copy, d);
-	pb_free(copy);
-	return result;
 }
 
 static char *word(const char *text)
@@ -97,7 +56,7 @@ static int guest(struct reg_nic *nic, const char *id, const char *name, const ch
 	g.n_addresses = 1;
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_GUEST;
 	r.guest = &g;
-	return report(nic, &r, NULL);
+	return registry_bed_report(nic, &r, NULL);
 }
 
 static int claim(struct reg_nic *nic, const char *id, const char *service, const char *instance, uint32_t port, const char *protocol)
@@ -113,7 +72,7 @@ static int claim(struct reg_nic *nic, const char *id, const char *service, const
 	c.admitted = true;
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_CLAIM;
 	r.claim = &c;
-	return report(nic, &r, NULL);
+	return registry_bed_report(nic, &r, NULL);
 }
 
 static int verdict(struct reg_nic *nic, const char *id, const char *service, const char *instance, const char *text)
@@ -127,7 +86,7 @@ static int verdict(struct reg_nic *nic, const char *id, const char *service, con
 	v.verdict = word(text);
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_VERDICT;
 	r.verdict = &v;
-	return report(nic, &r, NULL);
+	return registry_bed_report(nic, &r, NULL);
 }
 
 static int proxy(struct reg_nic *nic, const char *id, const char *state)
@@ -139,7 +98,7 @@ static int proxy(struct reg_nic *nic, const char *id, const char *state)
 	p.state = word(state);
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_PROXY;
 	r.proxy = &p;
-	return report(nic, &r, NULL);
+	return registry_bed_report(nic, &r, NULL);
 }
 
 static int synced(struct reg_nic *nic)
@@ -149,13 +108,13 @@ static int synced(struct reg_nic *nic)
 
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_SYNCED;
 	r.synced = &s;
-	return report(nic, &r, NULL);
+	return registry_bed_report(nic, &r, NULL);
 }
 
 #define G1	"nic-a/p1/52:54:00:00:00:01"
 #define U1	"vm/" G1
 
-static void vm(struct fixture *f, const char *id, const char *mac, const char *address, const char *service, uint32_t port)
+static void vm(struct registry_bed *f, const char *id, const char *mac, const char *address, const char *service, uint32_t port)
 {
 	assert_int_equal(guest(f->nic, id, "x", mac, address), 0);
 	assert_int_equal(claim(f->nic, id, service, "i", port, "http"), 0);
@@ -164,7 +123,7 @@ static void vm(struct fixture *f, const char *id, const char *mac, const char *a
 	assert_int_equal(loop_turn(f->loop, 0), 0);
 }
 
-static bool published(struct fixture *f, const char *name)
+static bool published(struct registry_bed *f, const char *name)
 {
 	return resources_find(&f->resources, RESOURCE_ADDRESS, name) != NULL;
 }
@@ -172,7 +131,7 @@ static bool published(struct fixture *f, const char *name)
 /* Every part that is missing keeps it out, whatever the order in which they come. */
 static void all_parts_are_needed_in_any_order(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 
 	for (unsigned order = 0; order < 6; order++) {
 		static const uint8_t orders[6][3] = { { 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 }, { 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 } };
@@ -198,7 +157,7 @@ static void all_parts_are_needed_in_any_order(void **state)
 
 static void the_first_policy_that_matches_counts(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 	const struct config_onboarding *p;
 
 	assert_int_equal(guest(f->nic, G1, "off-1", "52:54:00:00:00:01", "10.0.0.1"), 0);
@@ -219,7 +178,7 @@ static void the_first_policy_that_matches_counts(void **state)
 
 static void a_client_joins_without_a_service(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 
 	assert_int_equal(guest(f->nic, G1, "client-1", "52:54:00:00:00:01", "10.7.0.1"), 0);
 	assert_int_equal(proxy(f->nic, G1, "ready"), 0);
@@ -232,7 +191,7 @@ static void a_client_joins_without_a_service(void **state)
 
 static void ports_of_a_declared_service_are_mapped(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 	struct port_map map;
 
 	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "b", 8080);
@@ -252,7 +211,7 @@ static void ports_of_a_declared_service_are_mapped(void **state)
 
 static void ports_of_an_undeclared_service_are_those_of_its_members(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 	char name[REG_CLUSTER_LEN];
 
 	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
@@ -269,7 +228,7 @@ static void ports_of_an_undeclared_service_are_those_of_its_members(void **state
 
 static void the_newest_of_two_reports_of_one_machine_wins(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 	struct reg_nic *other, *first = f->nic;
 
 	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
@@ -289,7 +248,7 @@ static void the_newest_of_two_reports_of_one_machine_wins(void **state)
 
 static void what_is_not_said_again_is_dropped(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 	struct reg_nic *again;
 
 	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
@@ -310,7 +269,7 @@ static void what_is_not_said_again_is_dropped(void **state)
 
 static void limits_hold(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 	char text[64];
 
 	assert_int_equal(guest(f->nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
@@ -333,19 +292,19 @@ static void limits_hold(void **state)
 
 static void a_configuration_is_applied_as_a_diff(void **state)
 {
-	struct fixture *f = *state;
+	struct registry_bed *f = *state;
 	struct config *old = f->config;
 
 	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
 	resources_settle(&f->resources);
-	f->config = parse(yaml);				/* the same again: nothing changes */
+	f->config = registry_bed_config(yaml);				/* the same again: nothing changes */
 	assert_int_equal(registry_apply(f->reg, f->config), 0);
 	config_free(old);
 	assert_true(list_empty(&f->resources.changes));
 	assert_true(published(f, U1));
 
 	old = f->config;
-	f->config = parse("trust_domain: t.mesh\n"
+	f->config = registry_bed_config("trust_domain: t.mesh\n"
 			  "workloads:\n- {name: thief, namespace: shop, addresses: [10.0.0.1]}\n");
 	assert_int_equal(registry_apply(f->reg, f->config), 0);
 	config_free(old);
