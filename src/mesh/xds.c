@@ -248,6 +248,8 @@ int xds_subscribe(struct xds *x, size_t type, const char *name)
 	if (!n->wanted) {		/* the server has never heard that we did not want it */
 		n->wanted = true;
 		list_unlink(&n->pending);
+		if (n->answered)	/* who begins to want it has not heard that, and would wait for ever */
+			xds_ask_again(x, type, name);
 	}
 	return 0;
 }
