@@ -23,7 +23,9 @@ enum {
 	PROTOCOL_VERSION = 1,
 	CALL_DEADLINE_MS = 20000,
 	CHECK_MS = 5000,	/* how often it is seen whether the certificate wants renewal */
-	SETTLED_MS = 10000,	/* a session that lasted so long was a good one */
+	SETTLED_MS = 3000,	/* a session that lasted so long was a good one */
+	RETRY_MIN_MS = 100,
+	RETRY_MAX_MS = 5000,	/* some thousand NICs are a few hundred connections a second then */
 };
 
 static const char *const state_names[] = {
@@ -106,13 +108,19 @@ static uint32_t next_attempt_ms(struct session *s)
 	return wait_ms;
 }
 
+/* What was tried in vain before a good session is no reason to wait after it. */
+static void note_settled(struct session *s)
+{
+	if (s->opened_ms && clock_mono_ms() - s->opened_ms > SETTLED_MS)
+		backoff_reset(&s->backoff);
+}
+
 static void retry_later(struct session *s, const char *why)
 {
 	disconnect(s);
 	if (s->info.state == SESSION_OFF)
 		return;
-	if (s->opened_ms && clock_mono_ms() - s->opened_ms > SETTLED_MS)
-		backoff_reset(&s->backoff);
+	note_settled(s);
 	s->opened_ms = 0;
 	enter(s, SESSION_WAITING, why);
 	if (timer_arm(s->loop, &s->retry, next_attempt_ms(s), on_retry) < 0)
@@ -473,6 +481,7 @@ static int on_reconnect(struct defer *d)
 		memcpy(why, s->info.detail, sizeof(why));
 		retry_later(s, why);
 	} else {
+		note_settled(s);	/* a new one in its place, for the certificate's sake: its end is no failure */
 		disconnect(s);
 		attempt(s);
 	}
@@ -492,7 +501,7 @@ int session_new(struct loop *l, const struct session_conf *conf, const struct se
 	s->conf = *conf;
 	s->ops = *ops;
 	nic_cert_init(&s->cert, conf->nic, conf->state_dir);
-	s->backoff = (struct backoff){ .min_ms = 100, .max_ms = 15000 };
+	s->backoff = (struct backoff){ .min_ms = RETRY_MIN_MS, .max_ms = RETRY_MAX_MS };
 	s->info.since_ms = clock_mono_ms();
 	mirror_init(&s->mirror);
 	if (conf->address) {
