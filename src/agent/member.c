@@ -482,6 +482,7 @@ void member_end(struct member *m, const char *reason)
 	snprintf(m->why_not, sizeof(m->why_not), "%s", reason);
 	/* It is not there any more: what its connections still hold is of no use. */
 	leave(m, 0);
+	supervisor_vanished(&w->supervisor, m->guest->id);
 	report_proxy(m, NULL);
 	report_guest_gone(m, reason);
 	for (size_t i = 0; m->place && i < m->n_known; i++)

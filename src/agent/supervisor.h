@@ -190,6 +190,8 @@ MUST_CHECK int supervisor_set_mesh(struct supervisor *s, const Outrigger__Ipc__S
 MUST_CHECK int supervisor_want(struct supervisor *s, const struct supervisor_wish *wish);
 /* It leaves the mesh: no new flow is diverted, those there are may end. */
 void supervisor_unwant(struct supervisor *s, const char *id, uint32_t drain_ms);
+/* It is not there any more: processes that have handed over and drain let go of it, too. */
+void supervisor_vanished(struct supervisor *s, const char *id);
 /* @refused: why there is no token, or NULL. */
 MUST_CHECK int supervisor_token(struct supervisor *s, const char *id, const char *token, const char *refused);
 struct proxy_vm *supervisor_find(const struct supervisor *s, const char *id);

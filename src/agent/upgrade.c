@@ -250,6 +250,23 @@ void upgrade_vm_leaves(struct proxy_vm *vm)
 	vm->next_held = vm->next_ready = false;
 }
 
+/* Who drains would go on speaking in the name of a VM that is somewhere else by now. */
+void supervisor_vanished(struct supervisor *s, const char *id)
+{
+	Outrigger__Ipc__VmRemove remove = OUTRIGGER__IPC__VM_REMOVE__INIT;
+	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+
+	remove.vm_id = (char *)(uintptr_t)id;
+	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE;
+	m.vm_remove = &remove;
+	list_for_each(l, &s->processes) {
+		struct process *p = list_entry(l, struct process, link);
+
+		if (p->retired && p->ipc && process_send(p, &m, NULL, 0) < 0)
+			say(p, "the old process does not take a removal", -EIO);
+	}
+}
+
 void upgrade_tick(struct process *p)
 {
 	const struct supervisor *s = p->supervisor;

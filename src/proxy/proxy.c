@@ -265,6 +265,17 @@ static void vm_remove(struct proxy *p, struct sidecar *s, uint32_t drain_ms, uin
 	sidecar_remove(s, drain_ms, linger_ms);
 }
 
+/* A VM that drains and is not there any more. */
+static void cut_leaving(struct proxy *p, const char *vm_id)
+{
+	list_for_each(l, &p->leaving) {
+		struct sidecar *s = list_entry(l, struct sidecar, leaving);
+
+		if (!strcmp(s->put->vm_id, vm_id))
+			sidecar_cut(s);
+	}
+}
+
 void proxy_forget(struct proxy *p, struct sidecar *s)
 {
 	list_unlink(&s->leaving);
@@ -448,6 +459,8 @@ static void on_message(void *data, const Outrigger__Ipc__ToProxy *m, int *fds, s
 		s = proxy_sidecar(p, m->vm_remove->vm_id);
 		if (s)
 			vm_remove(p, s, m->vm_remove->drain_ms, m->vm_remove->linger_ms);
+		if (!m->vm_remove->drain_ms)
+			cut_leaving(p, m->vm_remove->vm_id);
 		break;
 	case OUTRIGGER__IPC__TO_PROXY__MSG_VM_TOKEN:
 		s = proxy_sidecar(p, m->vm_token->vm_id);

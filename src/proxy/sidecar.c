@@ -234,6 +234,12 @@ void sidecar_remove(struct sidecar *s, uint32_t drain_ms, uint32_t linger_ms)
 	sidecar_event(s, SIDECAR_EV_REMOVE, "");
 }
 
+void sidecar_cut(struct sidecar *s)
+{
+	if (s->serving)
+		withdraw(s, s->vm, 0, 0);
+}
+
 /*
  * The mesh may know our workload by another uid than the agent does (a
  * WorkloadEntry of istiod): then it is found by its address, and must be of our

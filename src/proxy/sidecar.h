@@ -121,6 +121,7 @@ void sidecar_used(struct sidecar *s, const struct ip *ip);
 void sidecar_review(struct sidecar *s);
 void sidecar_tick(struct sidecar *s);
 void sidecar_remove(struct sidecar *s, uint32_t drain_ms, uint32_t linger_ms);	/* as worker_remove_vm() */
+void sidecar_cut(struct sidecar *s);		/* of one that was removed: it drains no longer */
 void sidecar_removed(struct sidecar *s, const struct vm *vm);	/* the last worker has nothing of @vm any more */
 /* Tells the agent its state; a new agent, or of a new VM, also that a token is wanted. */
 void sidecar_report(struct sidecar *s);

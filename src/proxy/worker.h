@@ -54,7 +54,7 @@ MUST_CHECK int worker_set_snapshot(struct worker *w, struct snapshot *s);
 /* Peers with these certificates are refused, tunnels with them end. NULL: none. */
 MUST_CHECK int worker_set_revoked(struct worker *w, struct revocations *list);
 MUST_CHECK int worker_put_vm(struct worker *w, struct vm_conf *c);	/* adds it, or replaces its configuration */
-/* Serves it as before for @linger_ms; then stops accepting and sends GOAWAY; cuts what is still open @drain_ms from now. */
+/* Serves it as before for @linger_ms; then stops accepting and sends GOAWAY; cuts what is still open @drain_ms from now. Once more with 0: at once. */
 MUST_CHECK int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms);
 
 struct worker_load {			/* read without stopping anything */

@@ -11,7 +11,7 @@
 #include "proxy/pool.h"
 #include "proxy/hbone.h"
 
-enum { ACCEPTS_A_TURN = 16 };
+enum { ACCEPTS_A_TURN = 16, LAST_WORDS_MS = 1000 };
 
 static struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
 {
@@ -296,6 +296,9 @@ void worker_vm_check(struct worker_vm *v)
  */
 static void cut(struct worker_vm *v)
 {
+	/* The VM may be elsewhere by now: what is sent again and again in its name takes its MAC address back here, in the eyes of switches. */
+	static const unsigned last_words_ms = LAST_WORDS_MS;
+
 	list_for_each_safe(l, &v->flows) {
 		struct flow *f = list_entry(l, struct flow, of_vm);
 
@@ -312,8 +315,12 @@ static void cut(struct worker_vm *v)
 		else
 			flow_end(f, FLOW_R_DRAIN, "the VM's proxy ends");
 	}
-	list_for_each_safe(l, &v->tunnels)
-		hbone_break(list_entry(l, struct hbone, of_vm), "drained");
+	list_for_each_safe(l, &v->tunnels) {
+		struct hbone *t = list_entry(l, struct hbone, of_vm);
+
+		setsockopt(t->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &last_words_ms, sizeof(last_words_ms));
+		hbone_break(t, "drained");
+	}
 }
 
 static int on_drained(struct timer *t)
@@ -351,8 +358,16 @@ void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32
 {
 	struct worker_vm *v = worker_vm_find(w, vm->slot);
 
-	if (!v || v->removed)
+	if (!v)
 		return;
+	if (v->removed) {
+		if (!drain_ms) {	/* it drains, and now the VM is gone */
+			timer_cancel(&v->drain_timer);
+			cut(v);
+			worker_vm_check(v);
+		}
+		return;
+	}
 	v->drain_ms = drain_ms - MIN(linger_ms, drain_ms);
 	if (!linger_ms || timer_arm(w->loop, &v->drain_timer, linger_ms, on_lingered) < 0)
 		drain(v, drain_ms);

@@ -122,13 +122,14 @@ class FaultLab(Lab):
     upgrade_drain = "2s"
 
     def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS,
-                 namespaces="shop", more=""):
+                 namespaces="shop", more="", upgrade_drain=None):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
         self.grace = grace
         self.onboarding = onboarding
         self.namespaces = namespaces
         self.more = more
+        self.upgrade_drain = upgrade_drain or self.upgrade_drain
         self.env = flavour.environment()
         self.spare = spare or ["orders-%d" % (len(vms) + i) for i in (1, 2)]
         self.state = os.path.join(self.dir, "controller")

@@ -399,6 +399,29 @@ def test_nothing_is_lost_when_a_proxy_is_replaced(mesh):
     assert len({str(e) for e in endpoints.end()}) == 1
 
 
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "upgrade_drain": "300s"}], indirect=True)
+def test_a_replaced_proxy_lets_go_of_a_vm_that_is_gone(mesh):
+    vm, shopper, a = mesh.vms["orders-1"], mesh.vms["shopper-1"], mesh.nics["a"]
+    vm.popen([sys.executable, STREAM, "serve", vm.address, "8080", vm.title], "echo")
+    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
+    mesh.register(vm)
+    mesh.wait_joined("orders-1")
+    mesh.join_client("shopper-1")
+    talk = Stream(shopper, wait_until("orders' address", lambda: mesh.virtual_address("orders")), 8080, 1).goes_on(2)
+    old = a.proxy(vm)["pid"]
+    r = upgrade(mesh, "a")
+    assert r.returncode == 0, r.stdout
+    assert a.proxy(vm)["pid"] != old
+    talk.goes_on(2)
+
+    def spoken_for():
+        return a.host.run("ss", "-Hnt", "state", "connected", "exclude", "time-wait", "src", vm.address)
+    assert spoken_for() and alive(old)
+    mesh.unplug(vm)         # it may be elsewhere in a moment: nobody is to send anything with its MAC address any more
+    wait_until("nobody speaks in its name", lambda: not spoken_for())
+    talk.process.kill()
+
+
 def test_a_proxy_that_cannot_be_replaced_serves_on(mesh):
     shopper, vip = served(mesh)
     a, vm = mesh.nics["a"], mesh.vms["orders-1"]

@@ -701,6 +701,14 @@ static void a_successor_gets_the_listeners_when_it_can_serve(void **state)
 	assert_int_equal(w.last, VM_PREPARING);
 	say_status(&w, "b", STATE(READY));
 	assert_int_equal(w.last, VM_SERVING);
+	/* A VM that is gone is gone for who drains, too. */
+	supervisor_vanished(&w.s, "a");
+	m = got(&w, old, &n);
+	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE);
+	assert_string_equal(m->vm_remove->vm_id, "a");
+	assert_int_equal(m->vm_remove->drain_ms, 0);
+	pb_free(m);
+	expect_nothing(&w);
 	/* The old one ends: nobody minds. */
 	supervisor_exited(&w.s, &(struct monitor_exit){ .proxy = 1 });
 	turn(&w);
