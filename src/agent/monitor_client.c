@@ -283,6 +283,13 @@ int monitor_diverts_settle(struct monitor_client *c, uint32_t vm)
 	return tell(c, MONITOR_OP_DIVERTS_SETTLE, &m, sizeof(m));
 }
 
+int monitor_diverts_open(struct monitor_client *c, uint32_t vm)
+{
+	struct monitor_msg_vm m = { .vm = vm };
+
+	return tell(c, MONITOR_OP_DIVERTS_OPEN, &m, sizeof(m));
+}
+
 static int make_sockets(struct monitor_client *c, uint32_t op, uint32_t vm, int ret_fds[2])
 {
 	struct monitor_msg_vm m = { .vm = vm };

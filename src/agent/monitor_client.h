@@ -158,6 +158,8 @@ MUST_CHECK int monitor_divert_add(struct monitor_client *c, const struct monitor
 MUST_CHECK int monitor_divert_remove(struct monitor_client *c, const struct monitor_divert *d);
 /* Entries of @vm that were found at the load and have not been added again go. */
 MUST_CHECK int monitor_diverts_settle(struct monitor_client *c, uint32_t vm);
+/* Of those, the ones for what @vm itself opens go now, unless a proxy still listens for it. */
+MUST_CHECK int monitor_diverts_open(struct monitor_client *c, uint32_t vm);
 
 /*
  * Two new transparent listeners of a VM (dual-stack AF_INET6, non-blocking,

@@ -285,6 +285,23 @@ static int op_diverts_settle(struct monitor_state *m, struct monitor_request *q)
 	return steer_table_each_found(&m->table, v.vm, divert_remove, m);
 }
 
+static int divert_open(const struct monitor_divert *d, void *data)
+{
+	return d->direction == MONITOR_OUTBOUND ? divert_remove(d, data) : 0;
+}
+
+static int op_diverts_open(struct monitor_state *m, struct monitor_request *q)
+{
+	struct monitor_msg_vm v;
+
+	memcpy(&v, q->in, sizeof(v));
+	if (!is_vm(m, v.vm))
+		return MONITOR_OPS_E_ODD;
+	if (steer_table_has_listeners(&m->table, v.vm))
+		return 0;
+	return steer_table_each_found(&m->table, v.vm, divert_open, m);
+}
+
 static int op_vm_clear(struct monitor_state *m, struct monitor_request *q)
 {
 	struct monitor_msg_vm v;
@@ -492,6 +509,7 @@ static const struct {
 	[MONITOR_OP_DIVERT_ADD]     = { op_divert_add, sizeof(struct monitor_divert) },
 	[MONITOR_OP_DIVERT_REMOVE]  = { op_divert_remove, sizeof(struct monitor_divert) },
 	[MONITOR_OP_DIVERTS_SETTLE] = { op_diverts_settle, sizeof(struct monitor_msg_vm) },
+	[MONITOR_OP_DIVERTS_OPEN]   = { op_diverts_open, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_LISTENERS_MAKE] = { op_listeners_make, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_DNS_MAKE]       = { op_dns_make, sizeof(struct monitor_msg_vm) },
 	[MONITOR_OP_PROXY_SPAWN]    = { op_proxy_spawn, sizeof(struct monitor_msg_spawn), .max_fds = MONITOR_MAX_FDS, .early = true },

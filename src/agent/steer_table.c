@@ -203,7 +203,7 @@ static bool has_device(const struct steer_table *t, uint32_t ifindex)
 	return false;
 }
 
-static bool has_listeners(const struct steer_table *t, uint32_t vm)
+bool steer_table_has_listeners(const struct steer_table *t, uint32_t vm)
 {
 	for (uint32_t d = 0; d < 2; d++) {
 		uint32_t slot = STEER_LISTENER(vm, d);
@@ -240,7 +240,7 @@ int steer_table_port_add(struct steer_table *t, const struct monitor_port *p)
 
 	if (!entry && t->n_ports == STEER_MAX_PORTS)
 		return -ENOSPC;
-	r = write_port(t, p, p->role == MONITOR_ROLE_VM && has_listeners(t, p->vm));
+	r = write_port(t, p, p->role == MONITOR_ROLE_VM && steer_table_has_listeners(t, p->vm));
 	if (r < 0)
 		return r;
 	r = steer_bpf_attach(t->bpf, p->ifindex, STEER_HOOK_PORT_INGRESS);

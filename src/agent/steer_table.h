@@ -44,6 +44,9 @@ MUST_CHECK int steer_table_divert_remove(struct steer_table *t, const struct mon
 MUST_CHECK int steer_table_each_found(struct steer_table *t, uint32_t vm,
 				      int (*fn)(const struct monitor_divert *d, void *data), void *data);
 
+/* Does any process still hold one of the VM's listeners? */
+bool steer_table_has_listeners(const struct steer_table *t, uint32_t vm);
+
 /* Listeners of a VM into the socket map; from then on its TCP packets are looked up. */
 MUST_CHECK int steer_table_listeners_set(struct steer_table *t, uint32_t vm, const int fds[2]);
 /* The socket that its queries for names come to. */

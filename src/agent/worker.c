@@ -270,16 +270,52 @@ static int sys_diverts_settle(void *data, uint32_t vm)
 	return monitor_diverts_settle(((struct worker *)data)->monitor, vm);
 }
 
+static bool has_proxy(const struct worker *w, const struct place *p)
+{
+	bool has = false;
+
+	map_for_each(l, &w->supervisor.vms)
+		has |= container_of(l, struct proxy_vm, by_id)->slot == p->slot;
+	return has;
+}
+
+/* Is there anything that will give a guest of that port its proxy back, without a packet of its own? */
+static bool is_remembered(const struct worker *w, const struct place *p)
+{
+	bool is = false;
+
+	map_for_each(l, &w->guests.by_id) {
+		const struct guest *g = container_of(l, struct guest, by_id);
+		const struct catalog_guest *cg = catalog_of(g);
+
+		if (g->link.vlan == p->vlan && !strcmp(g->link.port, p->port))
+			is |= cg && (cg->n_claims || cg->n_lookups);
+	}
+	return is;
+}
+
+/*
+ * A strict VM whose agent and proxy died together, before it was in the memory
+ * of the one, has to register again, and for that its own flows must pass. What
+ * comes to it is refused yet: settle_others().
+ */
+static void open_forgotten(struct worker *w)
+{
+	list_for_each(l, &w->places.places) {
+		const struct place *p = list_entry(l, struct place, link);
+
+		if (p->up && !has_proxy(w, p) && !is_remembered(w, p) && monitor_diverts_open(w->monitor, p->slot) < 0)
+			log_error("what a VM sends is still diverted to nobody", log_str("port", p->port));
+	}
+}
+
 /* VMs that have not come back to the mesh after a restart are no longer treated as if they had. */
 static void settle_others(struct worker *w)
 {
 	list_for_each(l, &w->places.places) {
 		const struct place *p = list_entry(l, struct place, link);
-		bool has = false;
 
-		map_for_each(v, &w->supervisor.vms)
-			has |= container_of(v, struct proxy_vm, by_id)->slot == p->slot;
-		if (!has && monitor_diverts_settle(w->monitor, p->slot) < 0)
+		if (!has_proxy(w, p) && monitor_diverts_settle(w->monitor, p->slot) < 0)
 			log_error("what a predecessor diverted is still diverted", log_str("port", p->port));
 	}
 }
@@ -405,6 +441,8 @@ static int on_tick(struct timer *t)
 	supervisor_tick(&w->supervisor);
 	budgets_tick(w);
 	memory_save(w);
+	if (w->memory_ticks && w->loaded.adopted)
+		open_forgotten(w);	/* each time: a proxy that was killed takes a while to be gone, an adopted one has its grace */
 	if (w->memory_ticks && !--w->memory_ticks) {
 		memory_forget(w);
 		places_drop_kept(&w->places);

@@ -73,6 +73,24 @@ def test_nothing_is_lost_when_an_agent_is_killed_and_another_takes_over(mesh):
     assert {"orders-1", "orders-2"} <= set(got["who"]), got
 
 
+def test_a_strict_vm_that_nobody_remembers_can_register_again(mesh):
+    mesh.join("orders-1", "orders-2")
+    a, vm = mesh.nics["a"], mesh.vms["orders-1"]
+    pid = a.proxy(vm)["pid"]
+    a.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until("the proxy's end", lambda: not alive(pid))
+    os.unlink(mesh.dir + "/state-a/memory")     # as if they had died before it was written
+    assert mesh.fetch(vm, REGISTRY, 8500) == ""
+    a.start()
+    registry = "http://%s:8500/v1/health/service/orders" % REGISTRY
+    wait_until("its own flows pass", lambda: vm.run("curl", "-sS", "-m", "1", registry, check=False), 45)     # sooner than all that is left over goes
+    assert mesh.fetch(mesh.reg, vm.address) == ""       # but not what comes to it
+    mesh.register(vm)
+    mesh.wait_joined("orders-1")
+    assert mesh.fetch(mesh.reg, vm.address) == ""
+
+
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "b"}}], indirect=True)
 def test_a_killed_proxy_is_back_and_a_strict_vm_stays_shut_meanwhile(mesh):
     shopper, vip = served(mesh)
