@@ -130,7 +130,10 @@ class FaultLab(Lab):
         self.namespaces = namespaces
         self.more = more
         self.upgrade_drain = upgrade_drain or self.upgrade_drain
-        self.env = flavour.environment()
+        self.heaps = os.path.join(self.dir, "heaps")
+        os.mkdir(self.heaps)
+        os.chmod(self.heaps, 0o1777)        # proxies have users of their own
+        self.env = flavour.environment(self.heaps)
         self.spare = spare or ["orders-%d" % (len(vms) + i) for i in (1, 2)]
         self.state = os.path.join(self.dir, "controller")
         if disk:

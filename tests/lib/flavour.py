@@ -23,9 +23,10 @@ def sanitizer():
     return next((s for s in OPTIONS if s in value), None)
 
 
-def environment():
+def environment(heaps):
+    """@heaps: a folder, in which each process keeps the number of bytes that it has allocated."""
     kind = sanitizer()
-    return dict(OPTIONS[kind], LD_PRELOAD=os.path.abspath(os.path.join(BUILD, "tests", "lib", "no-seccomp.so"))) if kind else {}
+    return dict(OPTIONS[kind], HEAP_FOLDER=heaps, LD_PRELOAD=os.path.abspath(os.path.join(BUILD, "tests", "lib", "no-seccomp.so"))) if kind else {}
 
 
 class Reports:

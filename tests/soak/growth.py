@@ -7,27 +7,36 @@ import os
 import re
 import shutil
 import sqlite3
+import statistics
+import struct
 import subprocess
 import tempfile
+import time
 
 from faultlab import children
 
-# What a value may lie above what it was before: (absolute, part of it). Anything else may not grow at all.
-SLACK = {"private_kib": (512, 0.05), "descriptors": (4, 0), "sockets": (8, 0), "map_entries": (8, 0), "rows": (8, 0)}
+# By how much a value may have risen in all: (absolute, part of it). Anything else may not grow at all.
+# A sanitizer's own memory (shadow, quarantine, stacks of allocations) comes and goes: there the heap is what counts.
+SLACK = {"private_kib": (512, 0.05), "heap_kib": (256, 0.05), "descriptors": (4, 0), "sockets": (8, 0), "map_entries": (8, 0), "rows": (8, 0), "files": (2, 0)}
 SANITIZED_SLACK = {"private_kib": (8192, 0.10)}
 ENOUGH = 6      # samples after the first pass
+SWEPT_S = 60    # a flow without a connection is gone after 40 s (src/agent/monitor.c)
+STEADY = 1 / 6  # of the whole rise: the least that each quarter of the time has to do with it (its share would be a third)
 
 
 def grown(values, slack=(0, 0)):
-    """Whether @values, in the order of time, grow: each of the second half lies above all of the first, by more than the slack.
+    """Whether @values, in the order of time, grow: from quarter to quarter their median rises, steadily, by more than the slack in all.
 
-    A value that swings does not, nor one that has found its level; one that rises with the work that is done does.
+    One that rises with the work that is done does. One that swings does not, nor one that has found its level, be it by steps or late.
     """
     if len(values) < ENOUGH:
         return False
-    middle = len(values) // 2
-    level = max(values[:middle])
-    return min(values[middle:]) > level + slack[0] + slack[1] * level
+    n = len(values)
+    quarters = [statistics.median(values[i * n // 4:(i + 1) * n // 4]) for i in range(4)]
+    rise = quarters[3] - quarters[0]
+    if rise <= slack[0] + slack[1] * quarters[0]:
+        return False
+    return all(b - a >= rise * STEADY for a, b in zip(quarters, quarters[1:]))
 
 
 def private_kib(pid):
@@ -35,10 +44,16 @@ def private_kib(pid):
         return sum(int(n) for n in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+)", f.read(), re.M))
 
 
-def process_values(pid):
+def process_values(pid, heaps):
     with open("/proc/%d/status" % pid) as f:
         threads = int(re.search(r"^Threads:\s+(\d+)", f.read(), re.M).group(1))
-    return {"private_kib": private_kib(pid), "descriptors": len(os.listdir("/proc/%d/fd" % pid)), "threads": threads}
+    values = {"private_kib": private_kib(pid), "descriptors": len(os.listdir("/proc/%d/fd" % pid)), "threads": threads}
+    try:
+        with open(os.path.join(heaps, str(pid)), "rb") as f:    # tests/lib/no-seccomp.c
+            values["heap_kib"] = struct.unpack("=q", f.read(8))[0] // 1024
+    except FileNotFoundError:
+        pass            # no sanitizer, or a forked child
+    return values
 
 
 def map_entries(folder):
@@ -51,8 +66,15 @@ def map_entries(folder):
         except ValueError:
             continue
         if isinstance(entries, list) and entries and "key" in entries[0]:
-            counts[os.path.basename(path)] = len(entries)
+            counts[os.path.basename(path)] = sum(is_old(e) for e in entries)
     return counts
+
+
+def is_old(entry):
+    """Flows go in sweeps, and how many there are says how busy it was lately. Other entries have no age, and all count."""
+    since = entry.get("formatted", {}).get("value", {})
+    since = since.get("since_ns") if isinstance(since, dict) else None
+    return since is None or since < time.clock_gettime_ns(time.CLOCK_MONOTONIC) - SWEPT_S * 10 ** 9
 
 
 def rows(folder):
@@ -100,6 +122,7 @@ class Growth:
         self.lab = lab
         self.slack = dict(SLACK, **(SANITIZED_SLACK if sanitized else {}))
         self.series = {}        # (what, of whom): values in the order of time
+        self.warm = False
 
     def add(self, what, whom, value):
         self.series.setdefault((what, whom), []).append(value)
@@ -107,7 +130,7 @@ class Growth:
     def sample(self):
         lab = self.lab
         for role, pid in processes(lab).items():
-            for what, value in process_values(pid).items():
+            for what, value in process_values(pid, lab.heaps).items():
                 self.add(what, "%s (%d)" % (role, pid), value)
         for name, nic in lab.nics.items():
             for m, n in map_entries(os.path.join(lab.dir, "bpf", name)).items():
@@ -123,9 +146,12 @@ class Growth:
     def first_pass_over(self):
         """What was measured before every fault has been on once is warming up."""
         self.series = {}
+        self.warm = True
 
     def found(self):
         """What grows, in words."""
+        if not self.warm:
+            return []
         return ["%s of %s: %s" % (what, whom, " ".join(map(str, values))) for (what, whom), values in sorted(self.series.items())
                 if grown(values, self.slack.get(what, (0, 0)))]
 
