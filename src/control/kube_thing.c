@@ -29,18 +29,33 @@ static const char *text_at(const json_t *object, const char *a, const char *b)
 	return text_of(json_object_get(object, a), b);
 }
 
-static void add(struct kube_thing *t, const char *text, bool is_node)
+static void add_prefix(struct kube_thing *t, const struct ip_prefix *p, bool is_node)
 {
 	struct kube_thing_address *more;
-	struct ip_prefix p;
 
-	if (!text || t->n_addresses == KUBE_THING_ADDRESSES_MAX || ip_prefix_parse(text, &p) < 0)
+	if (t->n_addresses == KUBE_THING_ADDRESSES_MAX)
 		return;
 	more = realloc(t->addresses, (t->n_addresses + 1) * sizeof(*more));
 	if (!more)
 		return;
 	t->addresses = more;
-	t->addresses[t->n_addresses++] = (struct kube_thing_address){ p, is_node };
+	t->addresses[t->n_addresses++] = (struct kube_thing_address){ *p, is_node };
+}
+
+static void add(struct kube_thing *t, const char *text, bool is_node)
+{
+	struct ip_prefix p = { .len = 128 };
+
+	if (text && ip_parse(text, &p.ip) == 0 && !ip_is_none(&p.ip))
+		add_prefix(t, &p, is_node);
+}
+
+static void add_network(struct kube_thing *t, const char *text)
+{
+	struct ip_prefix p;
+
+	if (text && ip_prefix_parse(text, &p) == 0)
+		add_prefix(t, &p, false);
 }
 
 /* @name: of the member that is the number. Other transports than TCP and UDP have no registrations. */
@@ -103,7 +118,7 @@ static int read_node(const json_t *o, struct kube_thing *t)
 	size_t i;
 
 	json_array_foreach(at(o, "spec", "podCIDRs"), i, a)
-		add(t, json_string_value(a), false);
+		add_network(t, json_string_value(a));
 	json_array_foreach(at(o, "status", "addresses"), i, a)
 		if (!strcmp(text_of(a, "type"), "InternalIP") || !strcmp(text_of(a, "type"), "ExternalIP"))
 			add(t, text_of(a, "address"), true);
