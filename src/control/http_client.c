@@ -59,10 +59,13 @@ static void call_free(struct http_call *call)
 static void finish(struct http_call *call, CURLcode code)
 {
 	struct http_result result = { .error = "", .timed_out = code == CURLE_OPERATION_TIMEDOUT };
+	curl_off_t retry_after = 0;
 	long status = 0;
 
 	curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
 	result.status = (int)status;
+	curl_easy_getinfo(call->easy, CURLINFO_RETRY_AFTER, &retry_after);
+	result.retry_after_s = (uint32_t)MIN(MAX(retry_after, (curl_off_t)0), (curl_off_t)UINT32_MAX);
 	if (call->body_error)
 		result.error = strerror(-call->body_error);
 	else if (code != CURLE_OK)

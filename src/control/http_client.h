@@ -33,6 +33,7 @@ struct http_result {
 	int status;			/* of HTTP; 0: there was no answer */
 	const char *error;		/* "": the answer came whole */
 	bool timed_out;
+	uint32_t retry_after_s;		/* the header; 0: none */
 };
 
 struct http_ops {

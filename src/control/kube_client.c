@@ -103,7 +103,7 @@ static void end(struct kube_call *call, const struct kube_answer *answer)
 static void on_done(struct http_call *http, void *data, const struct http_result *result)
 {
 	struct kube_call *call = data;
-	struct kube_answer a = { .status = result->status, .text = "" };
+	struct kube_answer a = { .status = result->status, .text = "", .retry_after_s = result->retry_after_s };
 	char text[TEXT_LEN];
 	const char *words;
 

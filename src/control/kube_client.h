@@ -38,6 +38,7 @@ struct kube_answer {
 	int status;		/* of HTTP, 0: none */
 	const char *text;	/* "create serviceaccounts/token demo/vm: not permitted: ..."; "" with KUBE_OK */
 	json_t *json;		/* borrowed; NULL on errors without a body */
+	uint32_t retry_after_s;	/* the server wants to be left alone for so long; 0: it did not say */
 };
 
 struct kube_options {			/* copied */

@@ -18,6 +18,8 @@ enum {
 	BACKOFF_MIN_MS = 200,
 	BACKOFF_MAX_MS = 15000,
 	AGAIN_MS = 50,			/* a watch that ended in order: at most 20 a second, if it ends at once */
+	STUCK = 3,			/* watches from one version that came to nothing: it is listed anew */
+	RETRY_AFTER_MAX_S = 60,
 	VERSION_LEN = 64,
 	TOKEN_LEN = 2048,
 };
@@ -35,6 +37,8 @@ struct kube_watch {
 	struct kube_call *call;
 	struct timer retry;
 	struct backoff backoff;
+	struct backoff relist;		/* versions that expire at once must not have us list all the time */
+	unsigned n_stuck;		/* watches in a row that the server ended badly, without news */
 	char version[VERSION_LEN];	/* to watch from; "": list first */
 	char next_page[TOKEN_LEN];	/* of a list under way */
 	bool stale;			/* an ERROR event said 410 */
@@ -44,15 +48,18 @@ struct kube_watch {
 
 static int on_retry(struct timer *t);
 
-static void fail(struct kube_watch *w, enum kube_error error, const char *text)
+/* A server that has too much to do says for how long it wants to be left alone. */
+static void fail(struct kube_watch *w, enum kube_error error, const char *text, uint32_t retry_after_s)
 {
+	uint64_t asked_ms = MIN(retry_after_s, (uint32_t)RETRY_AFTER_MAX_S) * UINT64_C(1000), delay_ms = backoff_next(&w->backoff);
+
 	w->info.watching = false;
 	w->info.error = error;
 	w->info.n_failures++;
 	snprintf(w->text, sizeof(w->text), "%s", text);
 	w->next_page[0] = 0;
 	/* Without memory for the timer it is never tried again: the heap has room, since this one was in it before. */
-	(void)!timer_arm(w->loop, &w->retry, backoff_next(&w->backoff), on_retry);
+	(void)!timer_arm(w->loop, &w->retry, MAX(asked_ms, delay_ms), on_retry);
 }
 
 static void well(struct kube_watch *w)
@@ -62,11 +69,16 @@ static void well(struct kube_watch *w)
 	backoff_reset(&w->backoff);
 }
 
+/* Whole or not at all. */
 static bool copy(char *to, size_t size, const json_t *text)
 {
 	const char *s = json_string_value(text);
+	size_t len = s ? strlen(s) : size;
 
-	return s && snprintf(to, size, "%s", s) < (int)size;
+	if (len >= size)
+		return false;
+	memcpy(to, s, len + 1);
+	return true;
 }
 
 static const json_t *metadata(const json_t *object)
@@ -80,6 +92,8 @@ static int on_event(struct kube_watch *w, const char *type, const json_t *object
 {
 	if (!copy(w->version, sizeof(w->version), json_object_get(metadata(object), "resourceVersion")))
 		return -EBADMSG;
+	w->n_stuck = 0;
+	backoff_reset(&w->relist);
 	if (!strcmp(type, "BOOKMARK"))
 		return 0;
 	w->info.n_events++;
@@ -101,7 +115,7 @@ static int on_line(struct kube_call *call, void *data, json_t *line)
 		return -EBADMSG;
 	if (strcmp(type, "ERROR") != 0)
 		return on_event(w, type, object);
-	w->stale = json_integer_value(json_object_get(object, "code")) == 410;
+	w->stale = true;		/* 410; what else the server cannot go on with is listed anew as well */
 	return -ESTALE;
 }
 
@@ -123,12 +137,24 @@ static void on_watch_end(struct kube_call *call, void *data, const struct kube_a
 	w->call = NULL;
 	if (w->stale || a->error == KUBE_GONE) {
 		w->stale = false;
+		w->n_stuck = 0;
 		w->version[0] = 0;
-	} else if (a->error != KUBE_OK) {
-		fail(w, a->error, a->text);
+		(void)!timer_arm(w->loop, &w->retry, backoff_next(&w->relist), on_retry);
 		return;
 	}
-	(void)!timer_arm(w->loop, &w->retry, AGAIN_MS, on_retry);
+	/*
+	 * An answer that is no news, again and again: the version may be one that the
+	 * server never had (its etcd was restored), or what follows it is more than
+	 * we take.
+	 */
+	if (a->error != KUBE_OK && a->status && ++w->n_stuck == STUCK) {
+		w->n_stuck = 0;
+		w->version[0] = 0;
+	}
+	if (a->error != KUBE_OK)
+		fail(w, a->error, a->text, a->retry_after_s);
+	else
+		(void)!timer_arm(w->loop, &w->retry, AGAIN_MS, on_retry);
 }
 
 static int start(struct kube_watch *w, const struct kube_request *q)
@@ -138,7 +164,7 @@ static int start(struct kube_watch *w, const struct kube_request *q)
 
 	if (r < 0) {
 		snprintf(text, sizeof(text), "%s: %s", q->what, strerror(-r));
-		fail(w, KUBE_UNREACHABLE, text);
+		fail(w, KUBE_UNREACHABLE, text, 0);
 	}
 	return r;
 }
@@ -174,25 +200,31 @@ static void start_list(struct kube_watch *w);
 static void on_page(struct kube_call *call, void *data, const struct kube_answer *a)
 {
 	struct kube_watch *w = data;
-	const json_t *meta = metadata(a->json);
-	const json_t *object;
+	const json_t *meta = metadata(a->json), *items = json_object_get(a->json, "items"), *object;
 	size_t i;
 
 	(void)call;
 	w->call = NULL;
 	if (a->error != KUBE_OK) {
-		fail(w, a->error, a->text);	/* 410 on a later page: from the start */
+		fail(w, a->error, a->text, a->retry_after_s);	/* 410 on a later page: from the start */
 		return;
 	}
-	json_array_foreach(json_object_get(a->json, "items"), i, object)
+	if (!json_is_array(items) && !json_is_null(items)) {
+		fail(w, KUBE_SERVER, "a list came without its items", 0);
+		return;
+	}
+	json_array_foreach(items, i, object)
 		w->ops.put(w->data, object);
 	w->next_page[0] = 0;
-	if (json_string_length(json_object_get(meta, "continue")) && copy(w->next_page, sizeof(w->next_page), json_object_get(meta, "continue"))) {
-		start_list(w);
+	if (json_string_length(json_object_get(meta, "continue"))) {
+		if (copy(w->next_page, sizeof(w->next_page), json_object_get(meta, "continue")))
+			start_list(w);
+		else
+			fail(w, KUBE_SERVER, "the token of a list's next page is too long", 0);
 		return;
 	}
 	if (!copy(w->version, sizeof(w->version), json_object_get(meta, "resourceVersion"))) {
-		fail(w, KUBE_SERVER, "a list came without its resourceVersion");
+		fail(w, KUBE_SERVER, "a list came without its resourceVersion", 0);
 		return;
 	}
 	well(w);
@@ -252,6 +284,7 @@ int kube_watch_new(struct loop *loop, const struct kube_watch_options *o, struct
 	w->page = o->page ? o->page : PAGE;
 	w->watch_s = o->watch_s ? o->watch_s : WATCH_S;
 	w->backoff = (struct backoff){ .min_ms = BACKOFF_MIN_MS, .max_ms = BACKOFF_MAX_MS };
+	w->relist = (struct backoff){ .min_ms = AGAIN_MS, .max_ms = BACKOFF_MAX_MS };
 	w->path = strdup(o->path);
 	w->what = strdup(o->what);
 	w->selector = o->selector ? strdup(o->selector) : NULL;

@@ -10,9 +10,10 @@
  * its resourceVersion, for as long as it lives.
  *
  * A watch that ends is taken up where it was (bookmarks keep the version fresh);
- * when the version is too old (410 Gone) everything is listed again. An API
- * server that is away, hangs, or refuses us is tried again with growing delays;
- * what was known stays known meanwhile.
+ * when the version is too old (410 Gone), or watching from it comes to nothing
+ * again and again, everything is listed again. An API server that is away, hangs,
+ * or refuses us is tried again with growing delays, or after as long as it asks
+ * for (Retry-After); what was known stays known meanwhile.
  */
 struct kube_watch;
 

@@ -1,10 +1,11 @@
-"""List and watch against an API server that is played: bookmarks, versions that have expired (410), pages, lines that are cut."""
+"""List and watch against an API server that is played: bookmarks, versions that have expired (410) or never were, pages, answers that are cut, 429 and 5xx."""
 import http.server
 import json
 import os
 import ssl
 import subprocess
 import threading
+import time
 import urllib.parse
 
 import pytest
@@ -29,6 +30,7 @@ def event(what, **thing):
 
 EXPIRED = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
 GONE = (410, json.dumps(EXPIRED))
+TOO_LARGE = {"kind": "Status", "code": 504, "reason": "Timeout", "message": "Too large resource version: 70, current: 20"}
 # What is asked of pods, in this order, and what is said to it. A watch that is answered with None hangs.
 STORY = [
     ({"limit": "100"}, page("10", pod("a", "10.9.0.1"))),
@@ -44,19 +46,33 @@ STORY = [
     ({"watch": "1", "resourceVersion": "70"}, (200, event("ADDED", kind="Pod")[:20])),     # cut in the middle of a line
     ({"watch": "1", "resourceVersion": "70"}, (200, "garbage\n")),
     ({"watch": "1", "resourceVersion": "70"}, (500, "oops")),
-    ({"watch": "1", "resourceVersion": "70"}, None),
+    ({"watch": "1", "resourceVersion": "70"}, (504, json.dumps(TOO_LARGE))),    # etcd was restored: that version will not come for long
+    ({"limit": "100"}, page("20", pod("d", "10.9.0.4"))),                       # so it is listed, with whatever version there is
+    ({"watch": "1", "resourceVersion": "20"}, (200, event("ERROR", kind="Status", code=500, message="etcd event received with PrevKv=nil"))),
+    ({"limit": "100"}, (*page("21"), {"Content-Length": "100000"})),            # cut, though it is good JSON as far as it goes
+    ({"limit": "100"}, (200, "20\r\n{\"metadata\": {\"resourceV", {"Transfer-Encoding": "chunked"})),
+    ({"limit": "100"}, (200, json.dumps({"metadata": {"resourceVersion": "22"}}))),        # no items: another server's answer
+    ({"limit": "100"}, page("22", more="x" * 5000)),                            # no page would follow
+    ({"limit": "100"}, page("23", pod("d", "10.9.0.4"))),
+    ({"watch": "1", "resourceVersion": "23"}, (429, json.dumps({"kind": "Status", "code": 429, "message": "wait"}), {"Retry-After": "2"})),
+    ({"watch": "1", "resourceVersion": "23"}, (503, "", {"Retry-After": "1"})),
+    ({"watch": "1", "resourceVersion": "23"}, (200, event("MODIFIED", **pod("e", "10.9.0.5") | {"metadata": {
+        "name": "e", "namespace": "shop", "uid": "e", "resourceVersion": "24", "annotations": {"much": "x" * (3 << 20)}}}))),
+    ({"watch": "1", "resourceVersion": "24"}, None),
 ]
 
 
 class Api:
     def __init__(self, folder):
-        self.asked, self.over = [], threading.Event()
+        self.asked, self.times, self.over = [], [], threading.Event()
         key, cert = str(folder / "api.key"), str(folder / "api.pem")
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", cert, "-subj", "/CN=api",
                         "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"], check=True, stderr=subprocess.DEVNULL)
         api = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"       # chunks are its; an answer without a length ends with the connection
+
             def do_GET(self):
                 url = urllib.parse.urlsplit(self.path)
                 api.answer(self, url.path, dict(urllib.parse.parse_qsl(url.query)))
@@ -80,11 +96,15 @@ class Api:
         said = None if "watch" in query else (200, json.dumps({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": []}))
         if path.endswith("/pods"):
             n = len(self.asked)
+            self.times.append(time.monotonic())
             self.asked.append({k: v for k, v in query.items() if k in ("limit", "watch", "resourceVersion", "continue")})
             said = STORY[n][1] if n < len(STORY) else None
-        status, body = said or (200, "")
+        status, body, headers = (*(said or (200, "")), {})[:3]
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
+        handler.send_header("Connection", "close")
+        for name, value in headers.items():
+            handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(body.encode())
         handler.wfile.flush()
@@ -111,6 +131,9 @@ def test_what_expires_is_listed_anew_and_what_is_cut_is_watched_on(api, tmp_path
     try:
         wait_until("all of the story", lambda: len(api.asked) >= len(STORY), 60)
         assert api.asked == [question for question, _ in STORY]
+        for i, (_, said) in enumerate(STORY):       # it is left alone for as long as it asked for
+            if said and len(said) > 2 and "Retry-After" in said[2]:
+                assert api.times[i + 1] - api.times[i] >= float(said[2]["Retry-After"])
         seen = nic.containers
         while {a["prefix"][0] for a in seen.get("addresses", [])} != {"10.9.0.4/32", "10.9.0.5/32"}:
             seen = nic.hear("containers", 20)
