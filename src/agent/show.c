@@ -217,6 +217,7 @@ static json_t *show_claim(const struct worker *w, const struct member *m, const 
 
 	if (!json)
 		return NULL;
+	json_object_set_new(json, "kind", json_string(verdict_name(j->verdict.verdict)));
 	json_object_set_new(json, "health_reason", text(j->standing.reason));
 	json_object_set_new(json, "health_since_s", since_s(j->standing.since_ms));
 	json_object_set_new(json, "found_ms", between_ms(c->packet_ns, c->claimed_ns));

@@ -42,7 +42,7 @@ const struct httpd_route rest_routes[] = {
 	{ "POST", "/v1/nics/{id}/revoke", rest_revoke_nic, "Trusts a NIC no more: its session ends at once. Body: {\"reason\"}." },
 	{ "GET", "/v1/guests", rest_get_guests, "VMs, as the NICs report them." },
 	{ "POST", "/v1/guests/{id*}", rest_drain_guest, "Body {\"action\": \"drain\", \"drain_ms\"}: has the NIC drain a guest's proxy." },
-	{ "GET", "/v1/services", rest_get_services, "What VMs claim to offer, with verdict, proxy and times. ?name= picks one." },
+	{ "GET", "/v1/services", rest_get_services, "What VMs claim to offer, with verdict, proxy and times, and Services and Pods of the mesh (kind). ?name= picks one." },
 	{ "GET", "/v1/workloads", rest_get_workloads, "Workloads of the mesh, and the services with their endpoints." },
 	{ "GET", "/v1/proxies", rest_get_proxies, "The VMs' service proxies." },
 	{ "GET", "/v1/policies", rest_get_policies, "Onboarding and authorization policies in force." },

@@ -28,6 +28,9 @@ void rest_get_check(struct httpd_request *req);
 void rest_get_metrics(struct httpd_request *req);
 void rest_get_certificates(struct httpd_request *req);
 
+/* rest_kube.c: adds what the mesh has from Kubernetes to the rows of /v1/services; @name NULL: all. */
+void rest_add_kube(const struct server *s, const char *name, json_t *list);
+
 /* rest_change.c: those that change something. */
 void rest_get_tokens(struct httpd_request *req);
 void rest_create_token(struct httpd_request *req);

@@ -241,7 +241,7 @@ static json_t *claim_json(const struct server *s, const struct reg_guest *g, con
 				"port", (int)c->pb->port, "transport", c->pb->transport, "protocol", c->pb->app_protocol, "source", c->pb->source,
 				"registry", c->pb->registry, "health", c->pb->health);
 
-	merge(row, json_pack("{s:o, s:o}", "health_reason", text_or_null(c->pb->health_reason), "health_since_s", health_since(c)));
+	merge(row, json_pack("{s:s, s:o, s:o}", "kind", v ? v->pb->verdict : "unknown", "health_reason", text_or_null(c->pb->health_reason), "health_since_s", health_since(c)));
 
 	merge(row, json_pack("{s:s, s:s, s:s, s:o, s:b, s:s, s:s, s:b, s:o}", "guest", g->pb->guest_id, "nic", g->nic->id,
 			     "verdict", v ? v->pb->verdict : "unknown", "evidence", evidence_json(v),
@@ -279,7 +279,10 @@ void rest_get_services(struct httpd_request *req)
 {
 	CLEANUP_FREE char *name = httpd_query(req, "name");
 
-	httpd_reply_json(req, 200, json_pack("{s:o}", "services", claims_json(req->data, name, claim_json)));
+	json_t *list = claims_json(req->data, name, claim_json);
+
+	rest_add_kube(req->data, name, list);
+	httpd_reply_json(req, 200, json_pack("{s:o}", "services", list));
 }
 
 /* --- workloads --- */

@@ -12,7 +12,7 @@ struct table_column {
 	void (*format)(const json_t *value, char *text, size_t n_text);
 };
 
-enum { TABLE_MAX_COLUMNS = 12, TABLE_CELL_LEN = 128 };
+enum { TABLE_MAX_COLUMNS = 16, TABLE_CELL_LEN = 128 };
 
 void table_print(FILE *to, const json_t *array, const struct table_column *columns);
 /* The plain form of a value, as in a cell. */

@@ -143,6 +143,11 @@ def test_pods_have_names_and_identity_and_what_may_not_join_stays_apart(lab):
     assert pod["uid"] == "k1//Pod/mix/cart-1" and pod["tunnel"] == "hbone" and pod["node"] == "node-m" and pod["addresses"] == [PODS["cart-1"]]
     assert (pod["canonical_name"], pod["canonical_revision"], pod["service_account"]) == ("cart", "v7", "default")
     assert all(w["namespace"] == "mix" for w in lab.pods_in_mesh().values())
+    rows = [s for s in lab.ask(lab.edge, "controller.sock", "/v1/services")["services"] if s["source"] == "kubernetes"]
+    assert {(s["kind"], s["service"], s["instance"], s["address"], s["port"]) for s in rows} == {
+        ("service", "cart", None, VIP, 80), ("service", "all-carts", None, None, 8080),
+        ("pod", "cart", "cart-1", PODS["cart-1"], 8080), ("pod", "all-carts", "cart-1", PODS["cart-1"], 8080)}
+    assert {s["identity"] for s in rows if s["kind"] == "pod"} == {"spiffe://test.mesh/ns/mix/sa/default"}
     lab.onboarding = lab.onboarding.replace(", kubernetes_services: true", "")
     lab.reload("")
     lab.join(lab.vms[0], name="cart", instance="vm-1")
@@ -156,10 +161,11 @@ def test_the_commands_of_the_page(lab):
     wait_until("the pod", lambda: "cart-1" in lab.pods_in_mesh(), 30)
     env = dict(os.environ, RUN=lab.dir, PATH=os.path.abspath(os.path.join(BUILD, "src", "ctl")) + ":" + os.environ["PATH"])
     scripts = [text for kind, text in BLOCKS if kind == "sh controller"]
-    assert scripts
+    assert scripts and "outrigger services" in scripts[0]
     for script in scripts:
         r = subprocess.run(lab.edge.argv("sh", "-euc", script), cwd=TOP, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert r.returncode == 0 and "Services and Pods are in the mesh" in r.stdout and "k1//Pod/mix/cart-1" in r.stdout, r.stdout
+        assert re.search(r"^cart +pod +cart-1 +%s +8080 " % re.escape(PODS["cart-1"]), r.stdout, re.M) and re.search(r"^cart +service +- +%s +80 " % re.escape(VIP), r.stdout, re.M)
 
 
 def test_an_api_server_that_hangs_or_restarts_takes_no_endpoint(lab):
