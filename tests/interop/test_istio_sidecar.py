@@ -32,7 +32,7 @@ class SidecarLab(IstioLab):
     def __init__(self, kube, **how):
         super().__init__(kube, **how)
         self.sidecars = {}
-        kube.apply(sidecar.ENVOY_FILTER % "demo")
+        kube.apply(sidecar.envoy_filter("demo"))
         kube.apply(STRICT)
         self.vip = wait_until("the service", lambda: kube.get("-n", "shop", "service", "orders"))["spec"]["clusterIP"]
 

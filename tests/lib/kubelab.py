@@ -176,6 +176,7 @@ class KubeLab:
             "PILOT_ENABLE_AMBIENT": "true", "ISTIOD_CUSTOM_HOST": "localhost,127.0.0.1," + ",".join(self.addresses), "INJECTION_WEBHOOK_CONFIG_NAME": "",
             "VALIDATION_WEBHOOK_CONFIG_NAME": "", "PILOT_DEBOUNCE_AFTER": "10ms",
             "PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false",   # filters that only Istio's own Envoy has
+            "AMBIENT_ENABLE_MULTI_NETWORK_WAYPOINT": "false",   # and listeners of a waypoint
         }
         variables.update(env)
         self.istiod = self.cp.popen(

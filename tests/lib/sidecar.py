@@ -1,7 +1,7 @@
-"""An unmodified upstream Envoy as a pod's sidecar, driven by istiod: what Istio's own image does with its agent, in a namespace.
+"""An unmodified upstream Envoy as a pod's sidecar or as a waypoint, driven by istiod: what Istio's own image does with its agent, in a namespace.
 
 Istio's Envoy has filters that the upstream one does not. KubeLab.start_istiod() has istiod leave most of them out; the others are in
-its HBONE listener, and ENVOY_FILTER takes their place.
+its HBONE listener and in a waypoint's routes, and ENVOY_FILTER takes their place.
 """
 
 import json
@@ -23,13 +23,19 @@ LABELS = {"security.istio.io/tlsMode": "istio", "networking.istio.io/tunnel": "h
 ENVOY_FILTER = """
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
-metadata: { name: upstream-envoy, namespace: %s }
+metadata: { name: %(name)s, namespace: %(namespace)s }
 spec:
+%(target)s
   configPatches:
     - applyTo: HTTP_FILTER
       match:
         context: SIDECAR_INBOUND
         listener: { name: connect_terminate, filterChain: { filter: { name: envoy.filters.network.http_connection_manager, subFilter: { name: waypoint_downstream_peer_metadata } } } }
+      patch: { operation: REMOVE }
+    - applyTo: HTTP_FILTER
+      match:
+        context: SIDECAR_INBOUND
+        listener: { name: main_internal, filterChain: { filter: { name: envoy.filters.network.http_connection_manager, subFilter: { name: waypoint_upstream_peer_metadata } } } }
       patch: { operation: REMOVE }
     - applyTo: HTTP_FILTER
       match:
@@ -48,6 +54,12 @@ spec:
               - { object_key: io.istio.peer_principal, factory_key: envoy.hashable_string, format_string: { text_format_source: { inline_string: "%%DOWNSTREAM_PEER_URI_SAN%%" } }, shared_with_upstream: ONCE }
               - { object_key: io.istio.local_principal, factory_key: envoy.hashable_string, format_string: { text_format_source: { inline_string: "%%DOWNSTREAM_LOCAL_URI_SAN%%" } }, shared_with_upstream: ONCE }
 """
+
+
+def envoy_filter(namespace, gateway=None):
+    """For the sidecars of a namespace, or for a waypoint in it, which takes none that does not name it."""
+    target = '  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: "%s" }]' % gateway if gateway else ""
+    return ENVOY_FILTER % {"namespace": namespace, "name": "upstream-envoy" + ("-" + gateway if gateway else ""), "target": target}
 
 
 def missing():
@@ -169,9 +181,9 @@ def h2_cluster(name, address, **more):
             "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}}
 
 
-def bootstrap(namespace, name, account, address, labels, control, secrets, cert, roots):
+def bootstrap(role, namespace, name, account, address, labels, control, secrets, cert, roots):
     node = {
-        "id": "sidecar~%s~%s.%s~%s.svc.cluster.local" % (address, name, namespace, namespace), "cluster": account + "." + namespace,
+        "id": "%s~%s~%s.%s~%s.svc.cluster.local" % (role, address, name, namespace, namespace), "cluster": account + "." + namespace,
         "metadata": {"NAMESPACE": namespace, "SERVICE_ACCOUNT": account, "INSTANCE_IPS": address, "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.31.0",
                      "NAME": name, "WORKLOAD_NAME": account, "INTERCEPTION_MODE": "REDIRECT", "ENABLE_HBONE": "true", "LABELS": labels,
                      "PROXY_CONFIG": {"concurrency": 1}}}
@@ -199,6 +211,9 @@ def bootstrap(namespace, name, account, address, labels, control, secrets, cert,
 class Sidecar:
     """@who is namespace/name/account of @pod; @cert and @roots are the paths of its (chain, key) and of the mesh's roots."""
 
+    role = "sidecar"
+    capture = CAPTURE % USER.pw_uid
+
     def __init__(self, pod, folder, who, labels, control, cert, roots):
         self.pod, self.lab, self.log_name = pod, pod.lab, pod.name + ".envoy"
         namespace, name, account = who.split("/")
@@ -208,8 +223,9 @@ class Sidecar:
         self.secrets = Secrets(path, *cert, roots)
         config = os.path.join(folder, pod.name + "-sidecar.json")
         with open(config, "w") as f:
-            json.dump(bootstrap(namespace, name, account, pod.address, labels, control, path, cert, roots), f)
-        pod.run("nft", "-f", "-", input=CAPTURE % USER.pw_uid)
+            json.dump(bootstrap(self.role, namespace, name, account, pod.address, labels, control, path, cert, roots), f)
+        if self.capture:
+            pod.run("nft", "-f", "-", input=self.capture)
         self.process = pod.popen(
             ["setpriv", "--reuid=%d" % USER.pw_uid, "--regid=%d" % USER.pw_gid, "--clear-groups", ENVOY, "-c", config, "--concurrency", "1",
              "--disable-hot-restart", "-l", "warning"], "envoy")
@@ -245,4 +261,12 @@ class Sidecar:
     def close(self):
         self.lab.stop(self.process, 20)
         self.secrets.close()
-        subprocess.run(self.pod.argv("nft", "delete", "table", "ip", "ztunnel"), check=False)
+        if self.capture:
+            subprocess.run(self.pod.argv("nft", "delete", "table", "ip", "ztunnel"), check=False)
+
+
+class Waypoint(Sidecar):
+    """Takes what is addressed to it, by HBONE: nothing is captured."""
+
+    role = "waypoint"
+    capture = None
