@@ -12,6 +12,7 @@ from netlab import wait_until
 BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(os.path.dirname(__file__), "..", "..", "build"))
 ACCOUNT = ("outrigger-system", "outrigger-controller")
 LABEL = "outrigger.dev/managed-by"
+FOR_SIDECARS = {"security.istio.io/tlsMode": "disabled"}       # without it Istio's Envoys do not speak HBONE to the VMs
 MESH = """mesh: { kind: istio, cluster_id: Kubernetes, tokens: token_request }
 advertise: { mesh: "10.210.0.1:15012", server_names: ["10.210.0.1"] }
 kubernetes: { kubeconfig: %s, timeout: 1s, manage: %s }
@@ -99,7 +100,7 @@ def test_a_missing_right_is_named_and_when_it_is_granted_all_is_made(depot, cont
     grant(depot, controller)
     wait_until("group and account", lambda: group(depot) and account(depot), 90)
     assert group(depot)["metadata"]["labels"][LABEL] == "outrigger"
-    assert group(depot)["spec"] == {"metadata": {"labels": {"app": "orders"}}, "template": {"serviceAccount": "orders"}}
+    assert group(depot)["spec"] == {"metadata": {"labels": {"app": "orders", **FOR_SIDECARS}}, "template": {"serviceAccount": "orders"}}
     assert account(depot)["metadata"]["labels"][LABEL] == "outrigger"
     wait_until("all is well", lambda: fits(controller), 30)
 
@@ -110,11 +111,11 @@ def test_reloads_are_followed_and_what_nobody_wants_is_removed(depot, controller
     grant(depot, controller)
     controller.start(text(controller, policies=ORDERS % labels))
     spec = wait_until("the group", lambda: group(depot), 60)["spec"]
-    assert spec["metadata"]["labels"] == {"app": "orders", "tier": "back"}
+    assert spec["metadata"]["labels"] == {"app": "orders", "tier": "back", **FOR_SIDECARS}
     assert spec["probe"]["tcpSocket"] == {"port": 8080}
     controller.write(text(controller))      # neither label nor probe
     wait_until("the change", lambda: "probe" not in group(depot)["spec"], 60)
-    assert group(depot)["spec"]["metadata"]["labels"] == {"app": "orders"}
+    assert group(depot)["spec"]["metadata"]["labels"] == {"app": "orders", **FOR_SIDECARS}
     depot.kubectl("-n", "depot", "delete", "workloadgroup", "orders")
     wait_until("made again", lambda: group(depot), 60)
     controller.write(text(controller, policies=NOTHING))
