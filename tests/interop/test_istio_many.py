@@ -72,7 +72,7 @@ def proxies(mesh):
 def test_two_hundred_vms_register_at_once(kube):
     kube.ensure_istiod()
     mesh = IstioLab(kube, vms=0)
-    mesh.values["guests"] = "\n".join('  - { mac: "02:00:00:66:01:%02x", name: orders-%d }' % (i + 1, i) for i in range(N))
+    mesh.names = {"02:00:00:66:01:%02x" % (i + 1): "orders-%d" % i for i in range(N)}
     try:
         mesh.start()
         vms = make_vms(mesh)
