@@ -71,6 +71,9 @@ struct wish {
 	Outrigger__Ipc__ServicePort *port_list[MEMBER_MAX_SERVICES];
 	char hosts[MEMBER_MAX_SERVICES][NAMES_HOST_LEN];
 	uint16_t numbers[MEMBER_MAX_SERVICES];
+	Outrigger__Ipc__HealthTarget targets[MEMBER_MAX_SERVICES];
+	Outrigger__Ipc__HealthTarget *target_list[MEMBER_MAX_SERVICES];
+	char target_texts[MEMBER_MAX_SERVICES][IP_TEXT_LEN];
 	Outrigger__Ipc__VmPut__NodeMetadataEntry metadata[3];
 	Outrigger__Ipc__VmPut__NodeMetadataEntry *metadata_list[3];
 	char node_labels[NODE_LABELS_LEN];
@@ -168,6 +171,22 @@ static void wish_port(struct wish *w, const struct member *m, struct claim *c)
 	w->put.n_ports++;
 }
 
+/* At the address that it is registered with: that is where it is called. */
+static void wish_target(struct wish *w, const struct policy *p, const struct claim *c)
+{
+	size_t n = w->put.n_health_targets;
+
+	if (!p->health || n == ELEMENTS(w->targets))
+		return;
+	outrigger__ipc__health_target__init(&w->targets[n]);
+	ip_format(&c->address, w->target_texts[n]);
+	w->targets[n].address = w->target_texts[n];
+	w->targets[n].port = p->health->port ? p->health->port : c->port;
+	w->target_list[n] = &w->targets[n];
+	w->put.health_targets = w->target_list;
+	w->put.n_health_targets++;
+}
+
 static size_t wish_ports(struct wish *w, const struct member *m)
 {
 	const struct catalog_guest *g = catalog_of(m->guest);
@@ -176,8 +195,10 @@ static size_t wish_ports(struct wish *w, const struct member *m)
 		list_for_each(l, &g->claims) {
 			struct claim *c = list_entry(l, struct claim, link);
 
-			if (serves(m, c))
-				wish_port(w, m, c);
+			if (!serves(m, c))
+				continue;
+			wish_port(w, m, c);
+			wish_target(w, m->policy, c);
 		}
 	w->put.ports = w->port_list;
 	w->diverts.ports = w->numbers;

@@ -51,11 +51,17 @@ static void by_registry(const struct claim *c, struct standing *h)
 
 /* --- what the checks say --- */
 
-static const Outrigger__Ipc__PortHealth *port_of(const struct proxy_vm *vm, uint32_t port)
+static const Outrigger__Ipc__PortHealth *found_at(const struct proxy_vm *vm, const struct ip *address, uint32_t port)
 {
-	for (size_t i = 0; vm && vm->health && i < vm->health->n_ports; i++)
-		if (vm->health->ports[i]->port == port)
-			return vm->health->ports[i];
+	char text[IP_TEXT_LEN];
+
+	ip_format(address, text);
+	for (size_t i = 0; vm && vm->health && i < vm->health->n_ports; i++) {
+		const Outrigger__Ipc__PortHealth *p = vm->health->ports[i];
+
+		if (p->port == port && (!p->address[0] || !strcmp(p->address, text)))
+			return p;
+	}
 	return NULL;
 }
 
@@ -78,7 +84,7 @@ static void by_checks(const struct member *m, const struct claim *c, struct stan
 
 	if (!check || !j->close)
 		return;		/* what is not in the mesh is not checked */
-	p = port_of(supervisor_find(&m->worker->supervisor, m->guest->id), check->port ? check->port : c->port);
+	p = found_at(supervisor_find(&m->worker->supervisor, m->guest->id), &c->address, check->port ? check->port : c->port);
 	if ((!p || !strcmp(p->state, "waiting")) && keep_last(&j->standing, h))
 		return;
 	h->checked = p && strcmp(p->state, "waiting");

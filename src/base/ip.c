@@ -63,6 +63,11 @@ bool ip_equal(const struct ip *a, const struct ip *b)
 	return !memcmp(a->b, b->b, sizeof(a->b));
 }
 
+bool ip_port_equal(const struct ip_port *a, const struct ip_port *b)
+{
+	return a->port == b->port && ip_equal(&a->ip, &b->ip);
+}
+
 struct ip ip_spare(const struct ip *target)
 {
 	static const uint8_t v4[4] = { 192, 0, 0, 8 };

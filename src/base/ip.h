@@ -36,6 +36,7 @@ bool ip_is_multicast(const struct ip *a);
 bool ip_is_loopback(const struct ip *a);
 bool ip_is_link_local(const struct ip *a);
 bool ip_equal(const struct ip *a, const struct ip *b);
+bool ip_port_equal(const struct ip_port *a, const struct ip_port *b);
 /*
  * Nobody's address of the family of @target, to speak from where only the answer
  * counts. RFC 7335: 192.0.0.8 is the dummy address of IPv4. RFC 6666: 100::/64

@@ -208,12 +208,12 @@ static const struct conf_item match_items[] = {
 static const struct conf_table match_table = CONF_TABLE_INIT("match", struct config_match, match_items,
 	.doc = "Every item that is given must match; an empty one matches every guest.");
 
-static const char *const health_kinds[] = { "none", "tcp", "http", "grpc", NULL };
+static const char *const health_kinds[] = { "none", "tcp", "http", "https", "grpc", NULL };
 
 #define OFF(m) offsetof(struct config_health, m)
 static const struct conf_item health_items[] = {
 	{ "kind", CONF_ENUM, OFF(kind), .names = health_kinds, .dflt = "none",
-	  .doc = "`tcp`: a connection is accepted. `http`: GET is answered by 200 to 399. `grpc`: `grpc.health.v1.Health` says SERVING." },
+	  .doc = "`tcp`: a connection is accepted. `http`: GET is answered by 200 to 399. `https`: likewise; the certificate is not looked at. `grpc`: `grpc.health.v1.Health` says SERVING." },
 	{ "port", CONF_UINT, OFF(port), .min = 1, .max = 65535, .doc = "The port that speaks for all services of the VM; not given: each service by its own port." },
 	{ "path", CONF_STRING, OFF(path), .dflt = "/", .check = check_not_empty, .doc = "What is asked for, with `http`." },
 	{ "host", CONF_STRING, OFF(host), .check = check_not_empty, .doc = "The host that is asked for; the address when not given." },

@@ -30,7 +30,7 @@ struct config_advertise {		/* what agents are told of the mesh controller */
 	struct conf_strings server_names;
 };
 
-enum config_health_kind { HEALTH_CHECK_NONE, HEALTH_CHECK_TCP, HEALTH_CHECK_HTTP, HEALTH_CHECK_GRPC };
+enum config_health_kind { HEALTH_CHECK_NONE, HEALTH_CHECK_TCP, HEALTH_CHECK_HTTP, HEALTH_CHECK_HTTPS, HEALTH_CHECK_GRPC };
 
 struct config_mesh {
 	int kind;

@@ -61,11 +61,9 @@ static int read_http(const json_t *http, Outrigger__Health__Check *c, struct hea
 {
 	const json_t *list = json_object_get(http, "httpHeaders");
 
-	if (!strcasecmp(text_of(http, "scheme"), "HTTPS"))
-		return diag_set(d, "HTTPS probes are not made");
 	if (json_array_size(list) > HEADERS_MAX)
 		return diag_set(d, "more than %d headers", HEADERS_MAX);
-	c->kind = (char *)(uintptr_t)"http";
+	c->kind = (char *)(uintptr_t)(!strcasecmp(text_of(http, "scheme"), "HTTPS") ? "https" : "http");
 	c->port = number_of(http, "port", 1);
 	c->path = text_of(http, "path");
 	c->host = text_of(http, "host");

@@ -51,8 +51,8 @@ static json_t *http_probe(const struct config_health *h)
 
 	for (size_t i = 0; i < h->headers.n; i++)
 		json_array_append_new(headers, json_pack("{s:s, s:s}", "name", h->headers.v[i].key, "value", h->headers.v[i].value));
-	return json_pack("{s:s, s:i, s:s*, s:o*}", "path", h->path, "port", (int)h->port, "host", h->host, "httpHeaders",
-			 h->headers.n ? headers : (json_decref(headers), NULL));
+	return json_pack("{s:s*, s:s, s:i, s:s*, s:o*}", "scheme", h->kind == HEALTH_CHECK_HTTPS ? "HTTPS" : NULL, "path", h->path, "port", (int)h->port,
+			 "host", h->host, "httpHeaders", h->headers.n ? headers : (json_decref(headers), NULL));
 }
 
 /* A probe has one port: checks that go to each service's own cannot be said there. */
@@ -64,7 +64,7 @@ static json_t *probe_of(const struct config_health *h)
 		return NULL;
 	probe = json_pack("{s:I, s:I, s:I, s:i, s:i}", "initialDelaySeconds", seconds(h->initial_delay_ms), "periodSeconds", seconds(h->interval_ms),
 			  "timeoutSeconds", seconds(h->timeout_ms), "successThreshold", (int)h->successes, "failureThreshold", (int)h->failures);
-	if (h->kind == HEALTH_CHECK_HTTP)
+	if (h->kind == HEALTH_CHECK_HTTP || h->kind == HEALTH_CHECK_HTTPS)
 		json_object_set_new(probe, "httpGet", http_probe(h));
 	else if (h->kind == HEALTH_CHECK_TCP)
 		json_object_set_new(probe, "tcpSocket", json_pack("{s:i}", "port", (int)h->port));

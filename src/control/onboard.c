@@ -155,7 +155,7 @@ static int put_headers(const struct conf_labels *headers, Outrigger__Health__Che
 
 int onboard_health_new(const struct config_health *h, Outrigger__Health__Check **ret_check)
 {
-	static const char *const kinds[] = { "", "tcp", "http", "grpc" };
+	static const char *const kinds[] = { "", "tcp", "http", "https", "grpc" };
 	Outrigger__Health__Check pb = OUTRIGGER__HEALTH__CHECK__INIT, *copy;
 
 	if (h->kind == HEALTH_CHECK_NONE)

@@ -43,8 +43,8 @@ static int check_headers(const Outrigger__Health__Check *c, struct diag *d)
 
 int health_check_valid(const Outrigger__Health__Check *c, struct diag *d)
 {
-	if (strcmp(c->kind, "tcp") && strcmp(c->kind, "http") && strcmp(c->kind, "grpc"))
-		return diag_set(d, "kind \"%.32s\": tcp, http or grpc", c->kind);
+	if (strcmp(c->kind, "tcp") && strcmp(c->kind, "http") && strcmp(c->kind, "https") && strcmp(c->kind, "grpc"))
+		return diag_set(d, "kind \"%.32s\": tcp, http, https or grpc", c->kind);
 	if (c->port > 65535)
 		return diag_set(d, "port %u: at most 65535", c->port);
 	if (!is_text(c->path, false) || !is_text(c->host, false) || !is_text(c->service, true))

@@ -52,6 +52,7 @@ enum tls_verify {
 	TLS_VERIFY_REQUIRE,	/* the peer must present a certificate that our roots vouch for */
 	TLS_VERIFY_REQUEST,	/* server: a client may come without a certificate, but not with a bad one */
 	TLS_VERIFY_NONE,	/* server: no client certificate is asked for. Not allowed in a client. */
+	TLS_VERIFY_NOTHING,	/* client: whoever answers is spoken to. For probes, which tell nobody anything and believe no word. */
 };
 
 struct tls_config {			/* borrowed for the call */
@@ -60,7 +61,7 @@ struct tls_config {			/* borrowed for the call */
 	const char *cert_pem;		/* own chain, leaf first; NULL: none (clients only) */
 	const char *key_pem;		/* key of the leaf, or @key; a reference of @key is taken */
 	EVP_PKEY *key;
-	const char *roots_pem;		/* trust roots, any number; NULL only with TLS_VERIFY_NONE */
+	const char *roots_pem;		/* trust roots, any number; NULL only with TLS_VERIFY_NONE and _NOTHING */
 	const char *const *alpn;	/* by preference, NULL ends it; NULL: no ALPN. A server refuses a client that offers
 					 * others only, and accepts one that offers none. */
 	bool allow_tls12;		/* else TLS 1.3 only */

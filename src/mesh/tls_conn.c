@@ -440,9 +440,20 @@ int tls_conn_dial(struct loop *loop, const struct ip_port *addr, struct tls_ctx 
 	return conn_new(loop, fd, true, addr, ctx, expect, options, ops, data, ret_conn);
 }
 
+int tls_conn_connecting(struct loop *loop, int fd, const struct ip_port *addr, struct tls_ctx *ctx, const struct tls_expect *expect,
+			const struct tls_conn_options *options, const struct tls_conn_ops *ops, void *data, struct tls_conn **ret_conn)
+{
+	return conn_new(loop, fd, true, addr, ctx, expect, options, ops, data, ret_conn);
+}
+
 const struct tls_session *tls_conn_session(const struct tls_conn *c)
 {
 	return c->session;
+}
+
+bool tls_conn_connected(const struct tls_conn *c)
+{
+	return !c->connecting;
 }
 
 struct ip_port tls_conn_peer(const struct tls_conn *c)

@@ -46,6 +46,11 @@ MUST_CHECK int tls_conn_dial(struct loop *loop, const struct ip_port *addr, stru
 			     const struct tls_conn_options *options, const struct tls_conn_ops *ops, void *data,
 			     struct tls_conn **ret_conn);
 
+/* On a non-blocking socket whose connect() to @addr is under way; it becomes the connection's, also when this fails. */
+MUST_CHECK int tls_conn_connecting(struct loop *loop, int fd, const struct ip_port *addr, struct tls_ctx *ctx, const struct tls_expect *expect,
+				   const struct tls_conn_options *options, const struct tls_conn_ops *ops, void *data,
+				   struct tls_conn **ret_conn);
+
 /* Closes at once and frees. NULL is allowed. */
 struct tls_conn *tls_conn_free(struct tls_conn *c);
 
@@ -57,4 +62,5 @@ size_t tls_conn_queued(const struct tls_conn *c);	/* bytes waiting to be sent */
 /* Stops and resumes reading: back-pressure. */
 void tls_conn_pause(struct tls_conn *c, bool paused);
 const struct tls_session *tls_conn_session(const struct tls_conn *c);
+bool tls_conn_connected(const struct tls_conn *c);	/* TCP is; the handshake may still be under way */
 struct ip_port tls_conn_peer(const struct tls_conn *c);	/* address of the other end; none when unknown */

@@ -160,10 +160,12 @@ static void set_rules(struct tls_ctx *ctx, enum tls_verify verify)
 		[TLS_VERIFY_REQUIRE] = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
 		[TLS_VERIFY_REQUEST] = SSL_VERIFY_PEER,
 		[TLS_VERIFY_NONE] = SSL_VERIFY_NONE,
+		[TLS_VERIFY_NOTHING] = SSL_VERIFY_NONE,
 	};
 
 	SSL_CTX_set_verify(ctx->ssl, modes[verify], NULL);
-	SSL_CTX_set_cert_verify_callback(ctx->ssl, tls_on_verify, ctx);
+	if (verify != TLS_VERIFY_NOTHING)
+		SSL_CTX_set_cert_verify_callback(ctx->ssl, tls_on_verify, ctx);
 	SSL_CTX_set_keylog_callback(ctx->ssl, tls_on_secret);
 	SSL_CTX_set_alpn_select_cb(ctx->ssl, on_alpn, ctx);
 	SSL_CTX_set_session_cache_mode(ctx->ssl, SSL_SESS_CACHE_OFF);
@@ -177,11 +179,13 @@ static int configure(struct tls_ctx *ctx, const struct tls_config *config, struc
 {
 	int r;
 
-	if (config->role == TLS_CLIENT && config->verify != TLS_VERIFY_REQUIRE)
+	if (config->role == TLS_CLIENT && config->verify != TLS_VERIFY_REQUIRE && config->verify != TLS_VERIFY_NOTHING)
 		return diag_set(d, "a TLS client has to verify its server");
+	if (config->role == TLS_SERVER && config->verify == TLS_VERIFY_NOTHING)
+		return diag_set(d, "a TLS server has to say what it asks of its clients");
 	if (config->role == TLS_SERVER && !config->cert_pem)
 		return diag_set(d, "a TLS server needs a certificate");
-	if (config->verify != TLS_VERIFY_NONE && !config->roots_pem)
+	if (config->verify != TLS_VERIFY_NONE && config->verify != TLS_VERIFY_NOTHING && !config->roots_pem)
 		return diag_set(d, "peers are to be verified, but there are no trust roots");
 	if (SSL_CTX_set_min_proto_version(ctx->ssl, config->allow_tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) != 1 ||
 	    SSL_CTX_set_ciphersuites(ctx->ssl, suites_13) != 1 || SSL_CTX_set_cipher_list(ctx->ssl, suites_12) != 1 ||

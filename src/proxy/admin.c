@@ -72,14 +72,16 @@ static int write_health(const struct proxy *p, struct bytes *out)
 
 			for (size_t i = 0; s->health && i < vm_health_n_ports(s->health) && r == 0; i++) {
 				const struct vm_health_port h = vm_health_port(s->health, i);
+				char labels[64 + IP_TEXT_LEN], at[IP_TEXT_LEN];
 
+				snprintf(labels, sizeof(labels), "address=\"%s\",port=\"%u\"", ip_format(&h.at.ip, at), h.at.port);
 				if (!family)
-					r = bytes_appendf(out, "outrigger_vm_healthy{vm=\"%s\",port=\"%u\"} %d\n", s->put->vm_id, h.port,
+					r = bytes_appendf(out, "outrigger_vm_healthy{vm=\"%s\",%s} %d\n", s->put->vm_id, labels,
 							  h.health->state == HEALTH_UP);
 				else
-					r = bytes_appendf(out, "outrigger_vm_checks_total{vm=\"%s\",port=\"%u\",result=\"ok\"} %llu\n"
-							  "outrigger_vm_checks_total{vm=\"%s\",port=\"%u\",result=\"failed\"} %llu\n",
-							  s->put->vm_id, h.port, (unsigned long long)h.n_ok, s->put->vm_id, h.port,
+					r = bytes_appendf(out, "outrigger_vm_checks_total{vm=\"%s\",%s,result=\"ok\"} %llu\n"
+							  "outrigger_vm_checks_total{vm=\"%s\",%s,result=\"failed\"} %llu\n",
+							  s->put->vm_id, labels, (unsigned long long)h.n_ok, s->put->vm_id, labels,
 							  (unsigned long long)h.n_failed);
 			}
 		}

@@ -14,6 +14,7 @@
 #include "mesh/grpc_client.h"
 #include "mesh/pb.h"
 #include "mesh/plain_conn.h"
+#include "mesh/tls_conn.h"
 #include "proto/http1.h"
 
 enum { REQUEST_MAX = 64 * 1024, GRPC_MESSAGE_MAX = 4096, WHY_LEN = 160 };
@@ -24,9 +25,11 @@ struct attempt {
 	const Outrigger__Health__Check *check;
 	struct ip_port at;
 	uint32_t timeout_ms;
+	struct tls_ctx *tls_ctx;	/* only while it starts */
 	struct timer timer;
 	bool connected;
 	struct plain_conn *conn;
+	struct tls_conn *tls;
 	struct http1 http;
 	struct grpc_client *grpc;
 	struct defer end;
@@ -45,6 +48,7 @@ static void hang_up(struct attempt *a)
 {
 	timer_cancel(&a->timer);
 	a->conn = plain_conn_free(a->conn);
+	a->tls = tls_conn_free(a->tls);
 	a->grpc = grpc_client_free(a->grpc);
 }
 
@@ -85,10 +89,11 @@ static void finish(struct attempt *a, enum attempt_result result, const char *wh
 static int on_timeout(struct timer *t)
 {
 	struct attempt *a = container_of(t, struct attempt, timer);
+	bool connected = a->connected || (a->tls && tls_conn_connected(a->tls));
 	char why[WHY_LEN];
 
-	snprintf(why, sizeof(why), a->connected ? "connected, but no answer within %u ms" : "no answer to a SYN within %u ms", a->timeout_ms);
-	finish(a, a->connected ? ATTEMPT_REFUSED : ATTEMPT_SILENT, why);
+	snprintf(why, sizeof(why), connected ? "connected, but no answer within %u ms" : "no answer to a SYN within %u ms", a->timeout_ms);
+	finish(a, connected ? ATTEMPT_REFUSED : ATTEMPT_SILENT, why);
 	return 0;
 }
 
@@ -97,15 +102,18 @@ static bool nobody_there(int r)
 	return r == -ETIMEDOUT || r == -EHOSTUNREACH || r == -ENETUNREACH;
 }
 
-static void on_closed(struct plain_conn *c, void *data, int r, const char *text)
+static void closed(struct attempt *a, int r, const char *text)
 {
-	struct attempt *a = data;
-
-	(void)c;
 	if (a->connected)
 		finish(a, ATTEMPT_REFUSED, r ? text : "it closed the connection without an answer");
 	else
 		finish(a, nobody_there(r) ? ATTEMPT_SILENT : ATTEMPT_REFUSED, text);
+}
+
+static void on_closed(struct plain_conn *c, void *data, int r, const char *text)
+{
+	(void)c;
+	closed(data, r, text);
 }
 
 static void on_nothing(struct plain_conn *c, void *data)
@@ -153,9 +161,8 @@ static int write_request(const struct attempt *a, struct bytes *out)
 	return r < 0 ? r : bytes_append_str(out, "\r\n");
 }
 
-static void on_http_opened(struct plain_conn *c, void *data)
+static void http_opened(struct attempt *a)
 {
-	struct attempt *a = data;
 	struct bytes out;
 	int r;
 
@@ -163,7 +170,7 @@ static void on_http_opened(struct plain_conn *c, void *data)
 	bytes_init(&out, REQUEST_MAX);
 	r = write_request(a, &out);
 	if (r == 0)
-		r = plain_conn_write(c, out.data, out.len);
+		r = a->tls ? tls_conn_write(a->tls, out.data, out.len) : plain_conn_write(a->conn, out.data, out.len);
 	bytes_deinit(&out);
 	if (r < 0)
 		finish(a, ATTEMPT_REFUSED, strerror(-r));
@@ -180,11 +187,8 @@ static void judge_status(struct attempt *a, unsigned status)
 		finish(a, ATTEMPT_REFUSED, why);
 }
 
-static void on_http_received(struct plain_conn *c, void *data, const uint8_t *bytes, size_t len)
+static void http_received(struct attempt *a, const uint8_t *bytes, size_t len)
 {
-	struct attempt *a = data;
-
-	(void)c;
 	while (len) {
 		struct http1_event event;
 		size_t used = 0;
@@ -203,6 +207,18 @@ static void on_http_received(struct plain_conn *c, void *data, const uint8_t *by
 	}
 }
 
+static void on_http_opened(struct plain_conn *c, void *data)
+{
+	(void)c;
+	http_opened(data);
+}
+
+static void on_http_received(struct plain_conn *c, void *data, const uint8_t *bytes, size_t len)
+{
+	(void)c;
+	http_received(data, bytes, len);
+}
+
 static int start_http(struct attempt *a, int fd)
 {
 	static const struct plain_conn_ops ops = {
@@ -210,6 +226,45 @@ static int start_http(struct attempt *a, int fd)
 	};
 
 	return plain_conn_new(a->loop, fd, true, a->timeout_ms, &ops, a, &a->conn);
+}
+
+/* --- https --- */
+
+int attempt_tls_new(struct tls_ctx **ret_tls)
+{
+	static const char *const alpn[] = { "http/1.1", NULL };
+	const struct tls_config config = { .role = TLS_CLIENT, .verify = TLS_VERIFY_NOTHING, .alpn = alpn, .allow_tls12 = true };
+	struct diag d = {};
+
+	return tls_ctx_new(&config, ret_tls, &d);
+}
+
+static void on_https_opened(struct tls_conn *c, void *data)
+{
+	(void)c;
+	http_opened(data);
+}
+
+static void on_https_received(struct tls_conn *c, void *data, const uint8_t *bytes, size_t len)
+{
+	(void)c;
+	http_received(data, bytes, len);
+}
+
+static void on_https_closed(struct tls_conn *c, void *data, int r, const char *text)
+{
+	(void)c;
+	closed(data, r, text);
+}
+
+static int start_https(struct attempt *a, int fd)
+{
+	static const struct tls_conn_ops ops = { .opened = on_https_opened, .received = on_https_received, .closed = on_https_closed };
+	const struct tls_conn_options options = { .open_timeout_ms = 2 * a->timeout_ms };	/* ours comes first, and knows more */
+	const char *host = a->check->host;
+	const struct tls_expect expect = { .server_name = host[0] && !strchr(host, ':') ? host : NULL };
+
+	return tls_conn_connecting(a->loop, fd, &a->at, a->tls_ctx, &expect, &options, &ops, a, &a->tls);
 }
 
 /* --- grpc: PROTOCOL and health/v1/health.proto of the gRPC project --- */
@@ -281,7 +336,7 @@ static int start_grpc(struct attempt *a, int fd)
 
 /* --- all --- */
 
-static const struct kind kinds[] = { { "tcp", start_tcp }, { "http", start_http }, { "grpc", start_grpc } };
+static const struct kind kinds[] = { { "tcp", start_tcp }, { "http", start_http }, { "https", start_https }, { "grpc", start_grpc } };
 
 static const struct kind *kind_of(const char *name)
 {
@@ -291,10 +346,9 @@ static const struct kind *kind_of(const char *name)
 	return NULL;
 }
 
-int attempt_start(struct loop *loop, int fd, const struct ip_port *at, const Outrigger__Health__Check *check, uint32_t timeout_ms,
-		  attempt_fn *fn, void *data, struct attempt **ret_attempt)
+int attempt_start(struct loop *loop, int fd, const struct attempt_options *o, attempt_fn *fn, void *data, struct attempt **ret_attempt)
 {
-	const struct kind *kind = kind_of(check->kind);
+	const struct kind *kind = kind_of(o->check->kind);
 	struct attempt *a = kind ? calloc(1, sizeof(*a)) : NULL;
 	/* No FIN, no TIME_WAIT: the server sees a connection that was given up. */
 	const struct linger reset = { .l_onoff = 1 };
@@ -304,12 +358,15 @@ int attempt_start(struct loop *loop, int fd, const struct ip_port *at, const Out
 		close_fd(fd);
 		return kind ? -ENOMEM : -EINVAL;
 	}
-	*a = (struct attempt){ .loop = loop, .kind = kind, .check = check, .at = *at, .timeout_ms = timeout_ms, .fn = fn, .data = data };
+	*a = (struct attempt){
+		.loop = loop, .kind = kind, .check = o->check, .at = o->at, .timeout_ms = o->timeout_ms, .tls_ctx = o->tls, .fn = fn, .data = data,
+	};
 	http1_init(&a->http, HTTP1_RESPONSE, false);
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	r = kind->start(a, fd);
+	a->tls_ctx = NULL;
 	if (r == 0)
-		r = timer_arm(loop, &a->timer, timeout_ms, on_timeout);
+		r = timer_arm(loop, &a->timer, o->timeout_ms, on_timeout);
 	if (r < 0) {
 		attempt_free(a);
 		return r;

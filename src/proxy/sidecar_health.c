@@ -27,6 +27,7 @@ void sidecar_report_health(struct sidecar *s)
 	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
 	Outrigger__Ipc__VmHealth all = OUTRIGGER__IPC__VM_HEALTH__INIT;
 	Outrigger__Ipc__PortHealth ports[VM_HEALTH_MAX_PORTS], *list[VM_HEALTH_MAX_PORTS];
+	char addresses[VM_HEALTH_MAX_PORTS][IP_TEXT_LEN];
 
 	if (!s->health)
 		return;
@@ -37,7 +38,8 @@ void sidecar_report_health(struct sidecar *s)
 		Outrigger__Ipc__PortHealth *out = list[all.n_ports] = &ports[all.n_ports];
 
 		outrigger__ipc__port_health__init(out);
-		out->port = p.port;
+		out->port = p.at.port;
+		out->address = word(ip_format(&p.at.ip, addresses[all.n_ports]));
 		out->state = word(health_state_name(p.health->state));
 		out->reason = word(p.health->reason);
 		out->since_ms = p.health->since_ms;

@@ -1,5 +1,5 @@
 /*
- * Checks of a VM's ports, each with a timer of its own.
+ * Checks of where a VM serves, each with a timer of its own.
  */
 #include "proxy/vm_health.h"
 
@@ -20,7 +20,7 @@ enum { INTERVAL_MS = 10000, TIMEOUT_MS = 1000, FAILURES = 3, NO_SOCKET_MS = 20 }
 struct row {
 	struct vm_health *owner;
 	struct health health;
-	uint16_t port;
+	struct ip_port at;
 	struct timer timer;
 	struct attempt *attempt;	/* under way */
 	bool answered;			/* somebody, once */
@@ -33,7 +33,7 @@ struct vm_health {
 	struct sockd_pool *pool;
 	Outrigger__Health__Check *check;	/* NULL: none */
 	struct health_rule rule;
-	struct ip address;
+	struct tls_ctx *tls;		/* once it was wanted */
 	struct row *rows[VM_HEALTH_MAX_PORTS];
 	size_t n_rows;
 	void (*changed)(void *data);
@@ -78,16 +78,16 @@ static int on_timer(struct timer *t)
 {
 	struct row *row = container_of(t, struct row, timer);
 	struct vm_health *h = row->owner;
-	const struct ip_port at = { h->address, row->port };
-	const struct ip_port source = { .ip = row->own_source ? (struct ip){} : ip_spare(&h->address) };
-	int fd = upstream_open(h->pool, UPSTREAM_TO_VM, &source, &at);
+	const struct ip_port source = { .ip = row->own_source ? (struct ip){} : ip_spare(&row->at.ip) };
+	const struct attempt_options options = { .at = row->at, .check = h->check, .tls = h->tls, .timeout_ms = h->rule.timeout_ms };
+	int fd = upstream_open(h->pool, UPSTREAM_TO_VM, &source, &row->at);
 	int r;
 
 	if (fd == -EAGAIN) {
 		arm(row, NO_SOCKET_MS);
 		return 0;
 	}
-	r = fd < 0 ? fd : attempt_start(h->loop, fd, &at, h->check, h->rule.timeout_ms, on_result, row, &row->attempt);
+	r = fd < 0 ? fd : attempt_start(h->loop, fd, &options, on_result, row, &row->attempt);
 	if (r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EPIPE) {
 		arm(row, h->rule.interval_ms);	/* our own trouble says nothing of the VM */
 	} else if (r < 0) {
@@ -104,62 +104,76 @@ static void row_free(struct row *row)
 	free(row);
 }
 
-/* --- which ports --- */
+/* --- where --- */
 
-static struct row *find(const struct vm_health *h, uint16_t port)
+struct wanted {
+	struct ip_port at[VM_HEALTH_MAX_PORTS];
+	size_t n;
+};
+
+static bool is_wanted(const struct wanted *w, const struct ip_port *at)
 {
-	for (size_t i = 0; i < h->n_rows; i++)
-		if (h->rows[i]->port == port)
-			return h->rows[i];
-	return NULL;
+	for (size_t i = 0; i < w->n; i++)
+		if (ip_port_equal(&w->at[i], at))
+			return true;
+	return false;
 }
 
-static int add(struct vm_health *h, uint32_t port)
+static void want(struct wanted *w, const char *address, uint32_t port)
 {
-	struct row *row;
+	struct ip_port at = { .port = (uint16_t)port };
 
-	if (!port || port > 65535 || find(h, (uint16_t)port) || h->n_rows == VM_HEALTH_MAX_PORTS)
-		return 0;
-	row = calloc(1, sizeof(*row));
+	if (w->n < ELEMENTS(w->at) && port && port <= 65535 && ip_parse(address, &at.ip) == 0 && !is_wanted(w, &at))
+		w->at[w->n++] = at;
+}
+
+/* Without targets, which older agents do not know: all at the first address. */
+static void list_wanted(const struct vm_health *h, const Outrigger__Ipc__VmPut *put, struct wanted *w)
+{
+	for (size_t i = 0; i < put->n_health_targets; i++)
+		want(w, put->health_targets[i]->address, put->health_targets[i]->port);
+	if (put->n_health_targets)
+		return;
+	if (h->check->port)
+		want(w, put->addresses[0], h->check->port);
+	for (size_t i = 0; !h->check->port && i < put->n_ports; i++)
+		want(w, put->addresses[0], put->ports[i]->target_port);
+}
+
+static bool has(const struct vm_health *h, const struct ip_port *at)
+{
+	for (size_t i = 0; i < h->n_rows; i++)
+		if (ip_port_equal(&h->rows[i]->at, at))
+			return true;
+	return false;
+}
+
+static int add(struct vm_health *h, const struct ip_port *at)
+{
+	struct row *row = calloc(1, sizeof(*row));
+
 	if (!row)
 		return -ENOMEM;
 	row->owner = h;
-	row->port = (uint16_t)port;
+	row->at = *at;
 	health_init(&row->health, clock_wall_ms());
 	h->rows[h->n_rows++] = row;
 	arm(row, h->rule.initial_delay_ms);
 	return 0;
 }
 
-static bool is_wanted(const struct vm_health *h, const Outrigger__Ipc__VmPut *put, uint16_t port)
-{
-	if (!h->check)
-		return false;
-	if (h->check->port)
-		return h->check->port == port;
-	for (size_t i = 0; i < put->n_ports; i++)
-		if (put->ports[i]->target_port == port)
-			return true;
-	return false;
-}
-
-static void drop_unwanted(struct vm_health *h, const Outrigger__Ipc__VmPut *put)
-{
-	for (size_t i = h->n_rows; i-- > 0;)
-		if (!is_wanted(h, put, h->rows[i]->port)) {
-			row_free(h->rows[i]);
-			h->rows[i] = h->rows[--h->n_rows];
-		}
-}
-
-static int add_wanted(struct vm_health *h, const Outrigger__Ipc__VmPut *put)
+static int set_rows(struct vm_health *h, const struct wanted *w)
 {
 	int r = 0;
 
-	if (h->check && h->check->port)
-		return add(h, h->check->port);
-	for (size_t i = 0; h->check && i < put->n_ports && r == 0; i++)
-		r = add(h, put->ports[i]->target_port);
+	for (size_t i = h->n_rows; i-- > 0;)
+		if (!is_wanted(w, &h->rows[i]->at)) {
+			row_free(h->rows[i]);
+			h->rows[i] = h->rows[--h->n_rows];
+		}
+	for (size_t i = 0; i < w->n && r == 0; i++)
+		if (!has(h, &w->at[i]))
+			r = add(h, &w->at[i]);
 	return r;
 }
 
@@ -186,6 +200,12 @@ static int set_check(struct vm_health *h, const Outrigger__Health__Check *check)
 
 	if (same_check(h->check, check))
 		return 0;
+	if (check && !strcmp(check->kind, "https") && !h->tls) {
+		int r = attempt_tls_new(&h->tls);
+
+		if (r < 0)
+			return r;
+	}
 	if (check) {
 		copy = pb_copy(&check->base);
 		if (!copy)
@@ -207,13 +227,13 @@ int vm_health_set(struct vm_health *h, const Outrigger__Ipc__VmPut *put)
 {
 	struct diag d = {};
 	bool good = put->health && put->n_addresses && health_check_valid(put->health, &d) == 0;
-	int r = good ? ip_parse(put->addresses[0], &h->address) : 0;
+	struct wanted wanted = {};
+	int r = set_check(h, good ? put->health : NULL);
 
+	if (r == 0 && h->check)
+		list_wanted(h, put, &wanted);
 	if (r == 0)
-		r = set_check(h, good ? put->health : NULL);
-	drop_unwanted(h, put);
-	if (r == 0)
-		r = add_wanted(h, put);
+		r = set_rows(h, &wanted);
 	h->changed(h->data);
 	return r < 0 ? r : d.msg[0] ? -EINVAL : 0;
 }
@@ -229,7 +249,7 @@ struct vm_health_port vm_health_port(const struct vm_health *h, size_t i)
 {
 	const struct row *row = h->rows[i];
 
-	return (struct vm_health_port){ .port = row->port, .health = &row->health, .n_ok = row->n_ok, .n_failed = row->n_failed };
+	return (struct vm_health_port){ .at = row->at, .health = &row->health, .n_ok = row->n_ok, .n_failed = row->n_failed };
 }
 
 enum health_state vm_health_sum(const struct vm_health *h, char reason[static VM_HEALTH_REASON_LEN])
@@ -240,7 +260,7 @@ enum health_state vm_health_sum(const struct vm_health *h, char reason[static VM
 	for (size_t w = 0; w < ELEMENTS(worst); w++)
 		for (size_t i = 0; i < h->n_rows; i++)
 			if (h->rows[i]->health.state == worst[w]) {
-				snprintf(reason, VM_HEALTH_REASON_LEN, "port %u: %s", h->rows[i]->port, h->rows[i]->health.reason);
+				snprintf(reason, VM_HEALTH_REASON_LEN, "port %u: %s", h->rows[i]->at.port, h->rows[i]->health.reason);
 				return worst[w];
 			}
 	return HEALTH_UP;
@@ -266,6 +286,7 @@ struct vm_health *vm_health_free(struct vm_health *h)
 	while (h->n_rows)
 		row_free(h->rows[--h->n_rows]);
 	pb_free(h->check);
+	tls_ctx_unref(h->tls);
 	free(h);
 	return NULL;
 }

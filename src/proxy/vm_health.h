@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include "base/bytes.h"
 #include "base/defs.h"
+#include "base/ip.h"
 #include "base/loop.h"
 #include "mesh/health.h"
 #include "outrigger/ipc.pb-c.h"
@@ -11,14 +12,15 @@
 
 /*
  * The health of one VM as its proxy sees it: the check of its VmPut, made again
- * and again at each port, by the way that traffic takes to the VM.
+ * and again at each address and port where it serves, by the way that traffic
+ * takes to the VM.
  */
 struct vm_health;
 
 enum { VM_HEALTH_MAX_PORTS = 64 };
 
 struct vm_health_port {		/* for looking at */
-	uint16_t port;
+	struct ip_port at;
 	const struct health *health;
 	uint64_t n_ok, n_failed;	/* checks */
 };

@@ -106,13 +106,13 @@ def test_a_missing_right_is_named_and_when_it_is_granted_all_is_made(depot, cont
 
 
 def test_reloads_are_followed_and_what_nobody_wants_is_removed(depot, controller):
-    labels = ", labels: { app: orders, tier: back }, health: { kind: tcp, port: 8080 }"
+    labels = ", labels: { app: orders, tier: back }, health: { kind: https, port: 8443, path: /ready }"
     controller.write(text(controller, policies=ORDERS % labels))
     grant(depot, controller)
     controller.start(text(controller, policies=ORDERS % labels))
     spec = wait_until("the group", lambda: group(depot), 60)["spec"]
     assert spec["metadata"]["labels"] == {"app": "orders", "tier": "back", **FOR_SIDECARS}
-    assert spec["probe"]["tcpSocket"] == {"port": 8080}
+    assert spec["probe"]["httpGet"] == {"scheme": "HTTPS", "port": 8443, "path": "/ready"}
     controller.write(text(controller))      # neither label nor probe
     wait_until("the change", lambda: "probe" not in group(depot)["spec"], 60)
     assert group(depot)["spec"]["metadata"]["labels"] == {"app": "orders", **FOR_SIDECARS}

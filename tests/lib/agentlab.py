@@ -57,7 +57,7 @@ class H(Handler):
         self.answer(("this is " + sys.argv[1]).encode(), "text/plain")
 Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
 """
-# /healthz answers as the file says: a status, or "hang". Everything else is always answered.
+# /healthz answers as the file says: a status, or "hang". Everything else is always answered. By TLS where there is a file with key and certificate.
 SICK_WEB = SERVER + """
 import time
 class H(Handler):
@@ -74,7 +74,13 @@ class H(Handler):
             self.wfile.write(data)
             return
         self.answer(("this is " + sys.argv[1]).encode(), "text/plain")
-Server((sys.argv[1], int(sys.argv[2])), H).serve_forever()
+server = Server((sys.argv[1], int(sys.argv[2])), H)
+if len(sys.argv) > 4:
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[4])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 # Says yes to every registration and remembers it; answers /v1/health/service/NAME from that.
 CONSUL = SERVER + """

@@ -2,13 +2,14 @@
 
 import glob
 import os
+import subprocess
 import sys
 
 import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
-from agentlab import ONBOARDING, SICK_WEB, AgentLab  # noqa: E402
+from agentlab import ONBOARDING, REGISTRY, SICK_WEB, AgentLab  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
@@ -75,10 +76,11 @@ def start(mesh):
     return a, client, b, address
 
 
-def leaves_and_comes_back(mesh, client, address, a, b, reason):
+def leaves(mesh, client, address, a, b, *reasons):
+    """For one of @reasons: that of the check, or what others saw of the same before."""
     wait_until("unhealthy", lambda: not healthy(mesh, a), 30)
     (s,) = mesh.service("orders", address=a.address)
-    assert s["health"] == "critical" and reason in s["health_reason"] and s["health_since_s"] is not None
+    assert s["health"] == "critical" and any(r in s["health_reason"] for r in reasons) and s["health_since_s"] is not None
     others = "this is " + b.address
     # The client's proxy hears of it a moment later; then not one request goes there, and none fails.
     wait_until("the proxies know", lambda: not known_healthy(mesh, a), 30)
@@ -98,20 +100,20 @@ def test_a_service_that_is_not_well_gets_no_requests_until_it_is_well(mesh):
     assert "agent=outrigger/" in mesh.log("%s.web" % a.name) and "x=us" in mesh.log("%s.web" % a.name)
 
     say(mesh, a, "500")
-    leaves_and_comes_back(mesh, client, address, a, b, "http check of port 8080: HTTP status 500")
+    leaves(mesh, client, address, a, b, "http check of port 8080: HTTP status 500")
     (i,) = [i for i in mesh.get("/v1/explain/orders")["instances"] if i["guest"].endswith(a.mac)]
     assert [c["text"] for c in i["chain"] if c["step"] == "health"] == ["critical: http check of port 8080: HTTP status 500"]
     say(mesh, a, "204")
     comes_back(mesh, client, address, a)
 
     say(mesh, a, "hang")
-    leaves_and_comes_back(mesh, client, address, a, b, "no answer within 300 ms")
+    leaves(mesh, client, address, a, b, "no answer within 300 ms")
     say(mesh, a, "200")
     comes_back(mesh, client, address, a)
 
     a.server.kill()
     a.server.wait(10)
-    leaves_and_comes_back(mesh, client, address, a, b, "refused")
+    leaves(mesh, client, address, a, b, "refused", "it does not answer any more")
     a.server = serve(mesh, a)
     comes_back(mesh, client, address, a)
 
@@ -127,6 +129,41 @@ def test_a_service_that_is_not_well_gets_no_requests_until_it_is_well(mesh):
     wait_until("the client is refused", lambda: mesh.fetch(client, address) == "", 30)
     say(mesh, b, "200")
     wait_until("one is back", lambda: mesh.fetch(client, address) == "this is " + b.address, 30)
+
+
+@pytest.mark.parametrize("mesh", [CHECK % "https, path: /healthz"], indirect=True)
+def test_a_service_behind_tls_is_as_well_as_it_answers_whatever_its_certificate(mesh):
+    a, _, _ = mesh.vms
+    pem = mesh.dir + "/web.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", pem, "-out", pem + ".crt", "-subj", "/CN=nobody"],
+                   check=True, stderr=subprocess.DEVNULL)
+    with open(pem, "a") as to, open(pem + ".crt") as crt:
+        to.write(crt.read())
+    say(mesh, a, "200")
+    a.popen(["python3", "-c", SICK_WEB, a.address, "8080", "%s/health.%s" % (mesh.dir, a.name), pem], "web")
+    mesh.register(a)
+    wait_until("healthy", lambda: healthy(mesh, a), 30)
+    say(mesh, a, "503")
+    wait_until("unhealthy", lambda: not healthy(mesh, a), 30)
+    assert "https check of port 8080: HTTP status 503" in mesh.service("orders")[0]["health_reason"]
+    say(mesh, a, "200")
+    wait_until("healthy again", lambda: healthy(mesh, a), 30)
+
+
+@pytest.mark.parametrize("mesh", [CHECK % "tcp"], indirect=True)
+def test_a_service_is_checked_at_the_address_that_it_is_registered_with(mesh):
+    """Its VM has another one, which comes first, and where nobody listens."""
+    a, _, _ = mesh.vms
+    second = "10.66.0.31"
+    mesh.discover(a, "nothing")     # the first address is seen first
+    a.ip("addr", "add", second + "/24", "dev", "eth0")
+    a.run("curl", "-s", "-m", "10", "--interface", second, "http://%s:8500/v1/health/service/nothing" % REGISTRY)
+    wait_until("the second address", lambda: any(second in g["addresses"] for g in mesh.get("/v1/guests")["guests"]))
+    mesh.serve(a, address=second)
+    mesh.register(a, address=second)
+    wait_until("healthy", lambda: mesh.service("orders", address=second, health="passing"), 30)
+    metrics = mesh.nic.run("curl", "-sS", "-m", "10", "http://127.0.0.1:15020/metrics")
+    assert 'address="%s",port="8080"} 1' % second in metrics
 
 
 @pytest.mark.parametrize("mesh", [CHECK % "tcp"], indirect=True)

@@ -46,6 +46,11 @@ static void probes_become_checks_with_istios_defaults(void **state)
 	assert_int_equal(c->failures, 6);
 	pb_free(c);
 
+	c = read_good("{\"httpGet\": {\"port\": 443, \"scheme\": \"HTTPS\"}}");
+	assert_string_equal(c->kind, "https");
+	assert_int_equal(c->port, 443);
+	pb_free(c);
+
 	c = read_good("{\"grpc\": {\"port\": 50051, \"service\": \"s\"}}");
 	assert_string_equal(c->kind, "grpc");
 	assert_string_equal(c->service, "s");
@@ -55,7 +60,7 @@ static void probes_become_checks_with_istios_defaults(void **state)
 static void what_cannot_be_made_from_outside_is_refused_with_a_reason(void **state)
 {
 	static const char *const bad[] = {
-		"{}", "[]", "{\"exec\": {\"command\": [\"x\"]}}", "{\"httpGet\": {\"port\": 443, \"scheme\": \"HTTPS\"}}", "{\"tcpSocket\": {}}",
+		"{}", "[]", "{\"exec\": {\"command\": [\"x\"]}}", "{\"httpGet\": {\"scheme\": \"HTTPS\"}}", "{\"tcpSocket\": {}}",
 		"{\"tcpSocket\": {\"port\": -1}}", "{\"tcpSocket\": {\"port\": 65536}}", "{\"httpGet\": {\"port\": 80, \"path\": \"/a b\"}}",
 		"{\"httpGet\": {\"port\": 80, \"httpHeaders\": [{\"name\": \"X\\r\\nY\", \"value\": \"\"}]}}", "{\"httpGet\": {\"port\": 80, \"httpHeaders\": [3]}}",
 		"{\"tcpSocket\": {\"port\": 80}, \"periodSeconds\": 9000000000}",

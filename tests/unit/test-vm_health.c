@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "lib/pki.h"
 #include "mesh/health_check.h"
+#include "mesh/tls_conn.h"
 #include "proxy/vm_health.h"
 
 #define TEXT(s)	((char *)(uintptr_t)(s))	/* protobuf-c has no const; nothing writes to them */
@@ -23,6 +25,9 @@ static struct {
 	const char *says;
 	size_t n_says;			/* 0: a text */
 	bool hangs;			/* takes connections, and that is all */
+	struct tls_ctx *tls;		/* it speaks TLS */
+	struct tls_conn *secure[64];
+	size_t n_secure;
 	char heard[4096];
 	uint16_t port;
 	struct vm_health *health;
@@ -44,12 +49,51 @@ static int on_request(struct watch *w, uint32_t events)
 	return 0;
 }
 
+static void on_secure_request(struct tls_conn *c, void *data, const uint8_t *bytes, size_t len)
+{
+	(void)data;
+	assert_true(len < sizeof(vm.heard));
+	memcpy(vm.heard, bytes, len);
+	vm.heard[len] = '\0';
+	assert_int_equal(tls_conn_write(c, vm.says, strlen(vm.says)), 0);
+}
+
+static void on_secure_closed(struct tls_conn *c, void *data, int r, const char *text)
+{
+	struct tls_conn **slot = data;
+
+	(void)c;
+	(void)r;
+	(void)text;
+	*slot = tls_conn_free(*slot);
+}
+
+static void on_secure_opened(struct tls_conn *c, void *data)
+{
+	(void)c;
+	(void)data;
+}
+
+static void accept_secure(int fd)
+{
+	static const struct tls_conn_ops ops = { .opened = on_secure_opened, .received = on_secure_request, .closed = on_secure_closed };
+	struct tls_conn **slot = &vm.secure[vm.n_secure++ % ELEMENTS(vm.secure)];
+
+	assert_null(*slot);
+	assert_int_equal(tls_conn_new(vm.loop, fd, vm.tls, NULL, NULL, &ops, slot, slot), 0);
+}
+
 static int on_accept(struct watch *w, uint32_t events)
 {
 	int fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 	(void)events;
-	assert_true(fd >= 0 && vm.n_conns < ELEMENTS(vm.conns));
+	assert_true(fd >= 0);
+	if (vm.tls) {
+		accept_secure(fd);
+		return 0;
+	}
+	assert_true(vm.n_conns < ELEMENTS(vm.conns));
 	struct watch *c = &vm.conns[vm.n_conns++];
 	if (vm.hangs)
 		c->fd = fd;
@@ -134,6 +178,9 @@ static void start(const char *kind)
 static void stop(void)
 {
 	vm.health = vm_health_free(vm.health);
+	for (size_t i = 0; i < ELEMENTS(vm.secure); i++)
+		vm.secure[i] = tls_conn_free(vm.secure[i]);
+	tls_ctx_unref(vm.tls);
 	deaf();
 	hang_up_all();
 	loop_free(vm.loop);
@@ -189,6 +236,81 @@ static void an_http_status_decides(void **state)
 	stop();
 }
 
+/* As kubelets do: a server whose certificate nobody knows, or is of yesterday, is as well as its answer. */
+static void an_https_status_decides_whatever_the_certificate(void **state)
+{
+	Outrigger__Health__Check check = OUTRIGGER__HEALTH__CHECK__INIT;
+	struct pki *pki = pki_new();
+	const struct pki_want old = { .san = "DNS:somebody.example", .from_s = -7200, .until_s = -3600 };
+	const struct pki_leaf *leaf = pki_issue(pki, &old);
+	const struct tls_config config = { .role = TLS_SERVER, .verify = TLS_VERIFY_NONE, .cert_pem = leaf->cert_pem, .key_pem = leaf->key_pem, .allow_tls12 = true };
+	struct diag d = {};
+
+	(void)state;
+	start("https");
+	vm.says = "SSH-2.0-server\r\n";
+	until(HEALTH_DOWN);		/* it speaks no TLS */
+	hang_up_all();
+	assert_int_equal(tls_ctx_new(&config, &vm.tls, &d), 0);
+	vm.says = "HTTP/1.1 204 Well\r\n\r\n";
+	until(HEALTH_UP);
+	assert_non_null(strstr(vm.heard, "GET /ready?x=1 HTTP/1.1\r\nHost: 127.0.0.1:"));
+	vm.says = "HTTP/1.1 500 Oh\r\n\r\n";
+	assert_non_null(strstr(until(HEALTH_DOWN), "HTTP status 500"));
+	check.kind = TEXT("https");
+	check.host = TEXT("web.example");	/* is asked for by SNI, and in the request */
+	check.interval_ms = 5;
+	vm.says = "HTTP/1.1 200 Well\r\n\r\n";
+	set(&check);
+	until(HEALTH_UP);
+	assert_non_null(strstr(vm.heard, "Host: web.example\r\n"));
+	stop();
+	pki_free(pki);
+}
+
+/* A claim is called at its own address: that is where it is asked. */
+static void each_address_is_checked_by_itself(void **state)
+{
+	Outrigger__Health__Check check = OUTRIGGER__HEALTH__CHECK__INIT;
+	Outrigger__Ipc__VmPut put = OUTRIGGER__IPC__VM_PUT__INIT;
+	Outrigger__Ipc__HealthTarget here = OUTRIGGER__IPC__HEALTH_TARGET__INIT, there = OUTRIGGER__IPC__HEALTH_TARGET__INIT;
+	Outrigger__Ipc__HealthTarget *targets[] = { &there, &here, &here };
+	char *addresses[] = { TEXT("127.0.0.2"), TEXT("127.0.0.1") };
+
+	(void)state;
+	start("tcp");
+	check.kind = TEXT("tcp");
+	check.interval_ms = 5;
+	check.failures = 1;
+	here.address = addresses[1];
+	there.address = addresses[0];
+	here.port = there.port = vm.port;
+	put.addresses = addresses;
+	put.n_addresses = 2;
+	put.health = &check;
+	put.health_targets = targets;
+	put.n_health_targets = 3;
+	assert_int_equal(vm_health_set(vm.health, &put), 0);
+	assert_int_equal(vm_health_n_ports(vm.health), 2);
+	until(HEALTH_DOWN);		/* nobody listens at 127.0.0.2 */
+	for (size_t i = 0; i < 2; i++) {
+		const struct vm_health_port p = vm_health_port(vm.health, i);
+		char text[IP_TEXT_LEN];
+		bool first = !strcmp(ip_format(&p.at.ip, text), "127.0.0.2");
+
+		while (p.health->state != (first ? HEALTH_DOWN : HEALTH_UP)) {
+			hang_up_all();
+			assert_int_equal(loop_turn(vm.loop, 100), 0);
+		}
+	}
+	put.health_targets = &targets[1];	/* nothing is registered there any more */
+	put.n_health_targets = 1;
+	assert_int_equal(vm_health_set(vm.health, &put), 0);
+	assert_int_equal(vm_health_n_ports(vm.health), 1);
+	until(HEALTH_UP);
+	stop();
+}
+
 static void an_answer_without_an_end_has_a_maximum(void **state)
 {
 	static char large[HEALTH_REASON_LEN + 200000];
@@ -205,7 +327,7 @@ static void an_answer_without_an_end_has_a_maximum(void **state)
 
 static void who_takes_a_connection_and_hangs_is_unhealthy(void **state)
 {
-	static const char *const kinds[] = { "http", "grpc" };
+	static const char *const kinds[] = { "http", "https", "grpc" };
 
 	(void)state;
 	for (size_t i = 0; i < ELEMENTS(kinds); i++) {
@@ -299,6 +421,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_accepted_connection_is_healthy_and_a_refused_one_is_not),
 		cmocka_unit_test(an_http_status_decides),
+		cmocka_unit_test(an_https_status_decides_whatever_the_certificate),
+		cmocka_unit_test(each_address_is_checked_by_itself),
 		cmocka_unit_test(an_answer_without_an_end_has_a_maximum),
 		cmocka_unit_test(who_takes_a_connection_and_hangs_is_unhealthy),
 		cmocka_unit_test(what_does_not_speak_grpc_is_unhealthy),
