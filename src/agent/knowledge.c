@@ -52,6 +52,7 @@ void knowledge_take_welcome(struct worker *w, const Outrigger__V1__Welcome *m, b
 	mesh.cluster_id = m->cluster_id;
 	mesh.network = m->network;
 	mesh.certificate_ttl_s = m->certificate_ttl_s;
+	mesh.renew_by_certificate = m->renew_by_certificate;
 	setup.nic_id = w->conf->nic;
 	setup.mesh_controller = &mesh;
 	setup.trust_domain = m->trust_domain;

@@ -75,6 +75,7 @@ static const char *const mode_names[] = { "off", "shadow", "permissive", "strict
 static const char *const mesh_kinds[] = { "embedded", "istio", NULL };
 static const char *const token_algorithms[] = { "auto", "ES256", "RS256", NULL };
 static const char *const token_sources[] = { "oidc", "token_request", NULL };
+static const char *const renewals[] = { "token", "certificate", NULL };
 static const char *const isolations[] = { "namespace", "vm", "nic", NULL };
 static const char *const failures[] = { "default", "open", "closed", NULL };
 static const char *const dns_modes[] = { "observe", "fill", "answer", NULL };
@@ -125,6 +126,9 @@ static const struct conf_item mesh_items[] = {
 	  .doc = "Network of the VMs; with Istio what its `topology.istio.io/network` calls it. Workloads on other networks are not reached." },
 	{ "tokens", CONF_ENUM, OFF(tokens), .names = token_sources, .dflt = "oidc", .reload = CONF_RESTART,
 	  .doc = "What VMs' proxies show to the mesh controller. `oidc`: tokens of this program, which Istio accepts by JWT_RULE. `token_request`: tokens of the VM's ServiceAccount." },
+	{ "renewal", CONF_ENUM, OFF(renewal), .names = renewals, .dflt = "token", .reload = CONF_RESTART,
+	  .doc = "What VMs' proxies show for another certificate. `token`: a token each time, so that an identity ends with its account. "
+		 "`certificate`, with Istio only: the one that they have, and a token where that is refused." },
 	{ "certificate_ttl", CONF_DURATION, OFF(certificate_ttl_ms), .min = 10000, .max = 2592000000, .dflt = "24h", .reload = CONF_RESTART,
 	  .doc = "Life that the proxies ask for with their certificates; they are renewed at half of it. Istio refuses more than its MAX_WORKLOAD_CERT_TTL." },
 };
@@ -572,6 +576,8 @@ static int check_mesh(const struct check *k)
 			       c->mesh.kind == MESH_ISTIO ? "Istio has them by itself" : "kubeconfig or in_cluster is missing");
 	if (c->kubernetes.services.n && !c->kubernetes.namespaces.n)
 		return diag_at(k->diag, k->file, 0, "kubernetes.services without kubernetes.namespaces: there is nothing to choose from");
+	if (c->mesh.kind != MESH_ISTIO && c->mesh.renewal == RENEWAL_CERTIFICATE)
+		return diag_at(k->diag, k->file, 0, "mesh.renewal certificate is for mesh.kind istio: the embedded mesh controller takes tokens only");
 	if (c->mesh.kind != MESH_ISTIO)
 		return 0;
 	if (!c->advertise.mesh)

@@ -32,12 +32,15 @@ struct config_advertise {		/* what agents are told of the mesh controller */
 
 enum config_health_kind { HEALTH_CHECK_NONE, HEALTH_CHECK_TCP, HEALTH_CHECK_HTTP, HEALTH_CHECK_HTTPS, HEALTH_CHECK_GRPC };
 
+enum config_renewal { RENEWAL_TOKEN, RENEWAL_CERTIFICATE };	/* what proxies show for another certificate */
+
 struct config_mesh {
 	int kind;
 	char *roots_file;
 	char *cluster_id;
 	char *network;
 	int tokens;			/* enum config_token_source */
+	int renewal;			/* enum config_renewal */
 	uint32_t certificate_ttl_ms;
 };
 

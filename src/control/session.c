@@ -53,6 +53,7 @@ void session_push_welcome(struct session *s)
 	w.cluster_id = c->mesh.cluster_id;
 	w.network = c->mesh.network;
 	w.certificate_ttl_s = c->mesh.certificate_ttl_ms / 1000;
+	w.renew_by_certificate = c->mesh.renewal == RENEWAL_CERTIFICATE;
 	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_WELCOME;
 	d.welcome = &w;
 	send_or_end(s, &d);

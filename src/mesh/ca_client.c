@@ -13,6 +13,7 @@
 #include "istio/ca.pb-c.h"
 #include "mesh/cert.h"
 #include "mesh/pb.h"
+#include "mesh/tls.h"
 
 enum {
 	BACKOFF_MIN_MS = 100,
@@ -36,6 +37,10 @@ struct ca_client {
 	char *roots_pem;
 	int64_t ttl_s;
 	bool needs_token;
+	bool renews_itself;
+	struct tls_ctx *own;		/* with the last certificate; NULL: it does not renew itself */
+	struct channel *own_channel;	/* while it does */
+	struct channel_user own_user;
 
 	struct grpc_call *call;
 	EVP_PKEY *key;			/* of the request that is under way */
@@ -64,11 +69,21 @@ static void leave(struct ca_client *c)
 	if (--c->entered || !c->zombie)
 		return;
 	EVP_PKEY_free(c->key);
+	tls_ctx_unref(c->own);
 	cert_pem_wipe(c->authorization);
 	free(c->cluster_id);
 	free(c->roots_pem);
 	free(c->id);
 	free(c);
+}
+
+static void end_renewal(struct ca_client *c)
+{
+	struct channel *own = c->own_channel;
+
+	channel_detach(&c->own_user);
+	c->own_channel = NULL;		/* its calls may hear of it */
+	channel_free(own);
 }
 
 struct ca_client *ca_client_free(struct ca_client *c)
@@ -81,6 +96,7 @@ struct ca_client *ca_client_free(struct ca_client *c)
 	timer_cancel(&c->timer);
 	grpc_call_cancel(c->call);
 	c->call = NULL;
+	end_renewal(c);
 	leave(c);
 	return NULL;
 }
@@ -174,6 +190,21 @@ static void take_times(struct ca_client *c, const struct cert_info *info)
 	arm(c);
 }
 
+/* Without memory for it the next one is had by token. */
+static void keep_own(struct ca_client *c, const char *chain)
+{
+	static const char *const alpn[] = { "h2", NULL };
+	const struct tls_config config = {
+		.role = TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .roots_pem = c->roots_pem, .alpn = alpn, .allow_tls12 = true, .cert_pem = chain, .key = c->key,
+	};
+	struct diag d = {};
+
+	tls_ctx_unref(c->own);
+	c->own = NULL;
+	if (c->renews_itself && tls_ctx_new(&config, &c->own, &d) < 0)
+		c->own = NULL;
+}
+
 static void take_certificate(struct ca_client *c, const struct cert_list *list)
 {
 	CLEANUP_FREE char *chain = NULL, *roots = NULL;
@@ -192,10 +223,23 @@ static void take_certificate(struct ca_client *c, const struct cert_list *list)
 	c->due = c->refused = false;
 	backoff_reset(&c->backoff);
 	take_times(c, &info);
+	keep_own(c, chain);
 	struct ca_credential credential = {
 		.key = c->key, .chain_pem = chain, .roots_pem = roots, .not_before = info.not_before, .not_after = info.not_after,
+		.renewed_itself = c->own_channel,
 	};
 	c->ops->issued(c, c->data, &credential);
+}
+
+static void start_by_token(struct ca_client *c);
+
+static void fall_back(struct ca_client *c, const struct grpc_status *status)
+{
+	end_renewal(c);
+	if (c->ops->fell_back)
+		c->ops->fell_back(c, c->data, status);
+	if (!c->zombie)
+		start_by_token(c);
 }
 
 static void on_done(struct grpc_call *call, void *data, const struct grpc_status *status, const uint8_t *bytes, size_t len)
@@ -207,7 +251,9 @@ static void on_done(struct grpc_call *call, void *data, const struct grpc_status
 	(void)call;
 	enter(c);
 	c->call = NULL;
-	if (status->code != GRPC_OK) {
+	if (status->code != GRPC_OK && c->own_channel) {
+		fall_back(c, status);
+	} else if (status->code != GRPC_OK) {
 		attempt_failed(c, status);
 	} else if (pb_unpack(&istio__v1__auth__istio_certificate_response__descriptor, bytes, len, 0, &message) < 0 ||
 		   take_chain((Istio__V1__Auth__IstioCertificateResponse *)(void *)message, &list) < 0) {
@@ -217,6 +263,8 @@ static void on_done(struct grpc_call *call, void *data, const struct grpc_status
 	}
 	pb_free(message);
 	cert_list_deinit(&list);
+	if (!c->call)
+		end_renewal(c);
 	if (!c->zombie && !c->call) {
 		EVP_PKEY_free(c->key);
 		c->key = NULL;
@@ -241,16 +289,16 @@ static int ask(struct ca_client *c, struct grpc_client *client)
 		r = cert_csr_new(c->key, c->id, &csr);
 	if (r < 0)
 		return r;
-	if (c->authorization)
+	if (c->authorization && !c->own_channel)
 		metadata[options.n_metadata++] = (struct grpc_metadata){ "authorization", c->authorization };
-	if (c->authorization && c->cluster_id)
+	if (options.n_metadata && c->cluster_id)
 		metadata[options.n_metadata++] = (struct grpc_metadata){ "clusterid", c->cluster_id };
 	request.csr = csr;
 	request.validity_duration = c->ttl_s;
 	return grpc_client_unary(client, &options, &request.base, on_done, c, &c->call);
 }
 
-static void start(struct ca_client *c)
+static void start_by_token(struct ca_client *c)
 {
 	struct grpc_client *client = c->user.channel ? channel_client(c->user.channel) : NULL;
 
@@ -260,6 +308,58 @@ static void start(struct ca_client *c)
 	int r = ask(c, client);
 	if (r < 0)
 		fail(c, GRPC_UNAVAILABLE, strerror(-r));
+}
+
+static void on_own_up(struct channel_user *user, struct grpc_client *client)
+{
+	struct ca_client *c = container_of(user, struct ca_client, own_user);
+	struct grpc_status status = { .code = GRPC_UNAVAILABLE };
+
+	if (c->call)
+		return;
+	int r = ask(c, client);
+	if (r < 0) {
+		snprintf(status.message, sizeof(status.message), "%s", strerror(-r));
+		enter(c);
+		fall_back(c, &status);
+		leave(c);
+	}
+}
+
+/* Refused at the handshake, or not reached. A call that was under way has told already. */
+static void on_own_down(struct channel_user *user, int r, const char *text)
+{
+	struct ca_client *c = container_of(user, struct ca_client, own_user);
+	struct grpc_status status = { .code = GRPC_UNAVAILABLE };
+
+	(void)r;
+	if (c->call)
+		return;
+	snprintf(status.message, sizeof(status.message), "%s", text);
+	enter(c);
+	fall_back(c, &status);
+	leave(c);
+}
+
+static bool start_by_itself(struct ca_client *c)
+{
+	if (!c->own || !c->renews_itself || !c->user.channel || clock_wall_s() >= c->not_after)
+		return false;
+	if (channel_like(c->loop, c->user.channel, c->own, &c->own_channel) < 0) {
+		c->own_channel = NULL;
+		return false;
+	}
+	timer_cancel(&c->timer);
+	c->own_user.up = on_own_up;
+	c->own_user.down = on_own_down;
+	channel_attach(c->own_channel, &c->own_user);
+	return true;
+}
+
+static void start(struct ca_client *c)
+{
+	if (!c->call && !c->own_channel && !start_by_itself(c))
+		start_by_token(c);
 }
 
 static int on_timer(struct timer *t)
@@ -326,6 +426,7 @@ int ca_client_new(struct loop *loop, const struct ca_client_options *o, const st
 	c->data = data;
 	ca_client_set_ttl(c, o->ttl_s);
 	c->needs_token = o->needs_token;
+	c->renews_itself = o->renews_itself;
 	c->backoff = (struct backoff){ .min_ms = BACKOFF_MIN_MS, .max_ms = BACKOFF_MAX_MS };
 	c->due = true;
 	c->user.up = on_up;
@@ -361,7 +462,7 @@ int ca_client_set_token(struct ca_client *c, const char *token)
 	if (c->due && (c->refused || !c->timer.loop)) {
 		c->refused = false;
 		backoff_reset(&c->backoff);
-		if (!c->call)
+		if (!c->call && !c->own_channel)
 			return timer_arm(c->loop, &c->timer, 0, on_timer);
 	}
 	return 0;
@@ -375,6 +476,11 @@ int ca_client_set_roots(struct ca_client *c, const char *roots_pem)
 void ca_client_set_ttl(struct ca_client *c, int64_t ttl_s)
 {
 	c->ttl_s = ttl_s ?: TTL_S;
+}
+
+void ca_client_set_renewal(struct ca_client *c, bool renews_itself)
+{
+	c->renews_itself = renews_itself;
 }
 
 int64_t ca_client_not_after(const struct ca_client *c)

@@ -11,6 +11,10 @@
  * or with the channel's client certificate. A new key each time. While a
  * certificate is valid a failed renewal changes nothing; it is tried again with
  * growing, jittered delays.
+ *
+ * It renews with the certificate itself where it is told to: on a connection of
+ * its own, since a connection has one identity. When that does not succeed, the
+ * token speaks, each time.
  */
 struct ca_client;
 
@@ -22,6 +26,7 @@ struct ca_client_options {		/* copied */
 	const char *cluster_id;		/* metadata "clusterid", sent along with a token; may be NULL */
 	const char *roots_pem;		/* the chain must lead to one of these */
 	int64_t ttl_s;			/* wished for; 0: 24 h */
+	bool renews_itself;		/* as long as a certificate is valid it asks for the next one; the channel has TLS */
 };
 
 struct ca_credential {			/* borrowed for the call */
@@ -30,6 +35,7 @@ struct ca_credential {			/* borrowed for the call */
 	const char *roots_pem;		/* as the authority told: for information, @roots_pem of the options is what is trusted */
 	int64_t not_before;		/* seconds since 1970 */
 	int64_t not_after;
+	bool renewed_itself;		/* the last certificate has asked for it, and no token */
 };
 
 struct ca_client_ops {
@@ -40,6 +46,8 @@ struct ca_client_ops {
 	 * the answer was not what was asked for. May be NULL.
 	 */
 	void (*failed)(struct ca_client *client, void *data, const struct grpc_status *status);
+	/* The certificate could not renew itself; the token is tried next. May be NULL. */
+	void (*fell_back)(struct ca_client *client, void *data, const struct grpc_status *status);
 };
 
 MUST_CHECK int ca_client_new(struct loop *loop, const struct ca_client_options *options, const struct ca_client_ops *ops, void *data,
@@ -55,4 +63,5 @@ MUST_CHECK int ca_client_set_token(struct ca_client *client, const char *token);
 MUST_CHECK int ca_client_set_roots(struct ca_client *client, const char *roots_pem);
 /* For requests from now on; 0: 24 h. */
 void ca_client_set_ttl(struct ca_client *client, int64_t ttl_s);
+void ca_client_set_renewal(struct ca_client *client, bool renews_itself);
 int64_t ca_client_not_after(const struct ca_client *client);	/* of the last one; 0: none yet */

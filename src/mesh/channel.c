@@ -319,6 +319,19 @@ int channel_new(struct loop *loop, const struct channel_options *o, struct chann
 	return 0;
 }
 
+int channel_like(struct loop *loop, const struct channel *from, struct tls_ctx *tls, struct channel **ret_channel)
+{
+	const char *names[SERVER_NAMES_MAX + 1] = {};
+	const struct channel_options options = {
+		.target = from->settings.target, .tls = tls, .server_names = names, .connect_timeout_ms = from->settings.connect_timeout_ms,
+	};
+
+	/* First the one that was right. */
+	for (size_t i = 0; i < from->settings.n_server_names; i++)
+		names[i] = from->settings.server_names[(from->at_server_name + i) % from->settings.n_server_names];
+	return channel_new(loop, &options, ret_channel);
+}
+
 int channel_change(struct channel *c, const struct channel_options *o, uint32_t grace_ms)
 {
 	struct settings settings;

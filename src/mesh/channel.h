@@ -35,6 +35,8 @@ struct channel_options {		/* copied */
 
 /* Starts connecting. -EINVAL, -ENOMEM. */
 MUST_CHECK int channel_new(struct loop *loop, const struct channel_options *options, struct channel **ret_channel);
+/* Another one to where @from goes, as somebody else: with @tls in place of its own. -EINVAL, -ENOMEM. */
+MUST_CHECK int channel_like(struct loop *loop, const struct channel *from, struct tls_ctx *tls, struct channel **ret_channel);
 /* Detaches all users; their calls end with GRPC_UNAVAILABLE. Allowed in every callback. NULL is allowed. */
 struct channel *channel_free(struct channel *channel);
 

@@ -328,6 +328,7 @@ void sidecar_setup(struct sidecar *s)
 	if (s->ca && setup->mesh_controller) {
 		r = ca_client_set_roots(s->ca, setup->mesh_controller->roots_pem);
 		ca_client_set_ttl(s->ca, setup->mesh_controller->certificate_ttl_s);
+		ca_client_set_renewal(s->ca, setup->mesh_controller->renew_by_certificate);
 	}
 	if (r == 0 && !*d.msg)
 		r = sidecar_start_clients(s);

@@ -100,7 +100,8 @@ static void on_issued(struct ca_client *client, void *data, const struct ca_cred
 	if (r < 0)
 		log_error("certificate cannot be used", log_str("vm", s->put->vm_id), log_str("reason", d.msg), log_errno(r));
 	else
-		log_info("certificate", log_str("vm", s->put->vm_id), log_str("identity", s->identity), log_int("not_after", s->not_after));
+		log_info("certificate", log_str("vm", s->put->vm_id), log_str("identity", s->identity), log_int("not_after", s->not_after),
+			 log_str("by", credential->renewed_itself ? "certificate" : "token"));
 	if (r == 0)
 		credential_give(s);
 }
@@ -130,13 +131,23 @@ static void on_ca_failed(struct ca_client *client, void *data, const struct grpc
 	want_token(s, status);
 }
 
+static void on_ca_fell_back(struct ca_client *client, void *data, const struct grpc_status *status)
+{
+	const struct sidecar *s = data;
+
+	(void)client;
+	LOG_LIMITED(LOG_L_WARN, "the certificate could not renew itself, the token is shown", log_str("vm", s->put->vm_id),
+		    log_str("status", grpc_code_name(status->code)), log_str("reason", status->message));
+}
+
 static int start_ca(struct sidecar *s)
 {
-	static const struct ca_client_ops ops = { .issued = on_issued, .failed = on_ca_failed };
+	static const struct ca_client_ops ops = { .issued = on_issued, .failed = on_ca_failed, .fell_back = on_ca_fell_back };
 	const Outrigger__Ipc__MeshController *mc = s->proxy->setup->mesh_controller;
 	const struct ca_client_options options = {
 		.channel = s->proxy->channel, .id = s->identity, .token = s->token, .needs_token = true,
 		.cluster_id = *mc->cluster_id ? mc->cluster_id : NULL, .roots_pem = mc->roots_pem, .ttl_s = mc->certificate_ttl_s,
+		.renews_itself = mc->renew_by_certificate,
 	};
 
 	return ca_client_new(s->proxy->loop, &options, &ops, s, &s->ca);

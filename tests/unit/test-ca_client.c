@@ -35,10 +35,13 @@ static struct {
 	const char *token;		/* the one it takes */
 	int64_t ttl_s;
 	bool other_key, other_root;
+	bool takes_certificates;	/* in place of a token */
 	struct grpc_call *stream;
 	int n_streams;
 
 	/* what was seen */
+	int n_by_certificate, n_fell_back;
+	bool renewed_itself;
 	int n_asked, n_issued, n_failed, n_synced, n_lost, n_put;
 	int64_t asked_ttl_s;
 	struct grpc_status failure;
@@ -83,7 +86,11 @@ static void create_certificate(struct grpc_call *call, void *data, const uint8_t
 
 	(void)data;
 	t.n_asked++;
-	if (t.token && (!authorization || strcmp(authorization, t.token) != 0)) {
+	if (!authorization && grpc_call_peer_id(call) && t.takes_certificates) {
+		assert_string_equal(grpc_call_peer_id(call), ID);
+		assert_null(grpc_call_metadata(call, "clusterid"));
+		t.n_by_certificate++;
+	} else if (t.token && (!authorization || strcmp(authorization, t.token) != 0)) {
 		grpc_call_finish(call, GRPC_UNAUTHENTICATED, "request authenticate failure");
 		return;
 	}
@@ -151,6 +158,7 @@ static void issued(struct ca_client *c, void *data, const struct ca_credential *
 	t.n_issued++;
 	snprintf(t.chain, sizeof(t.chain), "%s", credential->chain_pem);
 	t.not_after = credential->not_after;
+	t.renewed_itself = credential->renewed_itself;
 	assert_int_equal(cert_has_key(credential->chain_pem, credential->key), 0);
 	assert_string_equal(credential->roots_pem, cert_ca_roots_pem(t.ca));
 }
@@ -163,7 +171,15 @@ static void failed(struct ca_client *c, void *data, const struct grpc_status *st
 	t.failure = *status;
 }
 
-static const struct ca_client_ops ops = { issued, failed };
+static void fell_back(struct ca_client *c, void *data, const struct grpc_status *status)
+{
+	(void)c;
+	(void)data;
+	t.n_fell_back++;
+	t.failure = *status;
+}
+
+static const struct ca_client_ops ops = { issued, failed, fell_back };
 
 static void start_client(const char *token, bool needs_token)
 {
@@ -283,6 +299,100 @@ static void a_certificate_is_renewed_at_half_its_life(void **state)
 	turn_until(is_issued_twice);
 	assert_true(clock_mono_ms() - first >= 900);	/* no storm */
 	assert_true(t.not_after > not_after);
+}
+
+/* Server and channel anew, by TLS; clients may show a certificate. */
+static void secure(void)
+{
+	static const char *const names[] = { "127.0.0.1", NULL }, *const alpn[] = { "h2", NULL };
+	const char *roots = cert_ca_roots_pem(t.ca);
+	struct cert_leaf leaf = { .names = names, .ttl_s = 3600 };
+	struct grpc_server_options options = { .methods = methods, .n_methods = ELEMENTS(methods) };
+	char target[IP_PORT_TEXT_LEN];
+	struct tls_ctx *client;
+	struct cert_list chain;
+	struct diag d = {};
+
+	t.channel = channel_free(t.channel);
+	t.server = grpc_server_free(t.server);
+	assert_int_equal(cert_key_new(&leaf.key), 0);
+	assert_int_equal(cert_ca_sign(t.ca, &leaf, &chain), 0);
+	const struct tls_config of_server = { .role = TLS_SERVER, .verify = TLS_VERIFY_REQUEST, .cert_pem = chain.pem[0], .key = leaf.key, .roots_pem = roots, .alpn = alpn };
+	const struct tls_config of_client = { .role = TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .roots_pem = roots, .alpn = alpn };
+	assert_int_equal(tls_ctx_new(&of_server, &options.tls, &d), 0);
+	assert_int_equal(tls_ctx_new(&of_client, &client, &d), 0);
+	assert_int_equal(grpc_server_new(t.loop, &options, &t.server), 0);
+	assert_int_equal(grpc_server_listen(t.server, &t.addr, &t.addr, NULL), 0);
+	const struct channel_options to = { .target = ip_port_format(&t.addr, target), .tls = client, .backoff_min_ms = 5, .backoff_max_ms = 20 };
+	assert_int_equal(channel_new(t.loop, &to, &t.channel), 0);
+	tls_ctx_unref(options.tls);
+	tls_ctx_unref(client);
+	cert_list_deinit(&chain);
+	EVP_PKEY_free(leaf.key);
+}
+
+static void start_client_that_renews_itself(void)
+{
+	struct ca_client_options options = {
+		.channel = t.channel, .id = ID, .token = "good", .needs_token = true, .cluster_id = "Kubernetes", .roots_pem = cert_ca_roots_pem(t.ca),
+		.renews_itself = true,
+	};
+
+	t.ttl_s = 4;
+	t.token = "Bearer good";
+	assert_int_equal(ca_client_new(t.loop, &options, &ops, NULL, &t.client), 0);
+}
+
+static bool has_only_its_channel(void) { return grpc_server_n_connections(t.server) == 1; }
+static bool has_fallen_back(void) { return t.n_fell_back > 0; }
+
+static void a_certificate_renews_itself_without_a_token(void **state)
+{
+	(void)state;
+	secure();
+	t.takes_certificates = true;
+	start_client_that_renews_itself();
+	turn_until(is_issued);
+	assert_false(t.renewed_itself);		/* there was none yet */
+	t.token = "Bearer of another one";
+	turn_until(is_issued_twice);
+	assert_true(t.renewed_itself);
+	assert_int_equal(t.n_by_certificate, 1);
+	assert_int_equal(t.n_failed + t.n_fell_back, 0);
+	turn_until(has_only_its_channel);
+}
+
+static void a_certificate_that_is_refused_leaves_it_to_the_token(void **state)
+{
+	(void)state;
+	secure();
+	start_client_that_renews_itself();
+	turn_until(is_issued);
+	turn_until(has_fallen_back);
+	assert_int_equal(t.failure.code, GRPC_UNAUTHENTICATED);
+	turn_until(is_issued_twice);
+	assert_false(t.renewed_itself);
+	assert_int_equal(t.n_failed, 0);
+	t.token = "Bearer of another one";	/* both are refused: both are tried again */
+	turn_until(has_failed);
+	t.takes_certificates = true;
+	t.n_issued = 0;
+	turn_until(is_issued);
+	assert_true(t.renewed_itself);
+}
+
+static void a_client_that_goes_while_it_renews_itself_leaves_nothing_behind(void **state)
+{
+	(void)state;
+	secure();
+	t.takes_certificates = true;
+	start_client_that_renews_itself();
+	turn_until(is_issued);
+	for (int i = 0; i < TURNS_MAX && grpc_server_n_connections(t.server) < 2; i++)
+		assert_int_equal(loop_turn(t.loop, 100), 0);
+	assert_int_equal(grpc_server_n_connections(t.server), 2);
+	t.client = ca_client_free(t.client);
+	turn_until(has_only_its_channel);
 }
 
 static void a_controller_that_comes_late_is_found(void **state)
@@ -436,6 +546,9 @@ int main(void)
 		WITH_CONTROLLER(a_refused_token_is_replaced),
 		WITH_CONTROLLER(a_wrong_answer_is_refused),
 		WITH_CONTROLLER(a_certificate_is_renewed_at_half_its_life),
+		WITH_CONTROLLER(a_certificate_renews_itself_without_a_token),
+		WITH_CONTROLLER(a_certificate_that_is_refused_leaves_it_to_the_token),
+		WITH_CONTROLLER(a_client_that_goes_while_it_renews_itself_leaves_nothing_behind),
 		WITH_CONTROLLER(a_controller_that_comes_late_is_found),
 		WITH_CONTROLLER(a_stream_is_opened_answered_and_reopened),
 		WITH_CONTROLLER(a_replaced_connection_takes_the_stream_along),
