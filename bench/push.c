@@ -10,13 +10,12 @@
  *
  * Prints one JSON object; times are of this process's CPU.
  */
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "control/ads_stream.h"
+#include "cost.h"
 #include "mesh/grpc_server.h"
 #include "mesh/pb.h"
 
@@ -41,29 +40,6 @@ int __wrap_grpc_call_send_pb(struct grpc_call *call, const ProtobufCMessage *mes
 	return r;
 }
 
-static double cpu_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-static size_t allocated(void)
-{
-	struct mallinfo2 m = mallinfo2();
-
-	return m.uordblks + m.hblkhd;
-}
-
-static void must(bool ok, const char *what)
-{
-	if (!ok) {
-		fprintf(stderr, "push: %s\n", what);
-		exit(1);
-	}
-}
-
 static void put(struct resources *r, unsigned n, unsigned version)
 {
 	char name[64], alias[64], bytes[160];
@@ -74,21 +50,21 @@ static void put(struct resources *r, unsigned n, unsigned version)
 	snprintf(alias, sizeof(alias), "net/10.1.%u.%u", n / 256, n % 256);
 	memset(bytes, 'x', sizeof(bytes));
 	snprintf(bytes, sizeof(bytes), "%u in version %u", n, version);
-	must(resources_put(r, RESOURCE_ADDRESS, name, &content) == 0, "put");
+	cost_must(resources_put(r, RESOURCE_ADDRESS, name, &content) == 0, "put");
 }
 
 static void put_service(struct resources *r)
 {
 	struct resource_content content = { "service", 7, NULL, 0, NULL, 0 };
 
-	must(resources_put(r, RESOURCE_ADDRESS, SERVICE, &content) == 0, "put");
+	cost_must(resources_put(r, RESOURCE_ADDRESS, SERVICE, &content) == 0, "put");
 }
 
 static void add_stream(struct ads *a, struct loop *loop)
 {
 	struct ads_stream *s = calloc(1, sizeof(*s));
 
-	must(s != NULL, "memory");
+	cost_must(s != NULL, "memory");
 	s->ads = a;
 	s->call = (struct grpc_call *)(void *)loop;	/* one that is there; nobody looks into it */
 	s->delta = s->has_node = true;
@@ -99,7 +75,7 @@ static void add_stream(struct ads *a, struct loop *loop)
 		s->types[t].wildcard = t == RESOURCE_AUTHORIZATION;
 	}
 	struct ads_name *n = ads_name_get(&s->types[RESOURCE_ADDRESS], SERVICE);
-	must(n != NULL, "memory");
+	cost_must(n != NULL, "memory");
 	n->wanted = true;
 	list_append(&a->streams, &s->link);
 	a->n_streams++;
@@ -115,7 +91,7 @@ static void acknowledge(struct ads *a)
 __attribute__((noinline)) static void push_one(struct ads *a, struct loop *loop, unsigned n, unsigned version)
 {
 	put(a->resources, n, version);
-	must(loop_turn(loop, 0) == 0, "turn");
+	cost_must(loop_turn(loop, 0) == 0, "turn");
 }
 
 /* The clock stands while streams acknowledge, which is a cost of their own. */
@@ -124,10 +100,10 @@ static double changes(struct ads *a, struct loop *loop, unsigned n, unsigned n_c
 	double used = 0;
 
 	for (unsigned i = 0; i < n_changes; i++) {
-		double start = cpu_s();
+		double start = cost_cpu_s();
 
 		push_one(a, loop, n, i + 2);
-		used += cpu_s() - start;
+		used += cost_cpu_s() - start;
 		acknowledge(a);
 	}
 	return n_changes ? used / n_changes : 0;
@@ -153,17 +129,17 @@ int main(int argc, char **argv)
 
 	unsigned n_streams = (unsigned)strtoul(argv[1], NULL, 10), n_workloads = (unsigned)strtoul(argv[2], NULL, 10);
 	unsigned n_changes = (unsigned)strtoul(argv[3], NULL, 10), n_unwanted = (unsigned)strtoul(argv[4], NULL, 10);
-	size_t before = allocated();
+	size_t before = cost_bytes();
 	resources_init(&resources);
-	must(loop_new(&loop) == 0 && ads_new(loop, &resources, NULL, "net", &ops, NULL, &a) == 0, "memory");
+	cost_must(loop_new(&loop) == 0 && ads_new(loop, &resources, NULL, "net", &ops, NULL, &a) == 0, "memory");
 	for (unsigned i = 0; i < n_streams; i++)
 		add_stream(a, loop);
 	put_service(&resources);
 	for (unsigned i = 0; i < n_workloads; i++)
 		put(&resources, i, 1);
-	must(loop_turn(loop, 0) == 0, "turn");
+	cost_must(loop_turn(loop, 0) == 0, "turn");
 	acknowledge(a);
-	size_t bytes = allocated() - before;
+	size_t bytes = cost_bytes() - before;
 	n_sent = 0;
 	double wanted = changes(a, loop, 0, n_changes);
 	size_t n_wanted = n_sent;

@@ -27,10 +27,11 @@ struct arena {
 
 int arena_new(size_t max, struct arena **ret_arena)
 {
-	struct arena *a = calloc(1, sizeof(*a));
+	struct arena *a = malloc(sizeof(*a));
 
 	if (!a)
 		return -ENOMEM;
+	a->chunks = NULL;
 	a->pos = a->first;
 	a->left = sizeof(a->first);
 	a->next_size = 2 * ARENA_FIRST;
@@ -56,7 +57,7 @@ struct arena *arena_free(struct arena *a)
 static bool grow(struct arena *a, size_t size)
 {
 	size_t want = MAX(size, a->next_size);
-	struct chunk *c = calloc(1, sizeof(*c) + want);
+	struct chunk *c = malloc(sizeof(*c) + want);
 
 	if (!c)
 		return false;
@@ -82,7 +83,7 @@ void *arena_alloc(struct arena *a, size_t n, size_t size)
 	a->pos += bytes;
 	a->left -= bytes;
 	a->budget -= MIN(bytes, a->budget);
-	return p;
+	return memset(p, 0, bytes);	/* only now: most of an arena is never used */
 }
 
 char *arena_str(struct arena *a, const char *s)

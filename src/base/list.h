@@ -39,6 +39,18 @@ static inline void list_unlink(struct list *l)
 	list_init(l);
 }
 
+/* Moves all of @from to the end of the list @head. */
+static inline void list_splice(struct list *head, struct list *from)
+{
+	if (list_empty(from))
+		return;
+	from->next->prev = head->prev;
+	head->prev->next = from->next;
+	from->prev->next = head;
+	head->prev = from->prev;
+	list_init(from);
+}
+
 #define list_entry(l, type, member) \
 	((type *)(void *)((char *)(l) - offsetof(type, member)))
 

@@ -132,6 +132,11 @@ struct map_link *map_find(const struct map *m, const void *key, size_t key_len)
 	return find(m, key, key_len, (uint32_t)map_hash(key, key_len));
 }
 
+struct map_link *map_find_hashed(const struct map *m, const void *key, size_t key_len, uint64_t hash)
+{
+	return find(m, key, key_len, (uint32_t)hash);
+}
+
 struct map_link *map_find_str(const struct map *m, const char *key)
 {
 	return map_find(m, key, strlen(key));

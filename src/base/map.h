@@ -32,6 +32,9 @@ MUST_CHECK int map_add(struct map *m, struct map_link *l, const void *key, size_
 struct map_link *map_find(const struct map *m, const void *key, size_t key_len);
 struct map_link *map_find_str(const struct map *m, const char *key);
 
+/* @hash: map_hash() of the key, which is there already. */
+struct map_link *map_find_hashed(const struct map *m, const void *key, size_t key_len, uint64_t hash);
+
 /* The entry with the key of @like, an entry of any map: its hash is there already. */
 struct map_link *map_find_same(const struct map *m, const struct map_link *like);
 

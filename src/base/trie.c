@@ -17,7 +17,13 @@
 #include <errno.h>
 #include <string.h>
 
-enum { TRIE_BITS = 5, TRIE_WAYS = 32, TRIE_DEPTH_MAX = 13 };
+enum { TRIE_BITS = 5, TRIE_WAYS = TRIE_NODE_MAX, TRIE_DEPTH_MAX = 13 };
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SPARE_MAX = 0 };			/* so that who reads a node too long is found */
+#else
+enum { SPARE_MAX = 128 };
+#endif
 
 struct trie_slot {
 	uint64_t key;			/* of an entry; of a node: entries below */
@@ -25,7 +31,10 @@ struct trie_slot {
 };
 
 struct trie_node {
-	struct list link;		/* in a list of the transaction, or of what was dropped */
+	union {
+		struct list link;	/* in a list of the transaction, or of what was dropped */
+		struct trie_node *next;	/* of the spare ones of its size */
+	};
 	uint32_t serial;		/* of the transaction that made it */
 	uint32_t leaves;
 	uint32_t nodes;
@@ -57,11 +66,44 @@ static uint32_t index_of(const struct trie_node *n, uint32_t bit)
 	return bits_of((n->leaves | n->nodes) & (bit - 1));
 }
 
+/* --- memory --- */
+
+/* Its content is of no use to anybody. */
+static void node_free(struct trie_node *n, struct trie_spare *spare)
+{
+	if (!spare || spare->n >= SPARE_MAX) {
+		free(n);
+		return;
+	}
+	n->next = spare->of_size[n->size];
+	spare->of_size[n->size] = n;
+	spare->n++;
+}
+
+static struct trie_node *node_alloc(struct trie_spare *spare, uint32_t size)
+{
+	struct trie_node *n = spare ? spare->of_size[size] : NULL;
+
+	if (!n)
+		return malloc(sizeof(*n) + size * sizeof(struct trie_slot));
+	spare->of_size[size] = n->next;
+	spare->n--;
+	return n;
+}
+
+void trie_spare_free(struct trie_spare *spare)
+{
+	for (size_t i = 0; i < ELEMENTS(spare->of_size); i++) {
+		while (spare->of_size[i])
+			free(node_alloc(spare, (uint32_t)i));
+	}
+}
+
 /* --- nodes of a transaction --- */
 
 static struct trie_node *node_make(struct trie_tx *tx, uint32_t size)
 {
-	struct trie_node *n = malloc(sizeof(*n) + size * sizeof(struct trie_slot));
+	struct trie_node *n = node_alloc(tx->spare, size);
 
 	if (!n)
 		return NULL;
@@ -75,7 +117,7 @@ static void node_drop(struct trie_tx *tx, struct trie_node *n)
 {
 	if (n->serial == tx->serial) {
 		list_unlink(&n->link);
-		free(n);
+		node_free(n, tx->spare);
 		return;
 	}
 	list_append(&tx->dropped, &n->link);
@@ -132,38 +174,33 @@ static void slot_remove(struct trie_node *n, uint32_t bit)
 
 /* --- transactions --- */
 
-void trie_tx_begin(struct trie_tx *tx, uint32_t serial)
+void trie_tx_begin(struct trie_tx *tx, uint32_t serial, struct trie_spare *spare)
 {
+	tx->spare = spare;
 	tx->serial = serial;
 	list_init(&tx->made);
 	list_init(&tx->dropped);
 }
 
-void trie_nodes_free(struct list *dropped)
+void trie_nodes_free(struct list *dropped, struct trie_spare *spare)
 {
-	list_for_each_safe(l, dropped) {
-		struct trie_node *n = list_entry(l, struct trie_node, link);
-
-		list_unlink(l);
-		free(n);
+	for (struct list *l = dropped->next, *next; l != dropped; l = next) {
+		next = l->next;
+		node_free(list_entry(l, struct trie_node, link), spare);
 	}
+	list_init(dropped);
 }
 
 void trie_tx_abort(struct trie_tx *tx)
 {
-	trie_nodes_free(&tx->made);
-	list_for_each_safe(l, &tx->dropped)
-		list_unlink(l);
+	trie_nodes_free(&tx->made, tx->spare);
+	list_init(&tx->dropped);	/* they are in the version before */
 }
 
 void trie_tx_commit(struct trie_tx *tx, struct list *ret_dropped)
 {
-	list_for_each_safe(l, &tx->made)
-		list_unlink(l);
-	list_for_each_safe(l, &tx->dropped) {
-		list_unlink(l);
-		list_append(ret_dropped, l);
-	}
+	list_init(&tx->made);		/* nobody unlinks a node that is not of the transaction at hand */
+	list_splice(ret_dropped, &tx->dropped);
 }
 
 /* --- reading --- */

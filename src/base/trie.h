@@ -23,13 +23,24 @@ struct trie {			/* a version; copied by value */
 	struct trie_node *root;
 };
 
+/* Nodes that nobody has any more, for the next transactions: a change takes about as many as it gives back. */
+enum { TRIE_NODE_MAX = 32 };		/* slots */
+
+struct trie_spare {
+	struct trie_node *of_size[TRIE_NODE_MAX + 1];
+	uint32_t n;
+};
+
+void trie_spare_free(struct trie_spare *spare);
+
 struct trie_tx {
+	struct trie_spare *spare;	/* or NULL */
 	uint32_t serial;	/* of the transaction; nodes with it are ours to change */
 	struct list made;	/* nodes that exist since the transaction began */
 	struct list dropped;	/* older nodes that the newest version does not use */
 };
 
-void trie_tx_begin(struct trie_tx *tx, uint32_t serial);
+void trie_tx_begin(struct trie_tx *tx, uint32_t serial, struct trie_spare *spare);
 /* Gives up what was made; every version as of the beginning is valid as it was. */
 void trie_tx_abort(struct trie_tx *tx);
 /*
@@ -37,7 +48,7 @@ void trie_tx_abort(struct trie_tx *tx);
  * trie_nodes_free(), when nobody reads a version from before any more.
  */
 void trie_tx_commit(struct trie_tx *tx, struct list *ret_dropped);
-void trie_nodes_free(struct list *dropped);
+void trie_nodes_free(struct list *dropped, struct trie_spare *spare);
 
 /* Adds or replaces. *ret_old (may be NULL) is what was there. -ENOMEM: @t is as it was. */
 MUST_CHECK int trie_put(struct trie *t, struct trie_tx *tx, uint64_t key, void *value, void **ret_old);

@@ -262,12 +262,13 @@ static int on_settled(struct timer *t)
 	return 0;
 }
 
-static void done(void *data)
+static int done(void *data)
 {
 	struct envoy_capture *c = data;
 
 	if (!c->settle.loop && timer_arm(c->loop, &c->settle, SETTLE_MS, on_settled) < 0)
 		log_error("cannot tell Envoy of a change in the mesh", log_str("error", "out of memory"));
+	return 0;
 }
 
 /* --- life --- */
@@ -281,7 +282,7 @@ static void on_lost(struct xds_client *xds, void *data, const struct grpc_status
 
 static int follow(struct envoy_capture *c, struct channel *channel)
 {
-	static const struct xds_type types[] = { { MODEL_TYPE_ADDRESS, false, put, gone, done } };
+	static const struct xds_type types[] = { { .url = MODEL_TYPE_ADDRESS, .put = put, .gone = gone, .done = done } };
 	static const struct xds_client_ops ops = { .lost = on_lost };
 	const struct envoy_config *config = c->config;
 	const struct xds_node_field metadata[] = { { "NAMESPACE", config->ns }, { "SERVICE_ACCOUNT", config->service_account } };

@@ -351,7 +351,7 @@ static int find_either(struct model_decode *d, struct wire message, struct pb_fi
 
 static int decode(struct model_decode *d, const void *data, size_t len, struct address *ret_address)
 {
-	uint8_t *copy = arena_alloc(d->arena, len + 1, 1);
+	uint8_t *copy = arena_alloc(d->arena, len + MODEL_ROOM, 1);
 	struct pb_field f = {};
 	int r;
 

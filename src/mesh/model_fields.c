@@ -3,6 +3,7 @@
  */
 #include "mesh/model_fields.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <string.h>
 
@@ -42,14 +43,36 @@ static char *text_of(const struct pb_field *f)
 	return text;
 }
 
+enum { EIGHT = sizeof(uint64_t) };
+
+/* Hacker's Delight, 6-1, a byte of eight in its high bit: below ' ', or 0x7f, which is zero once that is taken from it. */
+static uint64_t controls(uint64_t v)
+{
+	const uint64_t ones = 0x0101010101010101, high = 0x8080808080808080;
+	uint64_t del = v ^ ones * 0x7f;
+
+	return (((v - ones * ' ') & ~v) | ((del - ones) & ~del)) & high;
+}
+
+static bool has_control(const uint8_t *p, size_t len)
+{
+	uint64_t found = 0, v;
+
+	for (; len >= EIGHT; p += EIGHT, len -= EIGHT) {
+		memcpy(&v, p, EIGHT);
+		found |= controls(v);
+	}
+	memcpy(&v, p, EIGHT);		/* there is room behind the message */
+	return found | (controls(le64toh(v)) & (((uint64_t)1 << 8 * len) - 1));
+}
+
 int model_take_text(struct model_decode *d, const struct model_row *row, const struct pb_field *f, const struct wire *rest, void *to)
 {
 	(void)rest;
 	if (wire_left(&f->bytes) > MODEL_NAME_MAX)
 		return diag_set(d->diag, "%s: longer than %d bytes", row->name, MODEL_NAME_MAX);
-	for (const uint8_t *c = f->bytes.pos; c < f->bytes.end; c++)
-		if (*c < ' ' || *c == 0x7f)
-			return diag_set(d->diag, "%s: has a control character", row->name);
+	if (has_control(f->bytes.pos, wire_left(&f->bytes)))
+		return diag_set(d->diag, "%s: has a control character", row->name);
 	*(const char **)to = text_of(f);
 	return 0;
 }

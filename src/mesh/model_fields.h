@@ -12,10 +12,13 @@
  * stepped over. For model_address.c alone.
  *
  * The bytes must be the arena's own: texts stay where they are, and are ended
- * with a zero in place, for which the length in front of them makes room.
+ * with a zero in place, for which the length in front of them makes room. Behind
+ * the message there are MODEL_ROOM more, which may be read.
  *
  * All return 0, -EINVAL with the reason, or -ENOMEM.
  */
+
+enum { MODEL_ROOM = 8 };
 
 /* One decoding at hand. */
 struct model_decode {

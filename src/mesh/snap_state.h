@@ -75,6 +75,7 @@ struct snap_store {
 	struct snapshot *last;		/* published; the store has a reference */
 	struct list chain;
 	struct trie_tx tx;
+	struct trie_spare spare;
 	struct snap_objects made;
 	struct snap_objects dropped;
 	struct map kinds;

@@ -108,7 +108,7 @@ int snap_store_new(const char *network, struct snap_store **ret_store)
 		free(st);
 		return -ENOMEM;
 	}
-	trie_tx_begin(&st->tx, 2);
+	trie_tx_begin(&st->tx, 2, &st->spare);
 	*ret_store = st;
 	return 0;
 }
@@ -155,13 +155,14 @@ struct snap_store *snap_store_free(struct snap_store *st)
 		struct snapshot *s = list_entry(l, struct snapshot, link);
 
 		assert(!atomic_load_explicit(&s->refs, memory_order_acquire));
-		trie_nodes_free(&s->dropped_nodes);
+		trie_nodes_free(&s->dropped_nodes, &st->spare);
 		objects_free(st, &s->dropped);
 		free(s);
 	}
 	free_state(st);
 	trie_tx_commit(&st->tx, &nodes);
-	trie_nodes_free(&nodes);
+	trie_nodes_free(&nodes, NULL);
+	trie_spare_free(&st->spare);
 	map_deinit(&st->kinds);
 	map_deinit(&st->places);
 	bytes_deinit(&st->key);
@@ -194,7 +195,7 @@ void snap_store_abort(struct snap_store *st)
 	free(st->dropped.list);
 	st->dropped = (struct snap_objects){};
 	st->changed = false;
-	trie_tx_begin(&st->tx, st->tx.serial + 1);
+	trie_tx_begin(&st->tx, st->tx.serial + 1, &st->spare);
 }
 
 size_t snap_store_reclaim(struct snap_store *st)
@@ -211,7 +212,7 @@ size_t snap_store_reclaim(struct snap_store *st)
 		if (atomic_load_explicit(&s->refs, memory_order_acquire))
 			break;
 		list_unlink(&s->link);
-		trie_nodes_free(&s->dropped_nodes);
+		trie_nodes_free(&s->dropped_nodes, &st->spare);
 		objects_free(st, &s->dropped);
 		free(s);
 	}
@@ -235,7 +236,7 @@ int snap_store_publish(struct snap_store *st, struct snapshot **ret_snapshot)
 		st->last = s;
 		st->changed = false;
 		snapshot_unref(old);
-		trie_tx_begin(&st->tx, st->tx.serial + 1);
+		trie_tx_begin(&st->tx, st->tx.serial + 1, &st->spare);
 	}
 	snap_store_reclaim(st);
 	*ret_snapshot = snapshot_ref(st->last);
@@ -416,20 +417,48 @@ static bool changes_policies(const struct snap_workload *old, const struct snap_
 	return old ? !same_policies(old->kind, w->kind) : w->kind->n_policies > 0;
 }
 
+/* @new, made of what was sent, is what is there already. */
+static bool is_same(const struct snap_workload *old, struct snap_workload *new)
+{
+	const struct snap_note note = new->note;
+	bool same = workload_size(old) == workload_size(new);
+
+	new->note = old->note;
+	same = same && !memcmp(old, new, workload_size(new));
+	new->note = note;
+	return same;
+}
+
+struct snap_note *snap_store_note(struct snap_store *st, const char *uid, uint64_t hash)
+{
+	struct snap_workload *w = trie_get(&st->now.workloads, hash);
+
+	return w && !strcmp(snap_workload_uid(w), uid) ? &w->note : NULL;
+}
+
 int snap_store_put_workload(struct snap_store *st, const struct workload *w)
 {
 	uint64_t hash = snap_hash_text(w->uid);
-	struct snap_workload *old = trie_get(&st->now.workloads, hash);
+	struct snap_note *at = snap_store_note(st, w->uid, hash);
+
+	return snap_store_put_noted(st, w, hash, at, at ? at : &(struct snap_note){});
+}
+
+int snap_store_put_noted(struct snap_store *st, const struct workload *w, uint64_t hash, struct snap_note *at, const struct snap_note *note)
+{
+	struct snap_workload *old = at ? container_of(at, struct snap_workload, note) : NULL;
 	struct snap_workload *new;
 	int r;
 
-	if (old && strcmp(snap_workload_uid(old), w->uid))
+	if (!old && trie_get(&st->now.workloads, hash))
 		return -EEXIST;
 	r = workload_make(st, w, old, &new);
 	if (r < 0)
 		return r;
-	if (old && workload_size(old) == workload_size(new) && !memcmp(old, new, workload_size(new))) {
-		object_free(st, SNAP_O_WORKLOAD, new);	/* nothing has changed */
+	new->note = *note;
+	if (old && is_same(old, new)) {
+		old->note = *note;
+		object_free(st, SNAP_O_WORKLOAD, new);
 		return 0;
 	}
 	if (!old)

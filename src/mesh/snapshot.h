@@ -73,6 +73,12 @@ struct snap_kind {
 	struct model_gateway network_gateway;
 };
 
+/* What the store's owner notes beside a workload, on his thread: nobody else looks at it, nor is it part of a snapshot's state. */
+struct snap_note {
+	uint8_t hash[8];		/* of the bytes that it was made of */
+	uint32_t holders;		/* proxy/holders.h */
+};
+
 struct snap_workload {
 	struct ip ip;			/* the first address; none when it has none that can be dialled */
 	const struct snap_kind *kind;
@@ -84,6 +90,7 @@ struct snap_workload {
 	uint8_t n_more;			/* further addresses */
 	bool healthy;
 	bool reachable;			/* in our own network */
+	struct snap_note note;
 	char tail[];			/* further addresses, uid, name (which may be the end of the uid) */
 };
 
@@ -248,6 +255,13 @@ struct snap_store *snap_store_free(struct snap_store *st);
  * -EEXIST: another key with the same 64-bit hash is there; refuse the resource.
  */
 MUST_CHECK int snap_store_put_workload(struct snap_store *st, const struct workload *w);
+/*
+ * The same, with @note beside it. @hash: map_hash() of the uid. @at: what
+ * snap_store_note() finds of it, which spares looking it up again.
+ */
+MUST_CHECK int snap_store_put_noted(struct snap_store *st, const struct workload *w, uint64_t hash, struct snap_note *at, const struct snap_note *note);
+/* To be read and changed until the next change of the store, as of which it goes with the workload. NULL: no such workload. */
+struct snap_note *snap_store_note(struct snap_store *st, const char *uid, uint64_t hash);
 MUST_CHECK int snap_store_remove_workload(struct snap_store *st, const char *uid);
 MUST_CHECK int snap_store_put_service(struct snap_store *st, const struct service *s);
 MUST_CHECK int snap_store_remove_service(struct snap_store *st, const char *key);

@@ -584,6 +584,13 @@ static const char *malformed(const struct xds_type *type, const resource_t *r)
 	return NULL;
 }
 
+/* With the version of what we did not take it would never come again. */
+static void forget_version(struct held *h)
+{
+	if (h)
+		*held_version(h) = 0;
+}
+
 static void take_resource(struct xds *x, size_t type, const resource_t *r, struct reasons *reasons)
 {
 	const char *why = malformed(&x->types[type], r);
@@ -607,8 +614,8 @@ static void take_resource(struct xds *x, size_t type, const resource_t *r, struc
 	struct held *h = find_held(&x->state[type], r->name);
 	if (h && is_new)
 		drop_held(&x->state[type], h);
-	else if (h)
-		*held_version(h) = 0;	/* with the version that we did not take it would never come again */
+	else
+		forget_version(h);
 	refuse(x, reasons, r->name, diag.msg[0] ? diag.msg : result < 0 ? strerror(-result) : "refused");
 }
 
@@ -647,10 +654,22 @@ static int queue_ack(struct type_state *s, const char *nonce, const struct reaso
 	return 0;
 }
 
+static void answer_done(struct xds *x, size_t type, const response_t *answer, struct reasons *reasons)
+{
+	int r = x->types[type].done ? x->types[type].done(x->data) : 0;
+
+	if (r < 0)
+		refuse(x, reasons, "all of it", strerror(-r));
+	for (size_t i = 0; r < 0 && i < answer->n_resources; i++)
+		forget_version(find_held(&x->state[type], answer->resources[i]->name));
+}
+
 static int take_answer(struct xds *x, size_t type, const response_t *answer)
 {
 	struct reasons reasons = { .len = 0 };
 
+	if (x->types[type].begin && !x->muted)
+		x->types[type].begin(x->data);
 	for (size_t i = 0; i < answer->n_resources && !x->muted; i++)
 		take_resource(x, type, answer->resources[i], &reasons);
 	for (size_t i = 0; i < answer->n_removed_resources && !x->muted; i++)
@@ -659,10 +678,8 @@ static int take_answer(struct xds *x, size_t type, const response_t *answer)
 		return 0;
 	x->counters.answers++;
 	x->state[type].synced = true;
-	int r = queue_ack(&x->state[type], answer->nonce, &reasons);
-	if (r == 0 && x->types[type].done)
-		x->types[type].done(x->data);
-	return r;
+	answer_done(x, type, answer, &reasons);
+	return x->muted ? 0 : queue_ack(&x->state[type], answer->nonce, &reasons);
 }
 
 int xds_receive(struct xds *x, const uint8_t *bytes, size_t len)

@@ -49,12 +49,14 @@ struct xds_resource {			/* valid for the call */
 struct xds_type {
 	const char *url;		/* "type.googleapis.com/istio.workload.Address" */
 	bool on_demand;			/* only what is subscribed by name; else everything ("*") */
+	/* An answer begins: what it puts stays where it is until done(). May be NULL. */
+	void (*begin)(void *data);
 	/* New or changed. < 0 or > 0: refused, @reterr_diag says why; the server hears it (NACK), the rest of the answer counts. */
 	int (*put)(void *data, const struct xds_resource *resource, struct diag *reterr_diag);
 	/* There is none of this name: it was removed, or it was asked for and there is none (or only under another name). */
 	void (*gone)(void *data, const char *name);
-	/* All of one answer has been handed over: publish it. May be NULL. */
-	void (*done)(void *data);
+	/* All of one answer has been handed over: publish it. < 0: some of it is lost; all of it counts as refused. May be NULL. */
+	int (*done)(void *data);
 	bool optional;			/* the server may not know the type: xds_client does not wait for an answer */
 };
 

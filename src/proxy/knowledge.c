@@ -1,76 +1,29 @@
 /*
- * Resources and who holds them.
+ * Records: resources that are kept by their bytes (knowledge_internal.h).
  */
-#include "proxy/knowledge.h"
+#include "proxy/knowledge_internal.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "base/arena.h"
-#include "envoy/discovery.pb-c.h"
-#include "mesh/model.h"
-#include "mesh/pb.h"
-
-#define STATE_VERSION	"outrigger-proxy state 1"
-
-enum { SAVE_ARENA_MAX = 16 * 1024 * 1024, RETRY_MS = 1000, LOAD_MAX = 512 * 1024 * 1024 };
-
-/*
- * A workload, of which there are ten thousand, is in the store and nowhere
- * else: knowledge_save() writes it from there. Of the few others, and of what
- * could not be published yet, the bytes are kept.
- */
-struct extra {
-	char *target;			/* as resource_target(), where that is not the resource's name */
-	size_t len;
-	uint8_t value[];
-};
-
-struct resource {
-	struct map_link link;		/* by name, in the map of its kind */
-	uint8_t kind;			/* enum knowledge_kind */
-	bool published;			/* its newest bytes are in the store */
-	bool in_store;			/* it, or what it was before, is */
-	bool is_service;
-	uint32_t n_holders;
-	union {
-		uint32_t few[2];
-		uint32_t *many;		/* of more than two */
-	} holders;
-	uint64_t hash;			/* of the newest bytes, keyed */
-	struct extra *extra;		/* or NULL */
-	char name[];
-};
-
-struct knowledge {
-	struct loop *loop;
-	struct snap_store *store;
-	struct snapshot *snapshot;
-	struct map resources[_KNOWLEDGE_KIND_N];
-	uint64_t generation;
-	void (*changed)(void *data);
-	void *data;
-	struct defer tell;
-	struct timer retry;
-};
+enum { RETRY_MS = 1000 };
 
 const char *knowledge_type_url(enum knowledge_kind kind)
 {
 	return kind == KNOWLEDGE_POLICY ? MODEL_TYPE_AUTHORIZATION : MODEL_TYPE_ADDRESS;
 }
 
-static struct resource *find(const struct knowledge *k, enum knowledge_kind kind, const char *name)
+struct record *record_find(const struct knowledge *k, enum knowledge_kind kind, const char *name, size_t len, uint64_t hash)
 {
-	struct map_link *l = map_find_str(&k->resources[kind], name);
+	struct map_link *l = map_find_hashed(&k->records[kind], name, len, hash);
 
-	return l ? container_of(l, struct resource, link) : NULL;
+	return l ? container_of(l, struct record, link) : NULL;
 }
 
-/* Its key in the store: uid, "namespace/hostname", "namespace/name". */
-static const char *resource_target(const struct resource *res)
+const char *record_target(const struct record *rec)
 {
-	return res->extra && res->extra->target ? res->extra->target : res->name;
+	return rec->extra && rec->extra->target ? rec->extra->target : rec->name;
 }
 
 static int extra_new(const uint8_t *value, size_t len, struct extra **ret_extra)
@@ -95,14 +48,48 @@ static struct extra *extra_free(struct extra *e)
 	return NULL;
 }
 
-static void resource_free(struct resource *res)
+int record_new(struct knowledge *k, enum knowledge_kind kind, const char *name, struct record **ret_record)
 {
-	if (!res)
-		return;
-	extra_free(res->extra);
-	if (res->n_holders > ELEMENTS(res->holders.few))
-		free(res->holders.many);
-	free(res);
+	size_t n = strlen(name) + 1;
+	struct record *rec = malloc(sizeof(*rec) + n);
+	int r;
+
+	if (!rec)
+		return -ENOMEM;
+	*rec = (struct record){ .kind = (uint8_t)kind };
+	memcpy(rec->name, name, n);
+	r = map_add(&k->records[kind], &rec->link, rec->name, n - 1);
+	if (r < 0) {
+		free(rec);
+		return r;
+	}
+	*ret_record = rec;
+	return 0;
+}
+
+void record_drop(struct knowledge *k, struct record *rec)
+{
+	map_remove(&k->records[rec->kind], &rec->link);
+	holders_clear(&k->holders, &rec->holders);
+	extra_free(rec->extra);
+	free(rec);
+}
+
+int record_keep(struct record *rec, const uint8_t *value, size_t len)
+{
+	struct extra *e;
+	int r = extra_new(value, len, &e);
+
+	if (r < 0)
+		return r;
+	if (rec->extra) {		/* what the store has of it stays under its key */
+		e->target = rec->extra->target;
+		rec->extra->target = NULL;
+	}
+	extra_free(rec->extra);
+	rec->extra = e;
+	rec->published = false;
+	return 0;
 }
 
 /* --- publishing --- */
@@ -115,17 +102,36 @@ static int on_tell(struct defer *d)
 	return 0;
 }
 
-/* Publishes one change of the store whose outcome was @r, or takes it back. */
-static int publish(struct knowledge *k, int r)
+static int on_retry(struct timer *t);
+
+/* What could not be published for want of memory is tried again. */
+void knowledge_retry_later(struct knowledge *k, int r)
+{
+	if (r == -ENOMEM && !k->retry.loop)
+		(void)!timer_arm(k->loop, &k->retry, RETRY_MS, on_retry);
+}
+
+static void take_back(struct knowledge *k)
+{
+	snap_store_abort(k->store);
+	if (k->unpublished)
+		knowledge_retry_later(k, -ENOMEM);	/* what was taken out is there again */
+	k->unpublished = false;
+	noted_put_again(k);
+}
+
+int knowledge_publish(struct knowledge *k, int r)
 {
 	struct snapshot *s;
 
 	if (r == 0)
 		r = snap_store_publish(k->store, &s);
 	if (r < 0) {
-		snap_store_abort(k->store);
+		take_back(k);
 		return r;
 	}
+	k->unpublished = false;
+	k->n_puts = 0;
 	if (s != k->snapshot)
 		loop_defer(k->loop, &k->tell, on_tell);
 	snapshot_unref(k->snapshot);
@@ -133,24 +139,25 @@ static int publish(struct knowledge *k, int r)
 	return 0;
 }
 
-static int on_retry(struct timer *t);
-
-/* What could not be published for want of memory is tried again. */
-static void retry_later(struct knowledge *k, int r)
+/* The workload @target, which a record has put there. */
+static int remove_workload(struct knowledge *k, const char *target)
 {
-	if (r == -ENOMEM && !k->retry.loop)
-		(void)!timer_arm(k->loop, &k->retry, RETRY_MS, on_retry);
+	struct snap_note *note = noted_find(k, target, map_hash(target, strlen(target)));
+
+	if (note)
+		holders_clear(&k->holders, &note->holders);
+	return knowledge_publish(k, snap_store_remove_workload(k->store, target));
 }
 
-static int remove_target(struct knowledge *k, const struct resource *res)
+static int remove_target(struct knowledge *k, const struct record *rec)
 {
-	const char *target = resource_target(res);
+	const char *target = record_target(rec);
 
-	if (res->kind == KNOWLEDGE_POLICY)
-		return publish(k, snap_store_remove_policy(k->store, target));
-	if (res->is_service)
-		return publish(k, snap_store_remove_service(k->store, target));
-	return publish(k, snap_store_remove_workload(k->store, target));
+	if (rec->kind == KNOWLEDGE_POLICY)
+		return knowledge_publish(k, snap_store_remove_policy(k->store, target));
+	if (rec->is_service)
+		return knowledge_publish(k, snap_store_remove_service(k->store, target));
+	return remove_workload(k, target);
 }
 
 /* --- decoding into the store --- */
@@ -170,13 +177,13 @@ static bool is_joined(const char *text, const char *a, const char *b)
 }
 
 /* @len 0: the bytes need not be kept. */
-static int taken_init(struct taken *t, const struct resource *res, const char *a, const char *b, const uint8_t *value, size_t len)
+static int taken_init(struct taken *t, const struct record *rec, const char *a, const char *b, const uint8_t *value, size_t len)
 {
 	int r = 0;
 
-	if (len || !is_joined(res->name, a, b))
+	if (len || !is_joined(rec->name, a, b))
 		r = extra_new(value, len, &t->extra);
-	if (r < 0 || is_joined(res->name, a, b))
+	if (r < 0 || is_joined(rec->name, a, b))
 		return r;
 	if (asprintf(&t->extra->target, b ? "%s/%s" : "%s", a, b) >= 0)
 		return 0;
@@ -184,148 +191,144 @@ static int taken_init(struct taken *t, const struct resource *res, const char *a
 	return -ENOMEM;
 }
 
-static int put_policy(struct knowledge *k, const struct resource *res, const uint8_t *value, size_t len, struct taken *t, struct diag *d)
+static int put_policy(struct knowledge *k, const struct record *rec, const uint8_t *value, size_t len, struct taken *t, struct diag *d)
 {
 	struct policy p;
 	int r = policy_decode(value, len, &p, d);
 
 	if (r < 0)
 		return r;
-	r = taken_init(t, res, p.namespace, p.name, value, len);
+	r = taken_init(t, rec, p.namespace, p.name, value, len);
 	if (r == 0)
-		r = publish(k, snap_store_put_policy(k->store, &p));
+		r = knowledge_publish(k, snap_store_put_policy(k->store, &p));
 	policy_deinit(&p);
 	return r;
 }
 
-static int put_address(struct knowledge *k, const struct resource *res, const uint8_t *value, size_t len, struct taken *t, struct diag *d)
+static int put_workload(struct knowledge *k, const struct workload *w)
 {
-	struct address a;
-	int r = address_decode(value, len, &a, d);
+	uint64_t hash = map_hash(w->uid, strlen(w->uid));
+	struct snap_note *note = snap_store_note(k->store, w->uid, hash);
 
-	if (r < 0)
-		return r;
-	t->is_service = a.type == ADDRESS_SERVICE;
+	return snap_store_put_noted(k->store, w, hash, note, note ? note : &(struct snap_note){ .holders = KNOWLEDGE_RECORDED });
+}
+
+static int put_address(struct knowledge *k, const struct record *rec, const struct address *a, const uint8_t *value, size_t len, struct taken *t)
+{
+	int r;
+
+	t->is_service = a->type == ADDRESS_SERVICE;
 	if (t->is_service)
-		r = taken_init(t, res, a.service.namespace, a.service.hostname, value, len);
+		r = taken_init(t, rec, a->service.namespace, a->service.hostname, value, len);
 	else
-		r = taken_init(t, res, a.workload.uid, NULL, NULL, 0);
+		r = taken_init(t, rec, a->workload.uid, NULL, NULL, 0);
 	if (r == 0)
-		r = publish(k, t->is_service ? snap_store_put_service(k->store, &a.service) : snap_store_put_workload(k->store, &a.workload));
-	address_deinit(&a);
+		r = knowledge_publish(k, t->is_service ? snap_store_put_service(k->store, &a->service) : put_workload(k, &a->workload));
 	return r;
 }
 
 /* Under one name there may come another thing than before: then the old one goes. */
-static int drop_old(struct knowledge *k, const struct resource *res, const struct taken *t)
+static int drop_old(struct knowledge *k, const struct record *rec, const struct taken *t)
 {
-	const char *target = t->extra && t->extra->target ? t->extra->target : res->name;
+	const char *target = t->extra && t->extra->target ? t->extra->target : rec->name;
 
-	if (!res->in_store || (res->is_service == t->is_service && !strcmp(resource_target(res), target)))
+	if (!rec->in_store || (rec->is_service == t->is_service && !strcmp(record_target(rec), target)))
 		return 0;
-	return remove_target(k, res);
+	return remove_target(k, rec);
 }
 
-static int resource_publish(struct knowledge *k, struct resource *res, const uint8_t *value, size_t len, struct diag *d)
+/* @a: of an address, decoded. */
+static int record_publish(struct knowledge *k, struct record *rec, const struct address *a, const uint8_t *value, size_t len, struct diag *d)
 {
 	struct taken t = {};
 	int r;
 
-	if (res->kind == KNOWLEDGE_POLICY)
-		r = put_policy(k, res, value, len, &t, d);
+	if (rec->kind == KNOWLEDGE_POLICY)
+		r = put_policy(k, rec, value, len, &t, d);
 	else
-		r = put_address(k, res, value, len, &t, d);
+		r = put_address(k, rec, a, value, len, &t);
 	if (r == 0)
-		r = drop_old(k, res, &t);
+		r = drop_old(k, rec, &t);
 	if (r < 0) {
 		extra_free(t.extra);
 		return r == -EEXIST ? diag_set(d, "its name collides with another's") : r;
 	}
-	extra_free(res->extra);
-	res->extra = t.extra;
-	res->is_service = t.is_service;
-	res->published = res->in_store = true;
+	extra_free(rec->extra);
+	rec->extra = t.extra;
+	rec->is_service = t.is_service;
+	rec->published = rec->in_store = true;
 	return 0;
 }
 
-/* --- holders --- */
-
-static uint32_t *holders(struct resource *res)
+/* A workload under its own uid, which is published, needs no record. */
+static void retire(struct knowledge *k, struct record *rec)
 {
-	return res->n_holders > ELEMENTS(res->holders.few) ? res->holders.many : res->holders.few;
+	struct snap_note *note;
+
+	if (rec->kind != KNOWLEDGE_ADDRESS || rec->is_service || !rec->published || rec->extra)
+		return;
+	note = snap_store_note(k->store, rec->name, map_hash(rec->name, strlen(rec->name)));
+	if (!note || note->holders != KNOWLEDGE_RECORDED)
+		return;
+	note->holders = rec->holders;
+	memcpy(note->hash, &rec->hash, sizeof(note->hash));
+	rec->holders = HOLDERS_NONE;
+	record_drop(k, rec);
 }
 
-static int hold(struct resource *res, uint32_t holder)
-{
-	uint32_t *list = holders(res);
-	uint32_t n = res->n_holders;
-
-	for (uint32_t i = 0; i < n; i++)
-		if (list[i] == holder)
-			return 0;
-	if (n >= ELEMENTS(res->holders.few)) {
-		list = realloc(n > ELEMENTS(res->holders.few) ? list : NULL, (n + 1) * sizeof(*list));
-		if (!list)
-			return -ENOMEM;
-		if (n == ELEMENTS(res->holders.few))
-			memcpy(list, res->holders.few, sizeof(res->holders.few));
-		res->holders.many = list;
-	}
-	list[n] = holder;
-	res->n_holders++;
-	return 0;
-}
+/* --- letting go --- */
 
 /* Nobody holds it any more. */
-static int forget(struct knowledge *k, struct resource *res)
+static int forget(struct knowledge *k, struct record *rec)
 {
-	int r = res->in_store ? remove_target(k, res) : 0;
+	int r = rec->in_store ? remove_target(k, rec) : 0;
 
 	if (r < 0)
 		return r;
-	map_remove(&k->resources[res->kind], &res->link);
-	resource_free(res);
+	record_drop(k, rec);
 	return 0;
 }
 
-static void unhold(struct resource *res, uint32_t holder)
+static void let_go(struct knowledge *k, struct record *rec, uint32_t holder)
 {
-	uint32_t *list = holders(res);
-	uint32_t n = res->n_holders;
-
-	for (uint32_t i = 0; i < n; i++)
-		if (list[i] == holder)
-			list[i--] = list[--n];
-	if (res->n_holders > ELEMENTS(res->holders.few) && n <= ELEMENTS(res->holders.few)) {
-		memcpy(res->holders.few, (uint32_t[]){ list[0], list[1] }, sizeof(res->holders.few));
-		free(list);
-	}
-	res->n_holders = n;
-}
-
-static void let_go(struct knowledge *k, struct resource *res, uint32_t holder)
-{
-	unhold(res, holder);
-	if (res->n_holders)
+	holders_remove(&k->holders, &rec->holders, holder);
+	if (rec->holders)
 		return;
 	k->generation++;
-	retry_later(k, forget(k, res));
+	knowledge_retry_later(k, forget(k, rec));
+}
+
+/* --- again --- */
+
+static int publish_kept(struct knowledge *k, struct record *rec)
+{
+	const struct extra *e = rec->extra;
+	struct address a = {};
+	struct diag d;
+	int r = 0;
+
+	if (rec->kind == KNOWLEDGE_ADDRESS)
+		r = address_decode(e->value, e->len, &a, &d);
+	if (r == 0)
+		r = record_publish(k, rec, &a, e->value, e->len, &d);
+	address_deinit(&a);
+	if (r == 0)
+		retire(k, rec);
+	return r;
 }
 
 /* Those of one map: what could not be forgotten, and what could not be published. */
-static int retry_all(struct knowledge *k, const struct map *resources)
+static int retry_all(struct knowledge *k, const struct map *records)
 {
 	int r = 0;
 
-	map_for_each(l, resources) {
-		struct resource *res = container_of(l, struct resource, link);
-		struct extra *e = res->extra;
-		struct diag d;
+	map_for_each(l, records) {
+		struct record *rec = container_of(l, struct record, link);
 
-		if (r == 0 && !res->n_holders)
-			r = forget(k, res);
-		else if (r == 0 && !res->published && e)
-			r = resource_publish(k, res, e->value, e->len, &d);
+		if (r == 0 && !rec->holders)
+			r = forget(k, rec);
+		else if (r == 0 && !rec->published && rec->extra)
+			r = publish_kept(k, rec);
 	}
 	return r;
 }
@@ -335,100 +338,126 @@ static int on_retry(struct timer *t)
 	struct knowledge *k = container_of(t, struct knowledge, retry);
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < ELEMENTS(k->resources); i++)
-		r = retry_all(k, &k->resources[i]);
-	retry_later(k, r);
+	for (size_t i = 0; r == 0 && i < ELEMENTS(k->records); i++)
+		r = retry_all(k, &k->records[i]);
+	if (r == 0)
+		r = noted_retry(k);
+	knowledge_retry_later(k, r);
 	return 0;
 }
 
-static int resource_new(struct knowledge *k, enum knowledge_kind kind, const char *name, struct resource **ret_resource)
-{
-	size_t n = strlen(name) + 1;
-	struct resource *res = malloc(sizeof(*res) + n);
-	int r;
+/* --- putting --- */
 
-	if (!res)
-		return -ENOMEM;
-	*res = (struct resource){ .kind = (uint8_t)kind };
-	memcpy(res->name, name, n);
-	r = map_add(&k->resources[kind], &res->link, res->name, n - 1);
-	if (r < 0) {
-		resource_free(res);
-		return r;
+/* A new record that is not to be: what it took over is noted again. */
+static void give_back(struct knowledge *k, struct record *rec)
+{
+	struct snap_note *note = rec->kind == KNOWLEDGE_ADDRESS ? snap_store_note(k->store, rec->name, map_hash(rec->name, strlen(rec->name))) : NULL;
+
+	if (note && rec->in_store && note->holders == KNOWLEDGE_RECORDED) {
+		note->holders = rec->holders;
+		rec->holders = HOLDERS_NONE;
 	}
-	*ret_resource = res;
-	return 0;
+	record_drop(k, rec);
 }
 
-/* The bytes stay, to be published later; what the store has of it stays under its key. */
-static int keep_for_later(struct resource *res, const uint8_t *value, size_t len)
+static int keep_for_later(struct knowledge *k, struct record *rec, const struct put *p)
 {
-	struct extra *e;
-	int r = extra_new(value, len, &e);
+	int r = record_keep(rec, p->value, p->len);
 
 	if (r < 0)
 		return r;
-	if (res->extra) {
-		e->target = res->extra->target;
-		res->extra->target = NULL;
-	}
-	extra_free(res->extra);
-	res->extra = e;
-	res->published = false;
+	k->generation++;
+	rec->hash = p->hash;
+	knowledge_retry_later(k, -ENOMEM);
 	return 0;
 }
 
 /* New bytes are published, now or later. When they are refused the last good ones stay in force. */
-static int resource_change(struct knowledge *k, struct resource *res, const uint8_t *value, size_t len, struct diag *d)
+static int record_change(struct knowledge *k, struct record *rec, const struct put *p, const struct address *a, struct diag *d)
 {
-	int r = resource_publish(k, res, value, len, d);
+	int r = record_publish(k, rec, a, p->value, p->len, d);
 
-	if (r == -ENOMEM && keep_for_later(res, value, len) == 0) {
-		retry_later(k, r);
-		r = 0;
-	}
-	if (r == 0)
-		k->generation++;
+	if (r == -ENOMEM)
+		return keep_for_later(k, rec, p);
+	if (r < 0)
+		return r;
+	k->generation++;
+	rec->hash = p->hash;
+	retire(k, rec);
+	return 0;
+}
+
+int record_put(struct knowledge *k, struct record *rec, const struct put *p, const struct address *a, struct diag *d)
+{
+	bool is_new = !rec;
+	int r = is_new ? record_new(k, p->kind, p->name, &rec) : 0;
+
+	if (r < 0)
+		return r;
+	if (is_new && p->kind == KNOWLEDGE_ADDRESS)
+		noted_move(k, rec);
+	r = holders_add(&k->holders, &rec->holders, p->holder);
+	if (r == 0 && (is_new || rec->hash != p->hash))
+		r = record_change(k, rec, p, a, d);
+	if (r < 0 && is_new)
+		give_back(k, rec);
+	return r;
+}
+
+/* There is a record of it: what it was made of is decoded only when it is new. */
+static int put_again(struct knowledge *k, struct record *rec, const struct put *p, struct diag *d)
+{
+	struct address a = {};
+	int r = holders_add(&k->holders, &rec->holders, p->holder);
+
+	if (r < 0)
+		return r;
+	if (p->kind == KNOWLEDGE_ADDRESS && rec->hash != p->hash)
+		r = address_decode(p->value, p->len, &a, d);
+	if (r == -ENOMEM)
+		return keep_for_later(k, rec, p);
+	if (r < 0)
+		return r;
+	r = record_put(k, rec, p, &a, d);
+	address_deinit(&a);
 	return r;
 }
 
 int knowledge_put(struct knowledge *k, uint32_t holder, enum knowledge_kind kind, const char *name,
 		  const uint8_t *value, size_t len, struct diag *reterr_diag)
 {
-	struct resource *res = find(k, kind, name);
-	uint64_t hash = map_hash(value, len);
-	bool is_new = !res;
-	int r = 0;
+	size_t n_name = strlen(name);
+	struct put p = {
+		.holder = holder, .kind = kind, .name = name, .name_hash = map_hash(name, n_name),
+		.value = value, .len = len, .hash = map_hash(value, len),
+	};
+	struct record *rec = record_find(k, kind, name, n_name, p.name_hash);
 
-	if (is_new)
-		r = resource_new(k, kind, name, &res);
-	if (r == 0)
-		r = hold(res, holder);
-	if (r == 0 && (is_new || res->hash != hash)) {
-		r = resource_change(k, res, value, len, reterr_diag);
-		if (r == 0)
-			res->hash = hash;
-	}
-	if (r < 0 && is_new && res) {
-		map_remove(&k->resources[kind], &res->link);
-		resource_free(res);
-	}
-	return r;
+	if (rec)
+		return put_again(k, rec, &p, reterr_diag);
+	return kind == KNOWLEDGE_ADDRESS ? noted_put(k, &p, reterr_diag) : record_put(k, NULL, &p, NULL, reterr_diag);
 }
 
 void knowledge_gone(struct knowledge *k, uint32_t holder, enum knowledge_kind kind, const char *name)
 {
-	struct resource *res = find(k, kind, name);
+	size_t n_name = strlen(name);
+	uint64_t hash = map_hash(name, n_name);
+	struct record *rec = record_find(k, kind, name, n_name, hash);
 
-	if (res)
-		let_go(k, res, holder);
+	if (rec)
+		let_go(k, rec, holder);
+	else if (kind == KNOWLEDGE_ADDRESS)
+		noted_gone(k, holder, name, hash);
 }
 
 void knowledge_drop(struct knowledge *k, uint32_t holder)
 {
-	for (size_t i = 0; i < ELEMENTS(k->resources); i++)
-		map_for_each(l, &k->resources[i])
-			let_go(k, container_of(l, struct resource, link), holder);
+	if (k->unpublished)
+		(void)!knowledge_publish(k, 0);
+	for (size_t i = 0; i < ELEMENTS(k->records); i++)
+		map_for_each(l, &k->records[i])
+			let_go(k, container_of(l, struct record, link), holder);
+	noted_drop(k, holder);
 }
 
 /* --- the rest --- */
@@ -436,12 +465,12 @@ void knowledge_drop(struct knowledge *k, uint32_t holder)
 void knowledge_absent(struct knowledge *k, const struct ip *ip, bool absent)
 {
 	/* Without memory the address stays unknown: who asks waits for the timeout. */
-	(void)publish(k, absent ? snap_store_put_absent(k->store, ip) : snap_store_remove_absent(k->store, ip));
+	(void)!knowledge_publish(k, absent ? snap_store_put_absent(k->store, ip) : snap_store_remove_absent(k->store, ip));
 }
 
 void knowledge_policies_known(struct knowledge *k)
 {
-	(void)publish(k, snap_store_set_policies_known(k->store, true));
+	(void)!knowledge_publish(k, snap_store_set_policies_known(k->store, true));
 }
 
 struct snapshot *knowledge_snapshot(const struct knowledge *k)
@@ -451,7 +480,11 @@ struct snapshot *knowledge_snapshot(const struct knowledge *k)
 
 size_t knowledge_n(const struct knowledge *k)
 {
-	return k->resources[KNOWLEDGE_ADDRESS].n + k->resources[KNOWLEDGE_POLICY].n;
+	size_t n = k->records[KNOWLEDGE_ADDRESS].n + k->records[KNOWLEDGE_POLICY].n;
+
+	for (uint32_t i = 0; i < snapshot_n_workloads(k->snapshot); i++)
+		n += snapshot_workload_at(k->snapshot, i)->note.holders != KNOWLEDGE_RECORDED;
+	return n;
 }
 
 uint64_t knowledge_generation(const struct knowledge *k)
@@ -474,8 +507,8 @@ int knowledge_new(struct loop *loop, void (*changed)(void *data), void *data, st
 	k->loop = loop;
 	k->changed = changed;
 	k->data = data;
-	for (size_t i = 0; i < ELEMENTS(k->resources); i++)
-		map_init(&k->resources[i]);
+	for (size_t i = 0; i < ELEMENTS(k->records); i++)
+		map_init(&k->records[i]);
 	r = snap_store_new("", &k->store);
 	if (r == 0)
 		r = snap_store_publish(k->store, &k->snapshot);
@@ -494,110 +527,16 @@ struct knowledge *knowledge_free(struct knowledge *k)
 		return NULL;
 	timer_cancel(&k->retry);
 	defer_cancel(&k->tell);
-	for (size_t i = 0; i < ELEMENTS(k->resources); i++) {
-		map_for_each(l, &k->resources[i]) {
-			map_remove(&k->resources[i], l);
-			resource_free(container_of(l, struct resource, link));
-		}
-		map_deinit(&k->resources[i]);
+	for (size_t i = 0; i < ELEMENTS(k->records); i++) {
+		map_for_each(l, &k->records[i])
+			record_drop(k, container_of(l, struct record, link));
+		map_deinit(&k->records[i]);
 	}
+	holders_deinit(&k->holders);
+	free(k->puts);
 	snapshot_unref(k->snapshot);
 	snap_store_free(k->store);
 	free(k);
 	return NULL;
 }
 
-/* --- the state file: a DeltaDiscoveryResponse, as if one had brought it all --- */
-
-typedef Envoy__Service__Discovery__V3__DeltaDiscoveryResponse Response;
-typedef Envoy__Service__Discovery__V3__Resource Resource;
-
-/* A response of one resource; those of all, one behind the other, are protobuf's form of one response with them all. */
-static int save_one(const struct resource *res, const uint8_t *value, size_t len, struct bytes *out)
-{
-	Response response = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_RESPONSE__INIT;
-	Resource resource = ENVOY__SERVICE__DISCOVERY__V3__RESOURCE__INIT;
-	Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
-
-	any.type_url = (char *)(uintptr_t)knowledge_type_url((enum knowledge_kind)res->kind);
-	any.value = (ProtobufCBinaryData){ len, (uint8_t *)(uintptr_t)value };
-	resource.name = (char *)(uintptr_t)res->name;
-	resource.resource = &any;
-	response.n_resources = 1;
-	response.resources = (Resource *[]){ &resource };
-	return pb_append(&response.base, out);
-}
-
-static int save_workload(const struct knowledge *k, const struct resource *res, struct bytes *out)
-{
-	const struct snap_workload *from = snapshot_workload(k->snapshot, resource_target(res));
-	struct arena *arena;
-	struct workload w;
-	struct bytes value;
-	int r;
-
-	if (!from)
-		return 0;
-	r = arena_new(SAVE_ARENA_MAX, &arena);
-	if (r < 0)
-		return r;
-	bytes_init(&value, SAVE_ARENA_MAX);
-	r = snapshot_workload_model(k->snapshot, from, arena, &w);
-	if (r == 0)
-		r = workload_encode(&w, &value);
-	if (r == 0)
-		r = save_one(res, value.data, value.len, out);
-	bytes_deinit(&value);
-	arena_free(arena);
-	return r;
-}
-
-static int save(const struct knowledge *k, const struct resource *res, struct bytes *out)
-{
-	if (res->extra && res->extra->len)
-		return save_one(res, res->extra->value, res->extra->len, out);
-	return save_workload(k, res, out);
-}
-
-int knowledge_save(const struct knowledge *k, struct bytes *out)
-{
-	Response head = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_RESPONSE__INIT;
-
-	head.system_version_info = (char *)(uintptr_t)STATE_VERSION;
-	int r = pb_append(&head.base, out);
-	for (size_t i = 0; i < ELEMENTS(k->resources); i++)
-		map_for_each(l, &k->resources[i])
-			if (r == 0)
-				r = save(k, container_of(l, struct resource, link), out);
-	return r;
-}
-
-static int load_one(struct knowledge *k, const Resource *res, struct diag *d)
-{
-	if (!res->resource)
-		return 0;
-	for (int kind = 0; kind < _KNOWLEDGE_KIND_N; kind++)
-		if (!strcmp(res->resource->type_url, knowledge_type_url((enum knowledge_kind)kind)))
-			return knowledge_put(k, KNOWLEDGE_RESTORED, (enum knowledge_kind)kind, res->name,
-					     res->resource->value.data, res->resource->value.len, d);
-	return 0;
-}
-
-int knowledge_load(struct knowledge *k, const void *data, size_t len, struct diag *reterr_diag)
-{
-	ProtobufCMessage *m;
-	int r = pb_unpack(&envoy__service__discovery__v3__delta_discovery_response__descriptor, data, len, LOAD_MAX, &m);
-
-	if (r == -EBADMSG || r == -E2BIG)
-		return diag_set(reterr_diag, "it is not a state file, or a broken one");
-	if (r < 0)
-		return r;
-
-	const Response *response = (const Response *)(const void *)m;
-	if (strcmp(response->system_version_info, STATE_VERSION))
-		r = diag_set(reterr_diag, "its version is \"%.64s\", this program reads \"" STATE_VERSION "\"", response->system_version_info);
-	for (size_t i = 0; r == 0 && i < response->n_resources; i++)
-		r = load_one(k, response->resources[i], reterr_diag);
-	pb_free(m);
-	return r;
-}

@@ -15,8 +15,10 @@
  * told each of its VMs, one copy of each resource, kept as long as one of them
  * holds it. Feeds the snapshot store, and is what the state file keeps.
  *
- * Each resource is published on its own, so that running out of memory costs
- * that one resource, which is tried again, and nothing that was published.
+ * What arrives together is published together (knowledge_begin()), so that what
+ * its changes have in common is copied once. Running out of memory costs no more
+ * than one resource all the same: what was put together is then put again, one
+ * at a time, and that one is tried again later.
  */
 struct knowledge;
 
@@ -24,7 +26,7 @@ enum knowledge_kind { KNOWLEDGE_ADDRESS, KNOWLEDGE_POLICY, _KNOWLEDGE_KIND_N };
 
 const char *knowledge_type_url(enum knowledge_kind kind);
 
-enum { KNOWLEDGE_RESTORED = UINT32_MAX };	/* holder of what came from the state file */
+enum { KNOWLEDGE_RESTORED = INT32_MAX - 1 };	/* holder of what came from the state file; the others are below it */
 
 /* @changed is called at the end of a turn in which something was published. */
 MUST_CHECK int knowledge_new(struct loop *loop, void (*changed)(void *data), void *data, struct knowledge **ret_knowledge);
@@ -32,8 +34,15 @@ MUST_CHECK int knowledge_new(struct loop *loop, void (*changed)(void *data), voi
 MUST_CHECK int knowledge_set_network(struct knowledge *k, const char *network);
 struct knowledge *knowledge_free(struct knowledge *k);	/* all snapshots must have been given back */
 
-/* The newest; borrowed. */
+/* The newest that is published; borrowed. */
 struct snapshot *knowledge_snapshot(const struct knowledge *k);
+
+/*
+ * Until knowledge_end() what is put need not be published; names and values that
+ * are put must stay till then. -ENOMEM of knowledge_end(): some of it is lost.
+ */
+void knowledge_begin(struct knowledge *k);
+MUST_CHECK int knowledge_end(struct knowledge *k);
 
 /* @holder: a number of a VM. -EINVAL with a reason: not to be taken. -ENOMEM. */
 MUST_CHECK int knowledge_put(struct knowledge *k, uint32_t holder, enum knowledge_kind kind, const char *name,

@@ -214,15 +214,25 @@ static void gone_revocations(void *data, const char *name)
 	(void)name;
 }
 
-static void done_address(void *data)
+static void begin_address(void *data)
 {
 	struct sidecar *s = data;
 
+	knowledge_begin(s->proxy->knowledge);
+}
+
+static int done_address(void *data)
+{
+	struct sidecar *s = data;
+	int r = knowledge_end(s->proxy->knowledge);
+
 	demand_review(&s->demand, loop_now_ms(s->proxy->loop));
+	return r;
 }
 
 static const struct xds_type types[N_TYPES] = {
-	[TYPE_ADDRESS] = { .url = MODEL_TYPE_ADDRESS, .on_demand = true, .put = put_address, .gone = gone_address, .done = done_address },
+	[TYPE_ADDRESS] = { .url = MODEL_TYPE_ADDRESS, .on_demand = true, .begin = begin_address, .put = put_address,
+			   .gone = gone_address, .done = done_address },
 	[TYPE_POLICY] = { .url = MODEL_TYPE_AUTHORIZATION, .put = put_policy, .gone = gone_policy },
 	/* One of an older version never answers. */
 	[TYPE_REVOCATIONS] = { .url = REVOCATION_TYPE, .optional = true, .put = put_revocations, .gone = gone_revocations },

@@ -24,7 +24,7 @@
 #include "mesh/model.h"
 #include "proxy/sidecar.h"
 
-enum { FILE_MAX_LEN = 8 * 1024 * 1024, ARENA_MAX = 64 * 1024 * 1024, HOLDER = UINT32_MAX - 1 };
+enum { FILE_MAX_LEN = 8 * 1024 * 1024, ARENA_MAX = 64 * 1024 * 1024, HOLDER = KNOWLEDGE_RESTORED - 1 };
 
 struct reading {
 	const char *path;

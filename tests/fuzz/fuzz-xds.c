@@ -37,9 +37,12 @@ static void gone(void *data, const char *name)
 		abort();
 }
 
-static void done(void *data)
+static unsigned n_done;
+
+static int done(void *data)
 {
 	(void)data;
+	return ++n_done % 5 ? 0 : -ENOMEM;
 }
 
 static const struct xds_type types[] = {

@@ -428,7 +428,7 @@ static void gone(void *data, const char *name)
 	(void)name;
 }
 
-static const struct xds_type types[] = { { ADDRESS, true, put, gone, NULL } };
+static const struct xds_type types[] = { { .url = ADDRESS, .on_demand = true, .put = put, .gone = gone } };
 
 static void synced(struct xds_client *c, void *data)
 {

@@ -315,6 +315,89 @@ static void a_saved_workload_is_all_that_a_snapshot_shows(void **state)
 	bytes_deinit(&wire);
 }
 
+static void what_comes_together_is_published_together(void **state)
+{
+	struct rig *r = *state;
+	struct bytes a = workload("a", "10.0.0.1", false), b = workload("b", "10.0.0.2", false);
+	struct diag d;
+
+	knowledge_begin(r->k);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", a.data, a.len, &d), 0);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "b", b.data, b.len, &d), 0);
+	assert_false(there(r, "a"));
+	knowledge_gone(r->k, 1, KNOWLEDGE_ADDRESS, "a");
+	assert_int_equal(knowledge_end(r->k), 0);
+	assert_false(there(r, "a"));
+	assert_true(there(r, "b"));
+
+	/* Who else holds it is not forgotten by what comes in between. */
+	knowledge_begin(r->k);
+	assert_int_equal(knowledge_put(r->k, 2, KNOWLEDGE_ADDRESS, "a", a.data, a.len, &d), 0);
+	assert_int_equal(knowledge_put(r->k, 2, KNOWLEDGE_ADDRESS, "b", b.data, b.len, &d), 0);
+	assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "a", a.data, a.len, &d), 0);
+	assert_int_equal(knowledge_end(r->k), 0);
+	knowledge_drop(r->k, 2);
+	assert_true(there(r, "a") && there(r, "b"));
+	knowledge_drop(r->k, 1);
+	assert_int_equal(knowledge_n(r->k), 0);
+	bytes_deinit(&a);
+	bytes_deinit(&b);
+}
+
+enum { TOGETHER = 3 };
+
+static bool is_as_put(const struct rig *r, const char *uid, bool unhealthy)
+{
+	const struct snap_workload *w = snapshot_workload(knowledge_snapshot(r->k), uid);
+
+	return w && w->healthy != unhealthy;
+}
+
+static void out_of_memory_costs_one_of_those_together_a_while(void **state)
+{
+	static const char *const uids[TOGETHER] = { "a", "b", "c" }, *const ips[TOGETHER] = { "10.0.0.1", "10.0.0.2", "10.0.0.3" };
+	struct rig *r = *state;
+	struct bytes service = full_service();
+	struct diag d;
+
+	for (size_t n = 1; ; n++) {
+		struct bytes wire[TOGETHER];
+		size_t n_as_put = 0;
+
+		for (unsigned i = 0; i < TOGETHER; i++)
+			wire[i] = workload(uids[i], ips[i], n % 2);
+		assert_int_equal(put(r, 1, "goes", "10.0.0.9", n % 2, &d), 0);
+		alloc_fail_once_at(n);
+		knowledge_begin(r->k);
+		for (unsigned i = 0; i < TOGETHER; i++)
+			assert_int_equal(knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, uids[i], wire[i].data, wire[i].len, &d), 0);
+		knowledge_gone(r->k, 1, KNOWLEDGE_ADDRESS, "goes");
+		int result = knowledge_put(r->k, 1, KNOWLEDGE_ADDRESS, "shop/web.mesh", service.data, service.len, &d);
+		assert_true(result == 0 || result == -ENOMEM);
+		assert_int_equal(knowledge_end(r->k), 0);
+		size_t used = alloc_fail_stop();
+		for (unsigned i = 0; i < TOGETHER; i++) {
+			n_as_put += is_as_put(r, uids[i], n % 2);
+			bytes_deinit(&wire[i]);
+		}
+		assert_true(n_as_put >= TOGETHER - 1);
+		if (used < n) {
+			assert_int_equal(n_as_put, TOGETHER);
+			break;
+		}
+		if (n % 2)
+			knowledge_gone(r->k, 1, KNOWLEDGE_ADDRESS, "shop/web.mesh");
+	}
+	for (int i = 0; i < 40 && there(r, "goes"); i++)
+		assert_int_equal(loop_turn(r->loop, 100), 0);
+	assert_false(there(r, "goes"));
+	knowledge_drop(r->k, 1);
+	for (int i = 0; i < 40 && knowledge_n(r->k); i++)
+		assert_int_equal(loop_turn(r->loop, 100), 0);
+	assert_int_equal(knowledge_n(r->k), 0);
+	bytes_deinit(&service);
+}
+
 static void a_state_file_of_another_version_is_refused_by_name(void **state)
 {
 	static const uint8_t next[] = "\x0a\x17outrigger-proxy state 2";
@@ -442,6 +525,8 @@ int main(void)
 		RIGGED(a_bad_resource_is_refused_and_the_last_good_one_stays),
 		RIGGED(a_name_may_come_to_mean_another_thing),
 		RIGGED(without_memory_it_is_tried_again),
+		RIGGED(what_comes_together_is_published_together),
+		RIGGED(out_of_memory_costs_one_of_those_together_a_while),
 		RIGGED(what_is_saved_is_loaded_again),
 		RIGGED(many_hold_one_resource),
 		RIGGED(a_saved_workload_is_all_that_a_snapshot_shows),

@@ -10,6 +10,7 @@
 enum { N_KEYS = 3000 };
 
 static int values[N_KEYS];	/* only their addresses are used */
+static struct trie_spare spare;
 
 static uint64_t scramble(uint64_t i)
 {
@@ -63,7 +64,7 @@ static void what_was_put_is_found_and_what_was_removed_is_not(void **state)
 		bool there[N_KEYS] = {};
 		unsigned seed = 7;
 
-		trie_tx_begin(&tx, 1);
+		trie_tx_begin(&tx, 1, &spare);
 		for (int i = 0; i < 20000; i++) {
 			unsigned k = (unsigned)rand_r(&seed) % N_KEYS;
 			void *old;
@@ -104,7 +105,7 @@ static void older_versions_stay_as_they_were(void **state)
 		memcpy(there[v], there[v - 1], sizeof(there[v]));
 		t[v] = t[v - 1];
 		list_init(&dropped[v]);
-		trie_tx_begin(&tx, (uint32_t)v);
+		trie_tx_begin(&tx, (uint32_t)v, &spare);
 		for (int i = 0; i < 200; i++) {
 			unsigned k = (unsigned)rand_r(&seed) % N_KEYS;
 
@@ -121,16 +122,16 @@ static void older_versions_stay_as_they_were(void **state)
 
 	/* What version v dropped belongs to v - 1 and before: freeing it leaves v and later whole. */
 	for (int v = 1; v < VERSIONS; v++) {
-		trie_nodes_free(&dropped[v]);
+		trie_nodes_free(&dropped[v], &spare);
 		check(&t[v], 1, there[v]);
 	}
 
 	struct trie_tx tx;
 	struct list last = LIST_INIT(last);
-	trie_tx_begin(&tx, VERSIONS);
+	trie_tx_begin(&tx, VERSIONS, &spare);
 	trie_clear(&t[VERSIONS - 1], &tx);
 	trie_tx_commit(&tx, &last);
-	trie_nodes_free(&last);
+	trie_nodes_free(&last, &spare);
 }
 
 static void an_aborted_transaction_leaves_the_old_version(void **state)
@@ -141,7 +142,7 @@ static void an_aborted_transaction_leaves_the_old_version(void **state)
 	bool there[N_KEYS] = {};
 
 	(void)state;
-	trie_tx_begin(&tx, 1);
+	trie_tx_begin(&tx, 1, &spare);
 	for (unsigned k = 0; k < N_KEYS; k += 2) {
 		there[k] = true;
 		assert_int_equal(trie_put(&t, &tx, key_of(1, k), &values[k], NULL), 0);
@@ -149,7 +150,7 @@ static void an_aborted_transaction_leaves_the_old_version(void **state)
 	trie_tx_commit(&tx, &dropped);
 
 	struct trie changed = t;
-	trie_tx_begin(&tx, 2);
+	trie_tx_begin(&tx, 2, &spare);
 	for (unsigned k = 0; k < N_KEYS; k += 3) {
 		assert_int_equal(trie_put(&changed, &tx, key_of(1, k), &values[0], NULL), 0);
 		assert_int_equal(trie_remove(&changed, &tx, key_of(1, k + 1), NULL), 0);
@@ -158,10 +159,10 @@ static void an_aborted_transaction_leaves_the_old_version(void **state)
 	trie_tx_abort(&tx);
 	check(&t, 1, there);
 
-	trie_tx_begin(&tx, 3);
+	trie_tx_begin(&tx, 3, &spare);
 	trie_clear(&t, &tx);
 	trie_tx_commit(&tx, &dropped);
-	trie_nodes_free(&dropped);
+	trie_nodes_free(&dropped, &spare);
 }
 
 static void out_of_memory_changes_nothing(void **state)
@@ -173,7 +174,7 @@ static void out_of_memory_changes_nothing(void **state)
 		struct list dropped = LIST_INIT(dropped);
 		bool there[N_KEYS] = {};
 
-		trie_tx_begin(&tx, 1);
+		trie_tx_begin(&tx, 1, &spare);
 		for (unsigned k = 0; k < 600; k++) {
 			struct list old = LIST_INIT(old);
 			size_t n = 1;
@@ -191,7 +192,7 @@ static void out_of_memory_changes_nothing(void **state)
 			}
 			there[k] = true;
 			trie_tx_commit(&tx, &dropped);
-			trie_tx_begin(&tx, k + 2);
+			trie_tx_begin(&tx, k + 2, &spare);
 		}
 		check(&t, shape, there);
 		for (unsigned k = 0; k < 600; k++) {
@@ -208,11 +209,11 @@ static void out_of_memory_changes_nothing(void **state)
 			}
 			there[k] = false;
 			trie_tx_commit(&tx, &dropped);
-			trie_tx_begin(&tx, k + 1000);
+			trie_tx_begin(&tx, k + 1000, &spare);
 		}
 		assert_null(t.root);
 		trie_tx_abort(&tx);
-		trie_nodes_free(&dropped);
+		trie_nodes_free(&dropped, &spare);
 	}
 }
 
@@ -225,5 +226,8 @@ int main(void)
 		cmocka_unit_test(out_of_memory_changes_nothing),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+
+	trie_spare_free(&spare);
+	return failed;
 }

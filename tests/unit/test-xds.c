@@ -84,10 +84,13 @@ static void gone_address(void *data, const char *name)
 	add(heard, "gone %s\n", name);
 }
 
-static void done_address(void *data)
+static bool lost;		/* what done_address() says */
+
+static int done_address(void *data)
 {
 	(void)data;
 	add(heard, "done\n");
+	return lost ? -ENOMEM : 0;
 }
 
 static int put_policy(void *data, const struct xds_resource *r, struct diag *reterr_diag)
@@ -105,8 +108,8 @@ static void gone_policy(void *data, const char *name)
 }
 
 static const struct xds_type types[] = {
-	[T_ADDRESS] = { ADDRESS, true, put_address, gone_address, done_address },
-	[T_POLICY] = { POLICY, false, put_policy, gone_policy, NULL },
+	[T_ADDRESS] = { .url = ADDRESS, .on_demand = true, .put = put_address, .gone = gone_address, .done = done_address },
+	[T_POLICY] = { .url = POLICY, .put = put_policy, .gone = gone_policy },
 };
 
 static void expect(char *log, const char *what)
@@ -240,6 +243,22 @@ static void a_bad_resource_is_refused_and_the_rest_counts(void **state)
 	flush();
 	expect(sent, "address ack:n2\n");
 	assert_int_equal(xds_n_resources(x, T_ADDRESS), 2);
+}
+
+static void an_answer_that_is_lost_is_refused_and_sent_again(void **state)
+{
+	(void)state;
+	begin();
+	sent[0] = 0;
+	lost = true;
+	assert_int_equal(ANSWER(ADDRESS, "n1", "a@1=ok"), 0);
+	lost = false;
+	flush();
+	expect(sent, "address nack:n1 \"all of it: Cannot allocate memory\"\n");
+	xds_end(x);
+	sent[0] = 0;
+	begin();
+	expect(sent, "node address +* -* have:a=\npolicy +*\n");
 }
 
 static void a_new_stream_says_what_is_held_and_wanted(void **state)
@@ -443,6 +462,7 @@ int main(void)
 		CONVERSATION(names_are_asked_for_once),
 		CONVERSATION(an_alias_is_answered_by_its_removal),
 		CONVERSATION(a_bad_resource_is_refused_and_the_rest_counts),
+		CONVERSATION(an_answer_that_is_lost_is_refused_and_sent_again),
 		CONVERSATION(a_new_stream_says_what_is_held_and_wanted),
 		CONVERSATION(unsubscribing_waits_for_company),
 		CONVERSATION(asking_again_is_giving_up_and_asking),
