@@ -62,23 +62,16 @@ static void put_service(struct resources *r)
 
 static void add_stream(struct ads *a, struct loop *loop)
 {
-	struct ads_stream *s = calloc(1, sizeof(*s));
+	struct ads_stream *s = malloc(sizeof(*s));
 
 	cost_must(s != NULL, "memory");
-	s->ads = a;
-	s->call = (struct grpc_call *)(void *)loop;	/* one that is there; nobody looks into it */
-	s->delta = s->has_node = true;
-	for (int t = 0; t < _RESOURCE_TYPE_N; t++) {
-		map_init(&s->types[t].names);
-		list_init(&s->types[t].pending);
-		s->types[t].started = t == RESOURCE_ADDRESS || t == RESOURCE_AUTHORIZATION;
-		s->types[t].wildcard = t == RESOURCE_AUTHORIZATION;
-	}
-	struct ads_name *n = ads_name_get(&s->types[RESOURCE_ADDRESS], SERVICE);
+	ads_stream_init(s, a, (struct grpc_call *)(void *)loop, true);	/* a call that is there; nobody looks into it */
+	s->has_node = s->types[RESOURCE_ADDRESS].started = s->types[RESOURCE_AUTHORIZATION].started = true;
+	ads_set_wildcard(s, RESOURCE_AUTHORIZATION, true);
+
+	struct ads_name *n = ads_name_get(s, RESOURCE_ADDRESS, SERVICE);
 	cost_must(n != NULL, "memory");
 	n->wanted = true;
-	list_append(&a->streams, &s->link);
-	a->n_streams++;
 }
 
 static void acknowledge(struct ads *a)

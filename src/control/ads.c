@@ -19,7 +19,8 @@ const char *const ads_type_urls[_RESOURCE_TYPE_N] = {
 	[RESOURCE_REVOCATIONS] = REVOCATION_TYPE,
 };
 
-int ads_type_find(const char *url)
+/* -1: none of ours */
+static int type_find(const char *url)
 {
 	for (int t = 0; t < _RESOURCE_TYPE_N; t++)
 		if (!strcmp(url, ads_type_urls[t]))
@@ -43,8 +44,15 @@ struct ads_name *ads_name_of(const struct ads_type *t, const struct map_link *ke
 	return l ? container_of(l, struct ads_name, link) : NULL;
 }
 
-struct ads_name *ads_name_get(struct ads_type *t, const char *name)
+static void name_free(struct ads_stream *s, enum resource_type type, struct ads_name *n)
 {
+	ads_interest_drop(&s->ads->index.topics[type], n->name, &n->interest);
+	free(n);
+}
+
+struct ads_name *ads_name_get(struct ads_stream *s, enum resource_type type, const char *name)
+{
+	struct ads_type *t = &s->types[type];
 	struct ads_name *n = ads_name_find(t, name);
 	size_t size = strlen(name) + 1;
 
@@ -56,28 +64,41 @@ struct ads_name *ads_name_get(struct ads_type *t, const char *name)
 	if (!n)
 		return NULL;
 	memcpy(n->name, name, size);
-	if (map_add(&t->names, &n->link, n->name, size - 1) < 0) {
-		free(n);
+	if (ads_interest_add(&s->ads->index.topics[type], name, &n->interest, s) < 0 ||
+	    map_add(&t->names, &n->link, n->name, size - 1) < 0) {
+		name_free(s, type, n);
 		return NULL;
 	}
 	return n;
 }
 
-void ads_name_forget(struct ads_type *t, struct ads_name *n)
+void ads_name_forget(struct ads_stream *s, enum resource_type type, struct ads_name *n)
 {
 	if (n->wanted || n->held)
 		return;
-	map_remove(&t->names, &n->link);
-	free(n);
+	map_remove(&s->types[type].names, &n->link);
+	name_free(s, type, n);
 }
 
-void ads_names_clear(struct ads_type *t)
+void ads_names_clear(struct ads_stream *s, enum resource_type type)
 {
+	struct ads_type *t = &s->types[type];
+
 	map_for_each(l, &t->names)
-		free(container_of(l, struct ads_name, link));
+		name_free(s, type, container_of(l, struct ads_name, link));
 	map_deinit(&t->names);
 	map_init(&t->names);
 	t->n_held = 0;
+}
+
+void ads_set_wildcard(struct ads_stream *s, enum resource_type type, bool wildcard)
+{
+	struct ads_type *t = &s->types[type];
+
+	list_unlink(&t->all.link);
+	if (wildcard)
+		list_append(&s->ads->index.all[type], &t->all.link);
+	t->wildcard = wildcard;
 }
 
 static bool wanted_name(const struct ads_type *t, const struct map_link *key)
@@ -171,7 +192,7 @@ static void ads_pending_clear(struct ads_type *t)
 		pending_free(list_entry(l, struct ads_pending, link));
 }
 
-void ads_note_nack(struct ads_stream *s, const char *type, const Google__Rpc__Status *error)
+static void note_nack(struct ads_stream *s, const char *type, const Google__Rpc__Status *error)
 {
 	s->ads->counters.n_nacks++;
 	snprintf(s->last_nack, sizeof(s->last_nack), "%s", error->message);
@@ -207,7 +228,17 @@ static void learn_own_address(struct ads_stream *s)
 		snprintf(s->own_alias, sizeof(s->own_alias), "%.30s/%s", s->ads->network, ip_format(&ip, text));
 }
 
-bool ads_stream_identify(struct ads_stream *s, const Envoy__Config__Core__V3__Node *node)
+/* What it is told unasked: -ENOMEM. */
+static int note_own(struct ads_stream *s)
+{
+	struct map *own = &s->ads->index.own;
+	int r = s->own_alias[0] ? ads_interest_add(own, s->own_alias, &s->own[0], s) : 0;
+
+	return r == 0 && s->own_node[0] ? ads_interest_add(own, s->own_node, &s->own[1], s) : r;
+}
+
+/* Takes identity and node of the first request; ends the call where they do not fit. */
+static bool identify(struct ads_stream *s, const Envoy__Config__Core__V3__Node *node)
 {
 	const char *ns = node_field(node, "NAMESPACE");
 	const char *account = node_field(node, "SERVICE_ACCOUNT");
@@ -225,7 +256,34 @@ bool ads_stream_identify(struct ads_stream *s, const Envoy__Config__Core__V3__No
 	if (*name)
 		snprintf(s->own_node, sizeof(s->own_node), "node:%.500s", name);
 	learn_own_address(s);
+	if (note_own(s) < 0) {
+		grpc_call_finish(s->call, GRPC_RESOURCE_EXHAUSTED, "out of memory");
+		return false;
+	}
 	log_debug("discovery stream", log_str("identity", s->identity), log_str("node", s->node));
+	return true;
+}
+
+/* --- requests --- */
+
+bool ads_request_begin(struct ads_stream *s, const struct ads_head *head, enum resource_type *ret_type, bool *ret_first)
+{
+	int type = type_find(head->type_url);
+	struct ads_type *t;
+
+	if (!s->has_node && !head->node)
+		grpc_call_finish(s->call, GRPC_INVALID_ARGUMENT, "the first request has no node");
+	if (!s->has_node && (!head->node || !identify(s, head->node)))
+		return false;
+	if (type < 0)
+		return false;		/* nothing of that type is served here */
+	t = &s->types[type];
+	if (head->error)
+		note_nack(s, head->type_url, head->error);
+	ads_pending_done(t, head->nonce);
+	*ret_type = (enum resource_type)type;
+	*ret_first = !t->started;
+	t->started = true;
 	return true;
 }
 
@@ -235,9 +293,12 @@ static void stream_free(struct ads_stream *s)
 {
 	for (int t = 0; t < _RESOURCE_TYPE_N; t++) {
 		ads_pending_clear(&s->types[t]);
-		ads_names_clear(&s->types[t]);
-		map_deinit(&s->types[t].names);
+		ads_names_clear(s, (enum resource_type)t);
+		list_unlink(&s->types[t].all.link);
 	}
+	ads_interest_drop(&s->ads->index.own, s->own_alias, &s->own[0]);
+	ads_interest_drop(&s->ads->index.own, s->own_node, &s->own[1]);
+	list_unlink(&s->touched);
 	list_unlink(&s->link);
 	defer_cancel(&s->dead);
 	s->ads->n_streams--;
@@ -278,6 +339,20 @@ static void on_closed(struct grpc_call *call, void *data, const struct grpc_stat
 	loop_defer(s->ads->loop, &s->dead, on_dead);
 }
 
+void ads_stream_init(struct ads_stream *s, struct ads *a, struct grpc_call *call, bool delta)
+{
+	*s = (struct ads_stream){ .ads = a, .call = call, .delta = delta, .opened_ms = clock_mono_ms() };
+	list_init(&s->touched);
+	for (int t = 0; t < _RESOURCE_TYPE_N; t++) {
+		map_init(&s->types[t].names);
+		list_init(&s->types[t].pending);
+		list_init(&s->types[t].all.link);
+		s->types[t].all.stream = s;
+	}
+	list_append(&a->streams, &s->link);
+	a->n_streams++;
+}
+
 static void open_stream(struct ads *a, struct grpc_call *call, bool delta)
 {
 	static const struct grpc_call_ops ops = {
@@ -293,25 +368,16 @@ static void open_stream(struct ads *a, struct grpc_call *call, bool delta)
 		grpc_call_finish(call, GRPC_UNAUTHENTICATED, "%s", diag.msg);
 		return;
 	}
-	s = calloc(1, sizeof(*s));
+	s = malloc(sizeof(*s));
 	if (!s) {
 		grpc_call_finish(call, GRPC_RESOURCE_EXHAUSTED, "out of memory");
 		return;
 	}
-	s->ads = a;
-	s->call = call;
-	s->delta = delta;
+	ads_stream_init(s, a, call, delta);
 	s->id = caller.id;
 	s->through_nic = caller.through_nic;
 	s->origin = caller.origin;
-	s->opened_ms = clock_mono_ms();
 	identity_format(&s->id, s->identity);
-	for (int t = 0; t < _RESOURCE_TYPE_N; t++) {
-		map_init(&s->types[t].names);
-		list_init(&s->types[t].pending);
-	}
-	list_append(&a->streams, &s->link);
-	a->n_streams++;
 	grpc_call_set_ops(call, &ops, s);
 }
 
@@ -360,22 +426,48 @@ static struct ads_push *new_push(struct ads *a)
 	return p;
 }
 
+static void touch(struct ads_stream *s, enum resource_type type)
+{
+	s->types[type].touched = true;
+	if (list_empty(&s->touched))
+		list_append(&s->ads->touched, &s->touched);
+}
+
+/* Something may be known not to exist now: that concerns whoever asked for it. */
+static void touch_all(struct ads *a)
+{
+	list_for_each(l, &a->streams)
+		for (int t = 0; t < _RESOURCE_TYPE_N; t++)
+			touch(list_entry(l, struct ads_stream, link), (enum resource_type)t);
+}
+
+static void tell(struct ads_stream *s, struct ads_push *push)
+{
+	for (int t = 0; t < _RESOURCE_TYPE_N; t++) {
+		bool touched = s->types[t].touched;
+
+		s->types[t].touched = false;
+		if (!touched || !s->call || !s->types[t].started)
+			continue;
+		if (s->delta)
+			ads_delta_changes(s, (enum resource_type)t, push);
+		else
+			ads_sotw_changes(s, (enum resource_type)t, push);
+	}
+}
+
 static int on_flush(struct defer *d)
 {
 	struct ads *a = container_of(d, struct ads, flush);
 	struct ads_push *push = new_push(a);	/* NULL, without memory: times are not measured, that is all */
 
-	list_for_each(l, &a->streams) {
-		struct ads_stream *s = list_entry(l, struct ads_stream, link);
-
-		for (int t = 0; t < _RESOURCE_TYPE_N; t++) {
-			if (!s->call || !s->types[t].started)
-				continue;
-			if (s->delta)
-				ads_delta_changes(s, (enum resource_type)t, push);
-			else
-				ads_sotw_changes(s, (enum resource_type)t, push);
-		}
+	list_for_each(l, &a->resources->changes)
+		ads_index_each(&a->index, a->resources, list_entry(l, struct resource, changed), touch);
+	if (a->resources->completed)
+		touch_all(a);
+	list_for_each_safe(l, &a->touched) {
+		list_unlink(l);
+		tell(list_entry(l, struct ads_stream, touched), push);
 	}
 	resources_settle(a->resources);
 	ads_push_unref(push);
@@ -403,6 +495,8 @@ int ads_new(struct loop *loop, struct resources *resources, const struct authn *
 	a->ops = ops;
 	a->data = data;
 	list_init(&a->streams);
+	list_init(&a->touched);
+	ads_index_init(&a->index);
 	if (!a->network) {
 		free(a);
 		return -ENOMEM;
@@ -431,6 +525,7 @@ struct ads *ads_free(struct ads *a)
 			grpc_call_cancel(s->call);
 		stream_free(s);
 	}
+	ads_index_deinit(&a->index);
 	free(a->network);
 	free(a);
 	return NULL;

@@ -147,7 +147,7 @@ static Envoy__Service__Discovery__V3__Resource *answer_add(struct answer *a, con
 
 	answer_room(a);
 	m = pool_alloc(&a->pool, 1, sizeof(*m));
-	n = ads_name_get(type_of(a), name);
+	n = ads_name_get(a->s, a->type, name);
 	a->resources = answer_grow(a, a->resources, a->n_resources, &a->room_resources);
 	if (!n || a->pool.failed)
 		a->failed = a->failed ? a->failed : -ENOMEM;
@@ -299,7 +299,7 @@ static void take_away(struct answer *a, struct ads_name *n)
 	answer_remove(a, n->name);
 	n->held = false;
 	t->n_held--;
-	ads_name_forget(t, n);
+	ads_name_forget(a->s, a->type, n);
 }
 
 static void remove_gone(struct answer *a)
@@ -364,12 +364,12 @@ static void unsubscribe(struct ads_stream *s, enum resource_type type, const del
 		struct ads_name *n = ads_name_find(t, name);
 
 		if (!strcmp(name, "*"))
-			t->wildcard = false;
+			ads_set_wildcard(s, type, false);
 		if (!n)
 			continue;
 		t->n_held -= n->held;
 		n->wanted = n->held = false;	/* the client drops it */
-		ads_name_forget(t, n);
+		ads_name_forget(s, type, n);
 	}
 }
 
@@ -382,10 +382,10 @@ static bool subscribe(struct ads_stream *s, enum resource_type type, const delta
 		struct ads_name *n;
 
 		if (!strcmp(name, "*")) {
-			t->wildcard = true;
+			ads_set_wildcard(s, type, true);
 			continue;
 		}
-		n = t->names.n < ADS_MAX_NAMES + ADS_MAX_NAMES * (size_t)t->wildcard ? ads_name_get(t, name) : NULL;
+		n = t->names.n < ADS_MAX_NAMES + ADS_MAX_NAMES * (size_t)t->wildcard ? ads_name_get(s, type, name) : NULL;
 		if (!n) {
 			grpc_call_finish(s->call, GRPC_RESOURCE_EXHAUSTED, "more than %d names, or one that is too long", ADS_MAX_NAMES);
 			return false;
@@ -401,7 +401,7 @@ static void take_initial_versions(struct ads_stream *s, enum resource_type type,
 	struct ads_type *t = &s->types[type];
 
 	for (size_t i = 0; i < q->n_initial_resource_versions; i++) {
-		struct ads_name *n = ads_name_get(t, q->initial_resource_versions[i]->key);
+		struct ads_name *n = ads_name_get(s, type, q->initial_resource_versions[i]->key);
 
 		if (!n)
 			continue;
@@ -433,33 +433,21 @@ static void answer_request(struct ads_stream *s, enum resource_type type, const 
 
 static void on_request(struct ads_stream *s, const delta_request *q)
 {
-	int type = ads_type_find(q->type_url);
-	struct ads_type *t;
-	bool first;
+	const struct ads_head head = { .type_url = q->type_url, .nonce = q->response_nonce, .node = q->node, .error = q->error_detail };
+	enum resource_type type = RESOURCE_ADDRESS;
+	bool first = false;
 
-	if (!s->has_node && (!q->node || !ads_stream_identify(s, q->node))) {
-		if (!q->node)
-			grpc_call_finish(s->call, GRPC_INVALID_ARGUMENT, "the first request has no node");
+	if (!ads_request_begin(s, &head, &type, &first))
 		return;
-	}
-	if (type < 0)
-		return;			/* nothing of that type is served here */
-	t = &s->types[type];
-	if (q->error_detail)
-		ads_note_nack(s, q->type_url, q->error_detail);
-	ads_pending_done(t, q->response_nonce);
-
-	first = !t->started;
-	t->started = true;
 	if (first) {
-		t->wildcard = !q->n_resource_names_subscribe;
-		take_initial_versions(s, (enum resource_type)type, q);
+		ads_set_wildcard(s, type, !q->n_resource_names_subscribe);
+		take_initial_versions(s, type, q);
 	}
-	if (!subscribe(s, (enum resource_type)type, q))
+	if (!subscribe(s, type, q))
 		return;
-	unsubscribe(s, (enum resource_type)type, q);
+	unsubscribe(s, type, q);
 	if (first || q->n_resource_names_subscribe)
-		answer_request(s, (enum resource_type)type, q, first);
+		answer_request(s, type, q, first);
 }
 
 void ads_delta_request(struct ads_stream *s, const uint8_t *bytes, size_t len)

@@ -43,7 +43,7 @@ static void world_put(struct world *w, enum resource_type type, uint8_t *bytes, 
 static void note_held(struct ads_stream *s, enum resource_type type, const char *name, const char *version)
 {
 	struct ads_type *t = &s->types[type];
-	struct ads_name *n = ads_name_get(t, name);
+	struct ads_name *n = ads_name_get(s, type, name);
 
 	if (!n)
 		return;
@@ -177,7 +177,7 @@ static bool take_names(struct ads_stream *s, enum resource_type type, const requ
 	size_t n_wanted = 0;
 
 	if (first)
-		t->wildcard = !q->n_resource_names;
+		ads_set_wildcard(s, type, !q->n_resource_names);
 	map_for_each(l, &t->names)
 		n_wanted += container_of(l, struct ads_name, link)->wanted;
 	for (size_t i = 0; i < q->n_resource_names; i++) {
@@ -192,16 +192,16 @@ static bool take_names(struct ads_stream *s, enum resource_type type, const requ
 	if (!changed)
 		return false;
 	if (!first)
-		t->wildcard = false;
-	ads_names_clear(t);
+		ads_set_wildcard(s, type, false);
+	ads_names_clear(s, type);
 	for (size_t i = 0; i < q->n_resource_names && i < ADS_MAX_NAMES; i++) {
 		struct ads_name *n;
 
 		if (!strcmp(q->resource_names[i], "*")) {
-			t->wildcard = true;
+			ads_set_wildcard(s, type, true);
 			continue;
 		}
-		n = ads_name_get(t, q->resource_names[i]);
+		n = ads_name_get(s, type, q->resource_names[i]);
 		if (n)
 			n->wanted = true;
 	}
@@ -210,25 +210,12 @@ static bool take_names(struct ads_stream *s, enum resource_type type, const requ
 
 static void on_request(struct ads_stream *s, const request *q)
 {
-	int type = ads_type_find(q->type_url);
-	struct ads_type *t;
-	bool first;
+	const struct ads_head head = { .type_url = q->type_url, .nonce = q->response_nonce, .node = q->node, .error = q->error_detail };
+	enum resource_type type = RESOURCE_ADDRESS;
+	bool first = false;
 
-	if (!s->has_node && (!q->node || !ads_stream_identify(s, q->node))) {
-		if (!q->node)
-			grpc_call_finish(s->call, GRPC_INVALID_ARGUMENT, "the first request has no node");
-		return;
-	}
-	if (type < 0)
-		return;
-	t = &s->types[type];
-	if (q->error_detail)
-		ads_note_nack(s, q->type_url, q->error_detail);
-	ads_pending_done(t, q->response_nonce);
-	first = !t->started;
-	t->started = true;
-	if (take_names(s, (enum resource_type)type, q, first))
-		send_all(s, (enum resource_type)type, NULL);
+	if (ads_request_begin(s, &head, &type, &first) && take_names(s, type, q, first))
+		send_all(s, type, NULL);
 }
 
 void ads_sotw_request(struct ads_stream *s, const uint8_t *bytes, size_t len)

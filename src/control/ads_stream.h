@@ -1,5 +1,6 @@
 #pragma once
 #include "control/ads.h"
+#include "control/ads_index.h"
 #include "envoy/discovery.pb-c.h"
 #include "mesh/identity.h"
 
@@ -30,6 +31,7 @@ struct ads_pending {			/* an answer without an acknowledgement */
 
 struct ads_name {			/* of a stream and type */
 	struct map_link link;
+	struct ads_interest interest;
 	bool wanted;			/* asked for by this name */
 	bool held;			/* the client has it */
 	char version[RESOURCE_VERSION_LEN + 16];	/* of what it has; initial ones may be anything */
@@ -38,7 +40,9 @@ struct ads_name {			/* of a stream and type */
 
 struct ads_type {			/* of a stream */
 	bool started;			/* the first request has come */
-	bool wildcard;
+	bool touched;			/* a change may be of interest */
+	bool wildcard;			/* ads_set_wildcard() */
+	struct ads_interest all;
 	struct map names;
 	size_t n_held;
 	struct list pending;
@@ -46,6 +50,7 @@ struct ads_type {			/* of a stream */
 
 struct ads_stream {
 	struct list link;
+	struct list touched;		/* in the ads' list: one of the types is */
 	struct ads *ads;
 	struct grpc_call *call;
 	bool delta;
@@ -57,6 +62,7 @@ struct ads_stream {
 	char node[ADS_MAX_NODE];
 	char own_alias[80];		/* "network/ip" of its own address, or "" */
 	char own_node[ADS_MAX_NODE];	/* "node:<name>", or "" */
+	struct ads_interest own[2];	/* in these two */
 	char last_nack[256];
 	uint64_t nonce;
 	uint64_t opened_ms;
@@ -72,30 +78,45 @@ struct ads {
 	const struct ads_ops *ops;
 	void *data;
 	struct list streams;
+	struct ads_index index;
+	struct list touched;
 	size_t n_streams;
 	struct defer flush;
 	struct ads_counters counters;
 };
 
 extern const char *const ads_type_urls[_RESOURCE_TYPE_N];
-int ads_type_find(const char *url);	/* -1: none of ours */
 
-/* Takes identity and node of the first request; ends the call where they do not fit. */
-bool ads_stream_identify(struct ads_stream *s, const Envoy__Config__Core__V3__Node *node);
+/* A stream that has said nothing yet, in the list of @a. */
+void ads_stream_init(struct ads_stream *s, struct ads *a, struct grpc_call *call, bool delta);
+
+/* What a request of either form begins with. */
+struct ads_head {
+	const char *type_url;
+	const char *nonce;		/* of the answer that it acknowledges, or "" */
+	const Envoy__Config__Core__V3__Node *node;
+	const Google__Rpc__Status *error;
+};
+
+/*
+ * Takes identity and node of a stream's first request, and acknowledgements.
+ * False: there is nothing to answer. *ret_first: it is the first one of its type.
+ */
+bool ads_request_begin(struct ads_stream *s, const struct ads_head *head, enum resource_type *ret_type, bool *ret_first);
+void ads_set_wildcard(struct ads_stream *s, enum resource_type type, bool wildcard);
 struct ads_name *ads_name_find(const struct ads_type *t, const char *name);
 /* The same by @key's name, a resource's or group's: without hashing it again for each stream. */
 struct ads_name *ads_name_of(const struct ads_type *t, const struct map_link *key);
 /* NULL: too many, too long, or no memory. */
-struct ads_name *ads_name_get(struct ads_type *t, const char *name);
-void ads_name_forget(struct ads_type *t, struct ads_name *n);	/* when it is neither wanted nor held */
-void ads_names_clear(struct ads_type *t);
+struct ads_name *ads_name_get(struct ads_stream *s, enum resource_type type, const char *name);
+void ads_name_forget(struct ads_stream *s, enum resource_type type, struct ads_name *n);	/* when it is neither wanted nor held */
+void ads_names_clear(struct ads_stream *s, enum resource_type type);
 /* Is the resource asked for: by wildcard, by its name, an alias, or a parent? */
 bool ads_wants(const struct ads_stream *s, const struct resource *res);
 
 MUST_CHECK int ads_pending_add(struct ads_type *t, uint64_t nonce, struct ads_push *push);
 /* Acknowledged, or refused: it and all before it. */
 void ads_pending_done(struct ads_type *t, const char *nonce);
-void ads_note_nack(struct ads_stream *s, const char *type, const Google__Rpc__Status *error);
 
 /* ads_delta.c, ads_sotw.c */
 void ads_delta_request(struct ads_stream *s, const uint8_t *bytes, size_t len);

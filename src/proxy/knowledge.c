@@ -14,7 +14,7 @@ const char *knowledge_type_url(enum knowledge_kind kind)
 	return kind == KNOWLEDGE_POLICY ? MODEL_TYPE_AUTHORIZATION : MODEL_TYPE_ADDRESS;
 }
 
-struct record *record_find(const struct knowledge *k, enum knowledge_kind kind, const char *name, size_t len, uint64_t hash)
+static struct record *find(const struct knowledge *k, enum knowledge_kind kind, const char *name, size_t len, uint64_t hash)
 {
 	struct map_link *l = map_find_hashed(&k->records[kind], name, len, hash);
 
@@ -431,7 +431,7 @@ int knowledge_put(struct knowledge *k, uint32_t holder, enum knowledge_kind kind
 		.holder = holder, .kind = kind, .name = name, .name_hash = map_hash(name, n_name),
 		.value = value, .len = len, .hash = map_hash(value, len),
 	};
-	struct record *rec = record_find(k, kind, name, n_name, p.name_hash);
+	struct record *rec = find(k, kind, name, n_name, p.name_hash);
 
 	if (rec)
 		return put_again(k, rec, &p, reterr_diag);
@@ -442,7 +442,7 @@ void knowledge_gone(struct knowledge *k, uint32_t holder, enum knowledge_kind ki
 {
 	size_t n_name = strlen(name);
 	uint64_t hash = map_hash(name, n_name);
-	struct record *rec = record_find(k, kind, name, n_name, hash);
+	struct record *rec = find(k, kind, name, n_name, hash);
 
 	if (rec)
 		let_go(k, rec, holder);

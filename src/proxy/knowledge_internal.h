@@ -68,7 +68,6 @@ struct knowledge {
 MUST_CHECK int knowledge_publish(struct knowledge *k, int r);
 void knowledge_retry_later(struct knowledge *k, int r);		/* nothing when @r is not -ENOMEM */
 
-struct record *record_find(const struct knowledge *k, enum knowledge_kind kind, const char *name, size_t len, uint64_t hash);
 MUST_CHECK int record_new(struct knowledge *k, enum knowledge_kind kind, const char *name, struct record **ret_record);
 void record_drop(struct knowledge *k, struct record *rec);
 const char *record_target(const struct record *rec);	/* its key in the store: uid, "namespace/hostname", "namespace/name" */

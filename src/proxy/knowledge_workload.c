@@ -140,6 +140,14 @@ static int put_decoded(struct knowledge *k, const struct put *p, struct snap_not
 	return record_put(k, NULL, p, a, d);
 }
 
+static bool is_same(const struct snap_note *note, const struct put *p)
+{
+	uint64_t hash;
+
+	memcpy(&hash, note->hash, sizeof(hash));
+	return hash == p->hash;
+}
+
 int noted_put(struct knowledge *k, struct put *p, struct diag *d)
 {
 	struct snap_note *note = noted_find(k, p->name, p->name_hash);
@@ -155,7 +163,7 @@ int noted_put(struct knowledge *k, struct put *p, struct diag *d)
 		if (r < 0)
 			return r;
 	}
-	if (note && !memcmp(note->hash, &p->hash, sizeof(note->hash)))
+	if (note && is_same(note, p))
 		return 0;
 	r = address_decode(p->value, p->len, &a, d);
 	if (r == 0) {
