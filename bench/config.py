@@ -2,18 +2,22 @@
 
 Ours is bench/config.c: from the bytes that the mesh controller sends to the published snapshot, in CPU and allocated memory, without the
 socket: fifty changes in one answer, and one at a time. HAProxy reads its file, and changes an address by the runtime API: fifty commands in
-one write, so that its socket costs next to nothing either, and one command at a time. nginx (open source) has no such thing and is reloaded.
+one write, so that its socket costs next to nothing either, and one command at a time. Envoy gets its endpoints by delta ADS from bench/eds.py,
+where what changes is a service's assignment with all its endpoints; its clusters have no TLS, and its start without them is not counted. nginx (open source) has no such thing and is reloaded.
 """
 
 import json
 import os
 import socket
+import subprocess
 import time
 
 import contenders as known
-from lab import BUILD, PROXY_CPU, Namespace
+from lab import BUILD, LOAD_CPU, PROXY_CPU, Namespace
 
 SERVICES, EACH, CHANGES, TOGETHER = 1000, 10, 10000, 50
+EDS_PORT, EDS_CHANGES = 2100, 2000
+PYTHON_GRPC = os.path.join(BUILD, "cache", "venv-grpc", "bin", "python3")     # tests/interop/test_grpc.py makes it
 
 
 class Config:
@@ -31,6 +35,8 @@ class Config:
             self.ours()
             if not known.HAProxy.missing():
                 self.haproxy()
+            if not known.Envoy.missing() and os.access(PYTHON_GRPC, os.X_OK):
+                self.envoy()
 
     def add(self, name, load_s, memory, change_us, alone_us):
         self.report.add("config", name, "10,000 endpoints loaded, CPU", "s", load_s)
@@ -44,6 +50,59 @@ class Config:
             if out["known"] != SERVICES * (EACH + 1):
                 self.report.fail("config", self.report.ours, "knows %d resources" % out["known"])
         self.add(self.report.ours, together["load_s"], together["bytes"], together["change_us"], alone["change_us"])
+
+    def envoy_file(self, services):
+        ads = {"eds_config": {"ads": {}, "resource_api_version": "V3"}}
+        http2 = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {"http2_protocol_options": {}}}}
+        where = {"socket_address": {"address": "127.0.0.1", "port_value": EDS_PORT}}
+        clusters = [{"name": "ads", "type": "STATIC", "typed_extension_protocol_options": http2,
+                     "load_assignment": {"cluster_name": "ads", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": where}}]}]}}]
+        clusters += [{"name": "b%d" % s, "type": "EDS", "eds_cluster_config": ads} for s in range(services)]
+        config = {"node": {"id": "bench", "cluster": "bench"}, "static_resources": {"clusters": clusters},
+                  "dynamic_resources": {"ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3",
+                                                       "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}]}}}
+        path = os.path.join(self.ns.dir, "envoy-%d.json" % services)
+        with open(path, "w") as f:
+            json.dump(config, f)
+        return path
+
+    def start_envoy(self, services):
+        """(Envoy with its endpoints, the server of them)"""
+        eds = self.ns.popen([PYTHON_GRPC, os.path.join(os.path.dirname(os.path.abspath(__file__)), "eds.py"), EDS_PORT, services, EACH],
+                            LOAD_CPU, "eds", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.heard(eds, b"ready")
+        c = known.Envoy(self.ns, 2000)
+        binary = os.environ.get("ENVOY_BIN", c.binary)
+        c.processes["a"].append(self.ns.popen([binary, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c", self.envoy_file(services)],
+                                              PROXY_CPU, "envoy-config"))
+        self.heard(eds, b"loaded")
+        time.sleep(0.5)
+        return c, eds
+
+    def heard(self, eds, word):
+        line = eds.stdout.readline().strip()
+        if line != word:
+            self.report.fail("config", "envoy", "%s, not %s: see %s" % (line.decode(), word.decode(), eds.log))
+            raise RuntimeError("Envoy's endpoints: %r" % line)
+
+    def envoy(self):
+        small, eds = self.start_envoy(1)
+        private, start_s = small.memory_kb()[0], small.cpu_s()
+        small.stop()
+        self.ns.stop(eds)
+        c, eds = self.start_envoy(SERVICES)
+        load_s, grown = c.cpu_s() - start_s, c.memory_kb()[0] - private
+        costs = []
+        for together in (TOGETHER, 1):
+            before = c.cpu_s()
+            eds.stdin.write(b"%d %d\n" % (EDS_CHANGES, together))
+            eds.stdin.flush()
+            self.heard(eds, b"done")
+            costs.append((c.cpu_s() - before) / EDS_CHANGES * 1e6)
+        self.add("envoy", load_s, grown * 1024, *costs)
+        c.stop()
+        self.ns.stop(eds)
 
     def haproxy_file(self, services):
         d = self.ns.dir
