@@ -139,21 +139,21 @@ int watch_add(struct loop *l, struct watch *w, int fd, uint32_t events, bool edg
 
 	if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0)
 		return -errno;
-	*w = (struct watch){ .fd = fd, .events = events, .fn = fn, .loop = l, .edge = edge };
+	*w = (struct watch){ .fd = fd, .events = e.events, .fn = fn, .loop = l };
 	return 0;
 }
 
 int watch_modify(struct watch *w, uint32_t events)
 {
-	struct epoll_event e = { .events = events | (w->edge ? EPOLLET : 0), .data.ptr = w };
+	struct epoll_event e = { .events = events | (w->events & EPOLLET), .data.ptr = w };
 
 	if (!w->loop)
 		return -EBADF;
-	if (w->events == events)
+	if (w->events == e.events)
 		return 0;
 	if (epoll_ctl(w->loop->epoll_fd, EPOLL_CTL_MOD, w->fd, &e) < 0)
 		return -errno;
-	w->events = events;
+	w->events = e.events;
 	return 0;
 }
 

@@ -28,10 +28,9 @@ typedef int defer_fn(struct defer *d);
 
 struct watch {
 	int fd;			/* not owned */
-	uint32_t events;	/* what is asked for now */
+	uint32_t events;	/* what is asked for now, EPOLLET with it */
 	watch_fn *fn;
 	struct loop *loop;	/* NULL while it is in none */
-	bool edge;
 };
 
 struct timer {

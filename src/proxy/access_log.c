@@ -132,7 +132,7 @@ static int format(struct bytes *out, const struct flow_report *r, const struct a
 		{ "bytes_sent", NUMBER, .number = r->bytes_received }, { "bytes_recv", NUMBER, .number = r->bytes_sent },
 		{ "duration", TEXT, duration },
 		{ "attempts", r->attempts > 1 ? NUMBER : TEXT, NULL, r->attempts },
-		{ "error", TEXT, r->result == FLOW_OK ? NULL : *r->why ? r->why : flow_result_name(r->result) },
+		{ "error", TEXT, r->result == FLOW_OK ? NULL : r->why ? r->why : flow_result_name(r->result) },
 		{ "result", TEXT, r->result == FLOW_OK ? NULL : flow_result_name(r->result) },
 	};
 	return append_line(out, pairs, ELEMENTS(pairs), time, json);

@@ -45,11 +45,10 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 	f->counted = true;
 	sock_init(&f->local);
 	sock_init(&f->far);
-	list_init(&f->of_tunnel);
+	list_init(&f->of_other);
 	list_init(&f->waiting);
 	list_init(&f->stream.blocked);
 	list_init(&f->of_vm);
-	list_init(&f->of_target);
 	list_append(&v->flows, &f->of_vm);
 	__atomic_store_n(&v->w->load.n_flows, v->w->load.n_flows + 1, __ATOMIC_RELAXED);
 	return f;
@@ -67,7 +66,8 @@ static void deliver_report(struct mail *m, void *receiver)
 /* As @v's, which may be the VM at the other end. */
 static struct flow_report *make_report(const struct flow *f, const struct worker_vm *v, enum flow_event event, enum flow_result result)
 {
-	struct flow_report *r = calloc(1, sizeof(*r));
+	size_t n_why = f->why ? MIN(strlen(f->why), (size_t)FLOW_WHY_MAX) : 0;
+	struct flow_report *r = calloc(1, sizeof(*r) + (n_why ? n_why + 1 : 0));
 
 	if (!r)
 		return NULL;		/* the counters are right in any case */
@@ -87,8 +87,8 @@ static struct flow_report *make_report(const struct flow *f, const struct worker
 	r->status = f->status;
 	r->attempts = f->attempts;
 	r->hbone = f->hbone;
-	if (f->why)
-		snprintf(r->why, sizeof(r->why), "%s", f->why);
+	if (n_why)
+		r->why = memcpy(r + 1, f->why, n_why);
 	return r;
 }
 
@@ -164,9 +164,9 @@ static void leave_tunnel(struct flow *f, bool clean)
 		return;
 	hbone_rx_forget(f->v->w, f);
 	h2_reset(&t->h2, &f->stream, clean ? H2_NO_ERROR : H2_CONNECT_ERROR);
-	if (f->local.out.len)
-		h2_consume(&t->h2, NULL, f->local.out.len);	/* nobody will see it; others may use the room */
-	list_unlink(&f->of_tunnel);
+	if (f->local.out)
+		h2_consume(&t->h2, NULL, sock_waiting(&f->local));	/* nobody will see it; others may use the room */
+	list_unlink(&f->of_other);
 	f->tunnel = NULL;
 	hbone_flow_gone(t);
 }
@@ -213,7 +213,7 @@ bool flow_take_target(struct flow *f, struct worker_vm *to)
 		return false;
 	}
 	f->target = to;
-	list_append(&to->from_neighbours, &f->of_target);
+	list_append(&to->from_neighbours, &f->of_other);
 	return true;
 }
 
@@ -232,7 +232,7 @@ void flow_drop_target(struct flow *f)
 
 	if (!to)
 		return;
-	list_unlink(&f->of_target);
+	list_unlink(&f->of_other);
 	f->target = NULL;
 	__atomic_sub_fetch(&to->vm->n_connections, 1, __ATOMIC_RELAXED);
 	worker_vm_check(to);
@@ -441,7 +441,7 @@ static void pump(struct flow *f, struct sock *from, struct sock *to)
 {
 	struct worker *w = f->v->w;
 	struct iovec iov = { w->net, read_size(f) };
-	size_t sent, before = to->out.len;
+	size_t sent;
 	ssize_t n = read_parts(from->fd, &iov, 1);
 	int r;
 
@@ -464,11 +464,10 @@ static void pump(struct flow *f, struct sock *from, struct sock *to)
 	tee_parts(f, is_from_client(f, from), &iov, 1, (size_t)n);
 	r = sock_write(to, &iov, 1, &sent);
 	if (r < 0) {
-		to->out.len = before;
 		broken(f, r);
 		return;
 	}
-	if (to->out.len)
+	if (to->out)
 		sock_read(from, false);
 	if (!buffer(f, (size_t)n - sent))
 		too_much(f);
@@ -495,7 +494,7 @@ static void writable(struct flow *f, struct sock *s)
 	unbuffer(f, sent);
 	if (f->tunnel && sent)
 		h2_consume(&f->tunnel->h2, &f->stream, sent);
-	if (!f->tunnel && !s->out.len && f->state == FLOW_OPEN)
+	if (!f->tunnel && !s->out && f->state == FLOW_OPEN)
 		sock_read(s == &f->local ? &f->far : &f->local, true);
 	maybe_done(f);
 }
@@ -557,7 +556,7 @@ static int on_far(struct watch *w, uint32_t events)
 
 void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, bool end)
 {
-	size_t total = 0, sent = 0, before = f->local.out.len;
+	size_t total = 0, sent = 0;
 	struct hbone *t = f->tunnel;
 	int r = 0;
 
@@ -574,7 +573,6 @@ void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, boo
 	}
 	if (r < 0) {
 		h2_consume(&t->h2, NULL, total - sent);
-		f->local.out.len = before;	/* what was kept of these has not been accounted for */
 		broken(f, r);
 		return;
 	}

@@ -25,6 +25,8 @@ enum flow_state {
 
 struct pool_entry;
 
+enum { FLOW_ATTEMPTS_MAX = 3 };	/* endpoints, or the same again, for one connection */
+
 struct flow {
 	/* fixed */
 	struct worker_vm *v;
@@ -33,12 +35,12 @@ struct flow {
 	uint64_t started_ms;		/* monotonic */
 	struct ip_port source;
 	struct ip_port destination;
-	enum flow_direction direction;
 
 	/* changes */
-	enum flow_state state;
+	struct ip_port upstream;	/* where it goes */
+	uint16_t status;
 	struct list of_vm;
-	struct list of_tunnel;		/* among the flows of @tunnel */
+	struct list of_other;		/* among the flows of @tunnel, or of @target: it has one of them at most */
 	struct list waiting;		/* parked, no_socket, pool entry, or tunnel's stalled */
 	struct sock local;
 	struct sock far;
@@ -46,20 +48,19 @@ struct flow {
 	struct hbone *tunnel;
 	struct pool_entry *pool;	/* while it waits for a tunnel of it */
 	struct worker_vm *target;	/* a VM of this process that it reaches directly */
-	struct list of_target;
 	struct timer timer;		/* of connecting and of deciding */
 	struct defer free_defer;
 	struct flow_peer *peer;
-	struct ip_port upstream;	/* where it goes */
 	uint64_t bytes_sent;		/* by the client */
 	uint64_t bytes_received;
 	uint64_t active_ms;		/* when bytes last moved */
 	uint64_t reported_ms;		/* last progress */
-	uint32_t tried[BALANCE_TRIED_MAX];
+	uint32_t tried[FLOW_ATTEMPTS_MAX];
 	uint32_t workload_id;		/* of the endpoint at hand, known to the balancer; UINT32_MAX: none */
 	uint32_t connect_ms;
 	uint64_t tee_lost[2];
-	uint16_t status;
+	enum flow_direction direction : 8;	/* fixed */
+	enum flow_state state : 8;
 	uint8_t n_tried;
 	uint8_t attempts;
 	bool tee : 1;
@@ -75,7 +76,7 @@ struct flow {
 	char *why;
 };
 
-_Static_assert(sizeof(struct flow) <= 640, "a connection costs little besides its sockets");
+_Static_assert(sizeof(struct flow) <= 464, "a connection costs little besides its sockets");
 
 /* A new flow of @v in state DECIDING. NULL: out of memory, or over the VM's budget (which is counted). */
 struct flow *flow_new(struct worker_vm *v, enum flow_direction direction);

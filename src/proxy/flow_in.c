@@ -263,7 +263,7 @@ void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
 	f->tunnel = t;
 	f->hbone = true;
 	f->local.connecting = true;	/* what comes before the VM is there, waits */
-	list_append(&t->flows, &f->of_tunnel);
+	list_append(&t->flows, &f->of_other);
 	t->idle_ms = 0;
 	f->source = client_of(t, m);
 	f->destination = f->upstream = t->local;

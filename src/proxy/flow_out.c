@@ -11,7 +11,6 @@
 #include "proxy/hbone.h"
 #include "proxy/upstream.h"
 
-enum { MAX_ATTEMPTS = 3 };
 
 static const char no_waypoint_text[] = "the destination's waypoint is not known to the mesh";
 
@@ -313,7 +312,7 @@ static void give_up(struct flow *f, const char *why)
 /* The endpoint is well, but has not looked at this stream: REFUSED_STREAM, RFC 9113 section 8.7. */
 void flow_out_refused(struct flow *f, const char *why)
 {
-	if (f->attempts >= MAX_ATTEMPTS) {
+	if (f->attempts >= FLOW_ATTEMPTS_MAX) {
 		flow_out_failed(f, why);
 		return;
 	}
@@ -331,11 +330,11 @@ void flow_out_failed(struct flow *f, const char *why)
 	give_up(f, why);
 	if (of_mesh) {
 		balance_failed(w->balance, f->workload_id, loop_now_ms(w->loop));
-		if (f->n_tried < BALANCE_TRIED_MAX)
+		if (f->n_tried < ELEMENTS(f->tried))
 			f->tried[f->n_tried++] = f->workload_id;
 		let_endpoint_go(f);
 	}
-	if (!of_mesh || f->attempts >= MAX_ATTEMPTS) {
+	if (!of_mesh || f->attempts >= FLOW_ATTEMPTS_MAX) {
 		flow_end(f, FLOW_R_CONNECT, NULL);
 		return;
 	}
@@ -391,7 +390,7 @@ void flow_out_request(struct flow *f, struct hbone *t)
 		return;
 	}
 	f->tunnel = t;
-	list_append(&t->flows, &f->of_tunnel);
+	list_append(&t->flows, &f->of_other);
 	t->idle_ms = 0;
 	f->state = FLOW_REQUESTED;
 }

@@ -64,6 +64,8 @@ struct flow_peer {
 struct flow_peer *flow_peer_ref(struct flow_peer *p);
 struct flow_peer *flow_peer_unref(struct flow_peer *p);
 
+enum { FLOW_WHY_MAX = 95 };		/* bytes */
+
 struct flow_report {
 	struct mail mail;		/* to the main thread */
 	struct worker *worker;		/* that made it */
@@ -84,7 +86,7 @@ struct flow_report {
 	uint16_t status;		/* HBONE: of the CONNECT; 0 */
 	uint8_t attempts;		/* endpoints tried */
 	bool hbone;
-	char why[96];			/* "" or words */
+	const char *why;		/* words, at most FLOW_WHY_MAX bytes of them; NULL: none. Freed with the report */
 };
 
 void flow_report_free(struct flow_report *r);	/* with its references */

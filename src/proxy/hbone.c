@@ -85,9 +85,9 @@ static void hbone_end(struct hbone *t)
 	t->broken = true;
 	hbone_rx_flush(w);
 	while (!list_empty(&t->flows)) {
-		struct flow *f = list_entry(t->flows.next, struct flow, of_tunnel);
+		struct flow *f = list_entry(t->flows.next, struct flow, of_other);
 
-		list_unlink(&f->of_tunnel);
+		list_unlink(&f->of_other);
 		flow_tunnel_lost(f, t->why);
 	}
 	defer_cancel(&t->end_defer);

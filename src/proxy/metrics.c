@@ -89,10 +89,10 @@ struct open_flow {
 	uint64_t sent, received;	/* counted so far, as the client sees it */
 	int64_t start_ms;
 	struct ip_port source, destination, upstream;
-	struct vm *vm;			/* a reference */
-	struct flow_peer *peer;		/* a reference, or NULL */
 	bool inbound;
 	bool hbone;
+	struct vm *vm;			/* a reference */
+	struct flow_peer *peer;		/* a reference, or NULL */
 };
 
 struct metrics {

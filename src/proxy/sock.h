@@ -12,7 +12,7 @@ enum { SOCK_OUT_MAX = 2 * 1024 * 1024 };	/* bytes; the peer's window keeps it lo
 struct sock {
 	struct loop *loop;
 	struct watch watch;
-	struct bytes out;		/* waits to be written */
+	struct bytes *out;		/* waits to be written; NULL: nothing does */
 	int fd;				/* owned; -1: none */
 	bool connecting : 1;
 	bool reading : 1;		/* EPOLLIN is wanted */
@@ -20,6 +20,11 @@ struct sock {
 	bool end_wanted : 1;		/* a FIN is to be sent behind @out */
 	bool ended : 1;			/* it has been */
 };
+
+static inline size_t sock_waiting(const struct sock *s)	/* bytes in @out */
+{
+	return s->out ? s->out->len : 0;
+}
 
 void sock_init(struct sock *s);
 /* Watches @fd, which becomes the sock's. */
@@ -40,7 +45,8 @@ MUST_CHECK int sock_connected(struct sock *s);
 
 /*
  * Writes what fits, keeps the rest in @out. @ret_sent: the bytes that went out
- * at once. Negative: the socket is broken, or there is no memory (-ENOMEM).
+ * at once. Negative: the socket is broken, or there is no memory (-ENOMEM); then
+ * nothing more is kept.
  */
 MUST_CHECK int sock_write(struct sock *s, const struct iovec *iov, size_t n_iov, size_t *ret_sent);
 /* Writes of @out what fits. */

@@ -103,7 +103,7 @@ struct worker_vm {
 	struct vm_address *addresses;	/* those of @conf that nobody else had */
 	size_t n_addresses;
 	struct list flows;
-	struct list from_neighbours;	/* flows of other VMs of this process to this one: struct flow.of_target */
+	struct list from_neighbours;	/* flows of other VMs of this process to this one: struct flow.of_other */
 	struct list tunnels;
 	struct map pool;		/* struct pool_entry: tunnels that we dial */
 	struct timer drain_timer;

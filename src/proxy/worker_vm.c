@@ -308,7 +308,7 @@ static void cut(struct worker_vm *v)
 			flow_end(f, FLOW_R_DRAIN, "the VM's proxy ends");
 	}
 	while (!list_empty(&v->from_neighbours)) {
-		struct flow *f = list_entry(v->from_neighbours.next, struct flow, of_target);
+		struct flow *f = list_entry(v->from_neighbours.next, struct flow, of_other);
 
 		if (f->state < FLOW_OPEN)
 			flow_out_failed(f, "the VM's proxy ends");
@@ -408,7 +408,7 @@ static void recheck(struct worker_vm *v, bool for_good)
 	list_for_each_safe(l, &v->flows)
 		flow_in_recheck(list_entry(l, struct flow, of_vm), for_good);
 	list_for_each_safe(n, &v->from_neighbours)
-		flow_in_recheck(list_entry(n, struct flow, of_target), for_good);
+		flow_in_recheck(list_entry(n, struct flow, of_other), for_good);
 }
 
 void worker_vm_tick(struct worker_vm *v, uint64_t now_ms)

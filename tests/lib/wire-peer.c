@@ -214,7 +214,7 @@ static void on_report(void *data, struct flow_report *r)
 	       "\"sent\": %llu, \"received\": %llu, \"identity\": \"%s\", \"why\": \"%s\"}\n",
 	       events[r->event], r->direction == FLOW_OUTBOUND ? "outbound" : "inbound", flow_result_name(r->result),
 	       r->hbone ? "true" : "false", r->status, ip_port_format(&r->source, source), (unsigned long long)r->bytes_sent,
-	       (unsigned long long)r->bytes_received, r->peer ? r->peer->identity : "", r->why);
+	       (unsigned long long)r->bytes_received, r->peer ? r->peer->identity : "", r->why ? r->why : "");
 	fflush(stdout);
 	flow_report_free(r);
 }

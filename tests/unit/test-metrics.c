@@ -196,7 +196,7 @@ static void a_line_of_the_access_log_has_ztunnels_keys(void **state)
 		assert_int_equal(access_log_new(loop, path, json, &a, &d), 0);
 		access_log_write(a, &r, &us);
 		r.result = FLOW_R_CONNECT;
-		snprintf(r.why, sizeof(r.why), "said \"no\"\n");
+		r.why = "said \"no\"\n";
 		access_log_write(a, &r, &us);
 		assert_int_equal(loop_turn(loop, 0), 0);
 		a = access_log_free(a);
