@@ -40,7 +40,8 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 	f->id = ++v->w->next_flow_id << 8 | v->w->conf.index;
 	f->direction = direction;
 	f->start_ms = clock_wall_ms();
-	f->started_ms = f->active_ms = f->reported_ms = loop_now_ms(v->w->loop);
+	f->started_ms = f->active_ms = loop_now_ms(v->w->loop);
+	f->reported_s = (uint32_t)(f->started_ms / 1000);
 	f->workload_id = UINT32_MAX;
 	f->counted = true;
 	sock_init(&f->local);
@@ -118,7 +119,7 @@ static void report(struct flow *f, enum flow_event event, enum flow_result resul
 	r->id = f->id;
 	r->direction = f->direction;
 	r->peer = flow_peer_ref(f->peer);
-	f->reported_ms = loop_now_ms(f->v->w->loop);
+	f->reported_s = (uint32_t)(loop_now_ms(f->v->w->loop) / 1000);
 	worker_post(f->v->w, &r->mail);
 }
 

@@ -54,11 +54,11 @@ struct flow {
 	uint64_t bytes_sent;		/* by the client */
 	uint64_t bytes_received;
 	uint64_t active_ms;		/* when bytes last moved */
-	uint64_t reported_ms;		/* last progress */
 	uint32_t tried[FLOW_ATTEMPTS_MAX];
 	uint32_t workload_id;		/* of the endpoint at hand, known to the balancer; UINT32_MAX: none */
 	uint32_t connect_ms;
-	uint64_t tee_lost[2];
+	uint32_t reported_s;		/* last progress; monotonic */
+	uint32_t tee_lost[2];		/* bytes; at most UINT32_MAX */
 	enum flow_direction direction : 8;	/* fixed */
 	enum flow_state state : 8;
 	uint8_t n_tried;
@@ -76,7 +76,7 @@ struct flow {
 	char *why;
 };
 
-_Static_assert(sizeof(struct flow) <= 464, "a connection costs little besides its sockets");
+_Static_assert(sizeof(struct flow) <= 440, "a connection costs little besides its sockets");
 
 /* A new flow of @v in state DECIDING. NULL: out of memory, or over the VM's budget (which is counted). */
 struct flow *flow_new(struct worker_vm *v, enum flow_direction direction);

@@ -248,6 +248,19 @@ static const char *target_of(const struct hbone *t, const struct h2_message *m, 
 	return NULL;
 }
 
+/* The workload at @source, if it is the one that the certificate names. Else no more is known than the name: once for the whole tunnel. */
+static struct flow_peer *peer_of(struct hbone *t, const struct ip *source)
+{
+	const struct snap_workload *from = snapshot_workload_by_ip(t->v->w->snap, source);
+	const char *id = tls_peer_id(t->tls);
+
+	if (from && id && !strcmp(from->kind->identity, id))
+		return peers_get(t->v->w, from, NULL, id, true);
+	if (!t->stranger)
+		t->stranger = peers_get(t->v->w, NULL, NULL, id, true);
+	return flow_peer_ref(t->stranger);
+}
+
 void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
 {
 	struct worker_vm *v = t->v;
@@ -267,12 +280,8 @@ void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
 	t->idle_ms = 0;
 	f->source = client_of(t, m);
 	f->destination = f->upstream = t->local;
-	if (v->w->snap) {
-		const struct snap_workload *from = snapshot_workload_by_ip(v->w->snap, &f->source.ip);
-		const char *id = tls_peer_id(t->tls);
-
-		f->peer = peers_get(v->w, from && id && !strcmp(from->kind->identity, id) ? from : NULL, NULL, id, true);
-	}
+	if (v->w->snap)
+		f->peer = peer_of(t, &f->source.ip);
 	why = target_of(t, m, &f->upstream);
 	f->destination = f->upstream;
 	if (why)

@@ -102,6 +102,7 @@ static void hbone_end(struct hbone *t)
 		h2_deinit(&t->h2);
 	if (t->staging)
 		worker_staging_put(w, t->staging);
+	flow_peer_unref(t->stranger);
 	tls_session_free(t->tls);
 	vm_conf_unref(t->conf);
 	bytes_deinit(&t->out);

@@ -162,6 +162,7 @@ static void on_report(void *data, struct flow_report *r)
 	struct proxy *p = data;
 	struct sidecar *s = sidecar_of(p, r->vm);
 
+	p->n_reports++;
 	if (s) {
 		count_report(p, s, r);
 		if (r->direction == FLOW_OUTBOUND)
@@ -673,18 +674,23 @@ static void save_state(struct proxy *p)
 }
 
 /*
- * After many connections have ended, what they took is free but not given back:
- * malloc() keeps a heap whose end is in use. A wave may take longer than a tick,
- * so that it is done again until a tick has passed in which none ended.
+ * What connections and handshakes took is free but not given back: malloc()
+ * keeps a heap whose end is in use. It goes when a tick has passed without news
+ * of a connection, and under traffic after many of them have ended. Such a wave
+ * may take longer than a tick, so that it is done again until a tick has passed
+ * in which none ended.
  */
 static void return_memory(struct proxy *p)
 {
 	size_t n = metrics_n_open(p->metrics), before = p->trimmed_open;
+	bool news = p->n_reports != p->reports_at_tick, rested = !news && p->reports_at_tick != p->reports_at_trim;
 
+	p->reports_at_tick = p->n_reports;
 	p->most_open = MAX(p->most_open, n);
-	if (!before && (p->most_open - n < TRIM_CLOSED || n > p->most_open / 2))
+	if (!before && !rested && (p->most_open - n < TRIM_CLOSED || n > p->most_open / 2))
 		return;
 	malloc_trim(0);
+	p->reports_at_trim = p->n_reports;
 	p->most_open = n;
 	p->trimmed_open = !before || n + 1 < before ? n + 1 : 0;
 }

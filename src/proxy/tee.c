@@ -33,7 +33,7 @@ static struct flow_tee *new_tee(struct flow *f, bool by_client, size_t len)
 	struct flow_tee *t;
 
 	if (__atomic_load_n(&w->tee_outstanding, __ATOMIC_RELAXED) + len > TEE_MAX_OUTSTANDING || !(t = calloc(1, sizeof(*t) + len))) {
-		f->tee_lost[!by_client] += len;
+		f->tee_lost[!by_client] = (uint32_t)MIN(f->tee_lost[!by_client] + len, (size_t)UINT32_MAX);
 		return NULL;
 	}
 	t->mail.fn = deliver;

@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "proxy/flow.h"
 #include "proxy/hbone.h"
@@ -17,6 +19,7 @@ enum {
 	TICK_MS = 1000,
 	STAGING_KEEP = 2,		/* free buffers that are kept */
 	WAKES_A_TURN = 64,
+	QUIET_TURNS = 2,		/* in a tick: its own, and one more */
 };
 
 /* --- to the main thread --- */
@@ -108,6 +111,15 @@ void worker_staging_put(struct worker *w, struct staging *s)
 	w->n_staging++;
 }
 
+static void free_staging(struct worker *w)
+{
+	for (struct staging *s; (s = list_first(&w->staging, struct staging, link));) {
+		list_unlink(&s->link);
+		free(s);
+	}
+	w->n_staging = 0;
+}
+
 /* --- turns --- */
 
 /* What the turn has produced goes out: one record set and one send() a tunnel. */
@@ -159,11 +171,40 @@ static void on_refill(void *data)
 	wake(w, &w->no_socket);
 }
 
+/* Its whole pages are the kernel's again until they are written to; what was in them is gone. */
+static void release_pages(void *data, size_t len)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = ((uintptr_t)data + page - 1) & ~(page - 1), to = ((uintptr_t)data + len) & ~(page - 1);
+
+	if (from < to)
+		(void)!madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+/* The buffers hold nothing from one turn to the next: when the traffic has stopped they need not be there. */
+static void release_buffers(struct worker *w)
+{
+	uint64_t n = w->load.n_turns - w->turns_at_tick;
+
+	w->turns_at_tick = w->load.n_turns;
+	if (n > QUIET_TURNS) {
+		w->buffers_used = true;
+		return;
+	}
+	if (!w->buffers_used)
+		return;
+	w->buffers_used = false;
+	release_pages(w->net, WORKER_NET_SIZE);
+	release_pages(w->plain, WORKER_PLAIN_SIZE);
+	release_pages(w->cipher, WORKER_CIPHER_SIZE);
+	free_staging(w);
+}
+
 static int on_tick(struct timer *t)
 {
 	struct worker *w = container_of(t, struct worker, tick_timer);
 	uint64_t now = loop_now_ms(w->loop);
 
+	release_buffers(w);
 	share_next_window(&w->share);
 	loop_set_batch(w->loop, share_contended(&w->share) ? LOOP_BATCH_WIDE : LOOP_BATCH);
 	map_for_each(l, &w->vms)
@@ -349,10 +390,7 @@ static int worker_init(struct worker *w)
 
 static void worker_free(struct worker *w)
 {
-	for (struct staging *s; (s = list_first(&w->staging, struct staging, link));) {
-		list_unlink(&s->link);
-		free(s);
-	}
+	free_staging(w);
 	peers_clear(w);
 	snapshot_unref(w->snap);
 	revocations_unref(w->revoked);

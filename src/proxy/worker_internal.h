@@ -77,6 +77,8 @@ struct worker {
 	size_t n_reports;
 	struct timer report_timer;
 	struct timer tick_timer;	/* every second */
+	uint64_t turns_at_tick;		/* load.n_turns at the last one */
+	bool buffers_used;		/* since their pages were given back */
 	uint64_t next_flow_id;
 	uint64_t tee_outstanding;	/* atomic: bytes of tee messages that the main thread has not taken */
 	struct worker_load load;	/* atomic fields */

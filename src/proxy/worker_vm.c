@@ -391,14 +391,15 @@ void worker_vm_free_all(struct worker *w)
 
 static void flow_tick(struct flow *f, uint64_t now_ms)
 {
-	enum { PROGRESS_MS = 15000 };
+	enum { PROGRESS_S = 15 };
 	uint32_t idle_s = f->v->conf->limits.idle_timeout_s;
+	uint64_t reported_ms = f->reported_s * UINT64_C(1000);
 
 	if (f->state != FLOW_OPEN)
 		return;
 	if (idle_s && now_ms - f->active_ms > idle_s * UINT64_C(1000))
 		flow_end(f, FLOW_R_IDLE, "no bytes for too long");
-	else if (now_ms - f->reported_ms > PROGRESS_MS && f->active_ms > f->reported_ms)
+	else if (now_ms - reported_ms > PROGRESS_S * 1000 && f->active_ms > reported_ms)
 		flow_report_progress(f);
 }
 
