@@ -37,6 +37,7 @@ def make_cert(folder, name, uri):
 class Contender:
     name = None
     binary = None
+    memory_pairs = 1
 
     def __init__(self, ns, first_port, pairs=1):
         self.ns = ns
@@ -232,6 +233,7 @@ class Outrigger(Contender):
     name = "outrigger"
     binary = os.path.join(BUILD, "src", "proxy", "outrigger-proxy")
     SERVICE_PORT = 9100
+    memory_pairs = 2        # VMs that hold connections between them: none may take more than its share of the descriptors
 
     @classmethod
     def missing(cls):

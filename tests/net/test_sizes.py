@@ -1,6 +1,7 @@
 """How much memory the programs take that is theirs alone: what the kernel books (smaps_rollup), not what was asked for."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ sys.path.insert(0, os.path.join(TOP, "tests", "lib"))
 
 import contenders  # noqa: E402
 from agentlab import AgentLab  # noqa: E402
-from lab import Namespace, family, memory_kb  # noqa: E402
+from lab import LOAD, Namespace, family, memory_kb  # noqa: E402
 from meshlab import Controller  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
@@ -52,6 +53,24 @@ def test_an_idle_proxy_is_below_3_mib_and_a_further_vm_below_70_kb():
     assert max(one) < 3 * 1024
     for before, after in zip(one, all_of_them):
         assert (after - before) * 1024 / (many - few) < 70000
+
+
+def test_1000_idle_connections_are_below_1700_bytes_each():
+    """A and B together, the tunnels that carry them counted in, once what opening them took has gone back."""
+    count, most = 1000, 1700
+    ns = Namespace("og-held%d" % (os.getpid() % 10000))
+    try:
+        contenders.make_certs(ns.dir)
+        backend = os.path.join(TOP, "tests", "net", "test_budgets.py")
+        ns.wait_listening(contenders.BACKEND, ns.popen([sys.executable, backend, "backend"], name="backend"))
+        c = contenders.Outrigger(ns, 0).start()
+        idle = c.memory_kb()[0]
+        holder = ns.popen([LOAD, "hold", c.addresses[0], count], name="hold", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout.readline() == b"held %d\n" % count
+        wait_until("connections at rest to be small", lambda: (c.memory_kb()[0] - idle) * 1024 / count < most, 60)
+        c.stop()
+    finally:
+        ns.close()
 
 
 def test_an_agent_with_100_guests_is_below_20_mib():
