@@ -43,8 +43,8 @@ BUDGETS = {
     ("request of 64", "instructions"): 3000,
     ("request of 64", "allocations"): 0,
     ("connection", "system calls"): 49,
-    ("connection", "instructions"): 59400,
-    ("connection", "allocations"): 13,
+    ("connection", "instructions"): 56500,
+    ("connection", "allocations"): 12,
 }
 
 # Of a proxy that knows 10,000 endpoints in 1000 services (an endpoint's share of its service is in it), from the bytes of the resource to the
