@@ -11,6 +11,7 @@
 
 #include "base/fdmsg.h"
 #include "base/list.h"
+#include "base/secret.h"
 #include "mesh/pb.h"
 
 enum { LINK_MAX_FDS = 3, MESSAGES_A_TURN = 64 };
@@ -93,7 +94,9 @@ static bool receive(struct proxy_link *l)
 		fail(l, n == 0 ? "it closed its end" : strerror((int)-n));
 		return false;
 	}
-	if (pb_unpack(&outrigger__ipc__to_agent__descriptor, l->buffer, (size_t)n, 0, &m) < 0) {
+	int r = pb_unpack(&outrigger__ipc__to_agent__descriptor, l->buffer, (size_t)n, 0, &m);
+	explicit_bzero(l->buffer, (size_t)n);	/* there are credentials among them */
+	if (r < 0) {
 		close_fd(fd);
 		fail(l, "it sent what is no message");
 		return false;
@@ -177,7 +180,7 @@ static int enqueue(struct proxy_link *l, const uint8_t *data, size_t len, const 
 
 int proxy_link_send(struct proxy_link *l, const Outrigger__Ipc__ToProxy *m, const int *fds, size_t n_fds)
 {
-	CLEANUP_FREE uint8_t *data = NULL;
+	CLEANUP_SECRET uint8_t *data = NULL;
 	size_t len;
 	int r = pb_pack(&m->base, &data, &len);
 

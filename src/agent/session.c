@@ -194,6 +194,7 @@ static void on_enrolled(struct grpc_call *call, void *data, const struct grpc_st
 		retry_later(s, "the controller's answer to the enrolment is no good");
 		return;
 	}
+	explicit_bzero(s->conf.join_token, strlen(s->conf.join_token));	/* it is good once */
 	log_info("enrolled", log_str("nic", s->conf.nic), log_str("trust_domain", s->cert.trust_domain));
 	loop_defer(s->loop, &s->reconnect, on_reconnect);
 }
@@ -203,21 +204,19 @@ static int enroll(struct session *s)
 	static const struct grpc_call_options options = { .path = "/outrigger.v1.Provisioner/Enroll", .deadline_ms = CALL_DEADLINE_MS };
 	Outrigger__V1__EnrollRequest m = OUTRIGGER__V1__ENROLL_REQUEST__INIT;
 	CLEANUP_FREE char *csr = NULL;
-	CLEANUP_FREE char *token = strdup(s->conf.join_token);
 	CLEANUP_FREE char *nic = strdup(s->conf.nic);
 	char version[] = OUTRIGGER_VERSION;
-	int r = token && nic ? connect_controller(s, false) : -ENOMEM;
+	int r = nic ? connect_controller(s, false) : -ENOMEM;
 
 	if (r == 0)
 		r = nic_cert_request(&s->cert, "", &csr);
 	if (r < 0)
 		return r;
-	m.join_token = token;
+	m.join_token = s->conf.join_token;
 	m.nic_id = nic;
 	m.csr_pem = csr;
 	m.version = version;
 	r = grpc_client_unary(s->client, &options, &m.base, on_enrolled, s, &s->unary);
-	explicit_bzero(token, strlen(token));
 	return r;
 }
 

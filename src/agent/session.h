@@ -31,7 +31,7 @@ struct session_conf {			/* borrowed for the session's life */
 	const char *address;		/* host:port; NULL: no controller */
 	const char *server_name;	/* NULL: the host of @address */
 	const char *roots_pem;
-	const char *join_token;		/* NULL or "": none */
+	char *join_token;		/* NULL or "": none; wiped when it has been used */
 	const char *state_dir;
 	uint64_t boot_id;
 };

@@ -93,7 +93,7 @@ struct worker_start {			/* the strings are borrowed for the worker's life */
 	struct config *conf;
 	const char *conf_path;
 	const char *roots_pem;
-	const char *join_token;
+	char *join_token;
 };
 
 /*

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/secret.h"
+
 enum { BYTES_FIRST_SIZE = 256 };
 
 void bytes_init(struct bytes *b, size_t max)
@@ -15,10 +17,18 @@ void bytes_init(struct bytes *b, size_t max)
 	*b = (struct bytes){ .max = max };
 }
 
+static void give_back(struct bytes *b)
+{
+	if (b->secret)
+		secret_free(b->base);
+	else
+		free(b->base);
+}
+
 void bytes_deinit(struct bytes *b)
 {
-	free(b->base);
-	*b = (struct bytes){ .max = b->max };
+	give_back(b);
+	*b = (struct bytes){ .max = b->max, .secret = b->secret };
 }
 
 static size_t offset_of_data(const struct bytes *b)
@@ -45,7 +55,7 @@ static bool grow(struct bytes *b, size_t len)
 		return false;
 	if (b->len)
 		memcpy(base, b->base + offset, b->len);
-	free(b->base);
+	give_back(b);
 	b->base = b->data = base;
 	b->size = size;
 	return true;

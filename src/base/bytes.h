@@ -17,6 +17,7 @@ struct bytes {
 	size_t max;		/* limit of @len */
 	uint8_t *base;		/* start of the allocation, or NULL */
 	size_t size;		/* bytes allocated */
+	bool secret;		/* set by the owner: memory is wiped before it is given back */
 };
 
 void bytes_init(struct bytes *b, size_t max);

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "control/join_token.h"
 #include "control/rest.h"
 #include "mesh/identity.h"
@@ -48,7 +49,7 @@ static void create_workload_token(struct httpd_request *req, const json_t *body)
 	const char *workload = text_of(body, "workload");
 	const char *slash = strchr(workload, '/');
 	char ns[IDENTITY_NAME_MAX + 1], id_text[IDENTITY_TEXT_LEN];
-	CLEANUP_FREE char *token = NULL;
+	CLEANUP_SECRET char *token = NULL;
 	int64_t ttl_s, expires_at;
 	struct identity id;
 	int r;

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/list.h"
+#include "base/secret.h"
 #include "mesh/identity.h"
 
 enum { TTL_MIN_S = 600, REFUSAL_LEN = 900 };	/* the API server's own minimum */
@@ -48,7 +49,7 @@ static void refused(struct tokens *t, const char *why)
 
 static int sign(struct tokens *t, const struct issuer_subject *s, token_done *done, void *data)
 {
-	CLEANUP_FREE char *text = NULL;
+	CLEANUP_SECRET char *text = NULL;
 	int64_t expires_at;
 	char why[128];
 	int r = issuer_sign(t->o.issuer, s, &text, &expires_at);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/secret.h"
 #include "mesh/grpc_conn.h"
 #include "proto/grpc_frame.h"
 
@@ -64,6 +65,7 @@ int grpc_call_new(struct grpc_conn *c, struct grpc_call **ret_call)
 	bytes_init(&call->in, c->conf.max_message + GRPC_FRAME_HEADER_LEN + c->conf.window);
 	bytes_init(&call->out, MAX(c->conf.max_queued, c->conf.max_message) + GRPC_FRAME_HEADER_LEN);
 	bytes_init(&call->reply, c->conf.max_message);
+	call->meta.secret = call->in.secret = call->out.secret = call->reply.secret = true;
 	list_append(&c->calls, &call->link);
 	c->n_calls++;
 	grpc_call_hold(call, sizeof(*call));
@@ -349,7 +351,7 @@ int grpc_call_send(struct grpc_call *call, const void *bytes, size_t len)
 int grpc_call_send_pb(struct grpc_call *call, const ProtobufCMessage *message)
 {
 	size_t len = protobuf_c_message_get_packed_size(message);
-	CLEANUP_FREE uint8_t *bytes = malloc(len ? len : 1);
+	CLEANUP_SECRET uint8_t *bytes = malloc(len ? len : 1);
 
 	if (!bytes)
 		return -ENOMEM;

@@ -81,6 +81,14 @@ static ssize_t gather(struct grpc_conn *c, uint8_t buffer[static FLUSH_SIZE])
 	return (ssize_t)len;
 }
 
+static ssize_t write_out(struct grpc_conn *c, uint8_t *buffer, size_t len)
+{
+	int r = grpc_link_write(c->link, buffer, len);
+
+	explicit_bzero(buffer, len);		/* tokens go this way */
+	return r ?: (ssize_t)len;
+}
+
 static void flush(struct grpc_conn *c)
 {
 	static _Thread_local uint8_t buffer[FLUSH_SIZE];
@@ -89,7 +97,7 @@ static void flush(struct grpc_conn *c)
 		ssize_t len = gather(c, buffer);
 
 		if (len > 0)
-			len = grpc_link_write(c->link, buffer, (size_t)len) ?: len;
+			len = write_out(c, buffer, (size_t)len);
 		if (len < 0)
 			grpc_conn_end(c, (int)len, len == -ENOMEM ? "out of memory" : "connection lost");
 		if (len <= 0)

@@ -92,6 +92,15 @@ static void on_closed(struct grpc_conn *c, void *owner, int r, const char *text)
 	drop(owner);
 }
 
+/* A stream lives long, and has said who it is: what it said it with need not. */
+static void hide_authorization(struct grpc_call *call)
+{
+	char *value = (char *)(uintptr_t)grpc_call_metadata(call, "authorization");
+
+	if (value)
+		memset(value, 'x', strlen(value));
+}
+
 static void on_request(struct grpc_conn *c, void *owner, struct grpc_call *call)
 {
 	struct server_conn *sc = owner;
@@ -106,6 +115,8 @@ static void on_request(struct grpc_conn *c, void *owner, struct grpc_call *call)
 			call->method->open(call, o->data);
 		else if (!call->deadline.loop && grpc_call_arm_deadline(call, REQUEST_TIMEOUT_MS) < 0)
 			grpc_call_finish(call, GRPC_INTERNAL, "out of memory");
+		if (call->method->open)
+			hide_authorization(call);
 		if (call->method->open && !call->gone && !call->send_closed)
 			c->known = true;
 		/* Some clients wait for the head before they go on. */

@@ -16,7 +16,7 @@ struct grpc_method {
 	 * whose closed() says that the client has left.
 	 */
 	void (*unary)(struct grpc_call *call, void *server_data, const uint8_t *bytes, size_t len);
-	/* A stream begins: grpc_call_set_ops(), or grpc_call_finish() to refuse it. */
+	/* A stream begins: grpc_call_set_ops(), or grpc_call_finish() to refuse it. Its "authorization" is hidden when this returns. */
 	void (*open)(struct grpc_call *call, void *server_data);
 };
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/secret.h"
 #include "proto/grpc_frame.h"
 
 enum {
@@ -428,10 +429,36 @@ static void set_callbacks(nghttp2_session_callbacks *callbacks)
 	nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
 }
 
+/* The library's copies of heads have tokens in them. */
+static void *mem_malloc(size_t size, void *data)
+{
+	(void)data;
+	return malloc(size);
+}
+
+static void mem_free(void *p, void *data)
+{
+	(void)data;
+	secret_free(p);
+}
+
+static void *mem_calloc(size_t n, size_t size, void *data)
+{
+	(void)data;
+	return calloc(n, size);
+}
+
+static void *mem_realloc(void *p, size_t size, void *data)
+{
+	(void)data;
+	return secret_realloc(p, size);
+}
+
 int grpc_stream_session_new(struct grpc_conn *c, nghttp2_session **ret_session)
 {
 	nghttp2_session_callbacks *callbacks = NULL;
 	nghttp2_option *option = NULL;
+	nghttp2_mem mem = { NULL, mem_malloc, mem_free, mem_calloc, mem_realloc };
 	int r = NGHTTP2_ERR_NOMEM;
 
 	if (nghttp2_session_callbacks_new(&callbacks) == 0 && nghttp2_option_new(&option) == 0) {
@@ -439,8 +466,8 @@ int grpc_stream_session_new(struct grpc_conn *c, nghttp2_session **ret_session)
 		nghttp2_option_set_no_auto_window_update(option, 1);
 		nghttp2_option_set_no_closed_streams(option, 1);
 		nghttp2_option_set_max_settings(option, MAX_SETTINGS);
-		r = c->conf.server ? nghttp2_session_server_new2(ret_session, callbacks, c, option) :
-				     nghttp2_session_client_new2(ret_session, callbacks, c, option);
+		r = c->conf.server ? nghttp2_session_server_new3(ret_session, callbacks, c, option, &mem) :
+				     nghttp2_session_client_new3(ret_session, callbacks, c, option, &mem);
 	}
 	nghttp2_option_del(option);
 	nghttp2_session_callbacks_del(callbacks);

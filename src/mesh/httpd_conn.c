@@ -14,6 +14,8 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/secret.h"
+
 enum {
 	MAX_OUT = 64 << 20,
 	MAX_IN = 64 << 10,
@@ -47,7 +49,7 @@ void httpd_conn_free(struct httpd_conn *c)
 	bytes_deinit(&c->body);
 	bytes_deinit(&c->out);
 	httpd_params_free(&c->req);
-	free(c->head);
+	secret_free(c->head);
 	list_unlink(&c->link);
 	free(c);
 	l->n_conns--;
@@ -226,7 +228,7 @@ static int take_head(struct httpd_conn *c)
 	http1_header(h, "origin", &origin);
 
 	httpd_params_free(&c->req);
-	free(c->head);
+	secret_free(c->head);
 	c->head = malloc(h->method.len + h->target.len + authorization.len + content_type.len + host.len + origin.len + 16);
 	if (!c->head)
 		return -ENOMEM;
@@ -509,6 +511,7 @@ int httpd_conn_new(struct httpd_listener *l, int fd)
 	bytes_init(&c->in, MAX_IN);
 	bytes_init(&c->body, h->options.max_body + 1);
 	bytes_init(&c->out, MAX_OUT);
+	c->in.secret = c->body.secret = c->out.secret = true;
 	list_append(&h->conns, &c->link);
 	l->n_conns++;
 	learn_peer(c, l);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "base/secret.h"
 #include "mesh/pb_wire.h"
 
 static int check(const ProtobufCMessageDescriptor *type, struct wire *w, unsigned depth)
@@ -55,7 +56,7 @@ static void *budget_alloc(void *data, size_t size)
 static void budget_free(void *data, void *p)
 {
 	(void)data;
-	free(p);
+	secret_free(p);		/* tokens come in messages */
 }
 
 int pb_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t len, size_t max_bytes, ProtobufCMessage **ret_message)
@@ -76,7 +77,7 @@ int pb_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t l
 
 void *pb_copy(const ProtobufCMessage *message)
 {
-	CLEANUP_FREE uint8_t *data = NULL;
+	CLEANUP_SECRET uint8_t *data = NULL;
 	ProtobufCMessage *copy;
 	size_t len;
 
@@ -87,8 +88,8 @@ void *pb_copy(const ProtobufCMessage *message)
 
 bool pb_equal(const ProtobufCMessage *a, const ProtobufCMessage *b)
 {
-	CLEANUP_FREE uint8_t *one = NULL;
-	CLEANUP_FREE uint8_t *two = NULL;
+	CLEANUP_SECRET uint8_t *one = NULL;
+	CLEANUP_SECRET uint8_t *two = NULL;
 	size_t n_one, n_two;
 
 	return pb_pack(a, &one, &n_one) == 0 && pb_pack(b, &two, &n_two) == 0 && n_one == n_two && !memcmp(one, two, n_one);
@@ -96,8 +97,10 @@ bool pb_equal(const ProtobufCMessage *a, const ProtobufCMessage *b)
 
 void pb_free(void *message)
 {
+	ProtobufCAllocator allocator = { .free = budget_free };		/* the budget's memory is malloc()'s */
+
 	if (message)
-		protobuf_c_message_free_unpacked(message, NULL);	/* the budget's memory is malloc()'s */
+		protobuf_c_message_free_unpacked(message, &allocator);
 }
 
 int pb_pack(const ProtobufCMessage *message, uint8_t **ret_data, size_t *ret_len)

@@ -265,6 +265,7 @@ static int feed(struct tls_conn *c, const uint8_t *data, size_t len)
 	do {
 		r = tls_feed(c->session, &in);
 		deliver(c, &in);
+		explicit_bzero(plain, in.out_len);	/* the stack keeps it for long */
 	} while (r == 0 && (in.len || in.out_len) && !c->dead && !c->closed);
 	return r;
 }

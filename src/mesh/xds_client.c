@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/backoff.h"
+#include "base/secret.h"
 #include "mesh/pb_json.h"
 
 enum { BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 10000, FIELDS_MAX = 64, TOKEN_MAX = 16 * 1024 };
@@ -168,9 +169,7 @@ static void leave(struct xds_client *c)
 		return;
 	xds_free(c->xds);
 	node_deinit(&c->node);
-	if (c->authorization)
-		explicit_bzero(c->authorization, strlen(c->authorization));
-	free(c->authorization);
+	secret_free(c->authorization);
 	free(c->cluster_id);
 	free(c->unhealthy);
 	free(c);
@@ -420,7 +419,7 @@ int xds_client_set_token(struct xds_client *c, const char *token)
 
 	if (r < 0)
 		return r;
-	free(c->authorization);
+	secret_free(c->authorization);
 	c->authorization = text;
 	if (c->token_refused && !c->call) {
 		c->token_refused = false;

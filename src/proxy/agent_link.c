@@ -14,6 +14,7 @@
 
 #include "base/fdmsg.h"
 #include "base/list.h"
+#include "base/secret.h"
 #include "mesh/pb.h"
 
 enum { MESSAGES_A_TURN = 64 };
@@ -113,7 +114,7 @@ static int enqueue(struct agent_link *l, const uint8_t *data, size_t len, int fd
 
 static int send_message(struct agent_link *l, const Outrigger__Ipc__ToAgent *m, int fd, bool bulk)
 {
-	CLEANUP_FREE uint8_t *data = NULL;
+	CLEANUP_SECRET uint8_t *data = NULL;
 	size_t len;
 	int r;
 
@@ -208,6 +209,7 @@ static bool receive(struct agent_link *l)
 		return false;
 	}
 	int r = pb_unpack(&outrigger__ipc__to_proxy__descriptor, l->buffer, (size_t)n, 0, &m);
+	explicit_bzero(l->buffer, (size_t)n);	/* there are tokens among them */
 	if (r < 0) {
 		close_fds(fds, n_fds);
 		lose(l, r == -ENOMEM ? "no memory for its message" : "it sent what is no message");

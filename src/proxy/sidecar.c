@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "proxy/credential.h"
 #include "proxy/sidecar_mesh.h"
 
@@ -403,6 +404,16 @@ static int renew_vm(struct sidecar *s)
 	return set_vm(s, fds[0], fds[1], 0);
 }
 
+/* Without the token, which has a place of its own. */
+static Outrigger__Ipc__VmPut *copy_put(const Outrigger__Ipc__VmPut *m)
+{
+	Outrigger__Ipc__VmPut *copy = pb_copy(&m->base);
+
+	if (copy)
+		explicit_bzero(copy->token, strlen(copy->token));
+	return copy;
+}
+
 int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds,
 		struct sidecar **ret_sidecar, struct diag *reterr_diag)
 {
@@ -419,7 +430,7 @@ int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_
 	s->state_ns = clock_mono_ns();
 	list_init(&s->leaving);
 	demand_init(&s->demand, p->network, &sidecar_demand_ops, s);
-	s->put = pb_copy(&m->base);
+	s->put = copy_put(m);
 	s->uid = strdup(m->uid);
 	s->vm_id = strdup(m->vm_id);
 	if (*m->token)
@@ -449,11 +460,11 @@ int sidecar_update(struct sidecar *s, const Outrigger__Ipc__VmPut *m, int *fds, 
 
 	if (r < 0)
 		return r;
-	copy = pb_copy(&m->base);
+	copy = copy_put(m);
 	if (!copy)
 		return -ENOMEM;
 	moved = strcmp(m->namespace_, s->put->namespace_) || strcmp(m->service_account, s->put->service_account);
-	protobuf_c_message_free_unpacked(&s->put->base, NULL);
+	pb_free(s->put);
 	s->put = copy;
 	if (s->dns)
 		vm_dns_set(s->dns, copy);
@@ -502,13 +513,10 @@ struct sidecar *sidecar_free(struct sidecar *s)
 	tls_ctx_unref(s->server);
 	EVP_PKEY_free(s->key);
 	free(s->chain_pem);
-	if (s->token)
-		explicit_bzero(s->token, strlen(s->token));
-	free(s->token);
+	secret_free(s->token);
 	free(s->uid);
 	free(s->vm_id);
-	if (s->put)
-		protobuf_c_message_free_unpacked(&s->put->base, NULL);
+	pb_free(s->put);
 	free(s);
 	return NULL;
 }

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "mesh/model.h"
 #include "proxy/credential.h"
 #include "proxy/sidecar.h"
@@ -391,7 +392,7 @@ void sidecar_token(struct sidecar *s, const char *token, const char *refused)
 		return;
 	copy = strdup(token);
 	if (copy) {
-		free(s->token);
+		secret_free(s->token);
 		s->token = copy;
 		s->token_wanted = false;
 		if (s->ca)

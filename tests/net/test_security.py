@@ -120,6 +120,23 @@ def memory(pid):
                 pass                                       # gone meanwhile, or not ours to read
 
 
+def test_tokens_are_gone_from_memory_when_they_have_been_used(mesh):
+    """A join token is good once. A VM's has one place in the worker, for the proxy's successor, and none in the controller's streams."""
+    served(mesh)
+    joins = [open(os.path.join(mesh.dir, "join-" + n)).read().strip().split(".")[1].encode() for n in "ab"]
+    for name, nic in mesh.nics.items():
+        for role, pid in processes(mesh, nic).items():
+            found = []
+            for piece in memory(pid):
+                assert not any(t in piece for t in joins), (name, role)
+                assert role == "proxy" or not re.search(rb"Bearer " + JWT.pattern, piece), (name, role)
+                found += JWT.findall(piece)
+            if role in ("monitor", "sockd"):
+                assert not found, (name, role)
+            elif role == "worker":
+                assert found and len(found) == len(set(found)), (name, role)     # they are there: the search works
+
+
 def private_keys(pid, public):
     """The one number d in the process's memory that has the public point, as it lies there. Words of OpenSSL are little-endian."""
     from cryptography.hazmat.primitives.asymmetric import ec
