@@ -62,7 +62,7 @@ class Nic:
 
     def configuration(self):
         d, run = self.lab.dir, "%s/run-%s" % (self.lab.dir, self.name)
-        proxy = {"path": self.lab.proxy_path, "access_log": run + "/proxies/access.log", "access_log_json": "true", "drain": "200ms", "upgrade_drain": self.lab.upgrade_drain}
+        proxy = {"path": self.lab.proxy_path, "access_log": run + "/proxies/access.log", "access_log_json": "true", "drain": self.lab.drain, "upgrade_drain": self.lab.upgrade_drain}
         return meshconf.agent(d, "nic-" + self.name, EDGE, self.lab.guest_names(), "%s/bpf/%s" % (d, self.name), proxy, join="%s/join-%s" % (d, self.name),
                               state="%s/state-%s" % (d, self.name), run=run, more="log: { level: %s }\n" % self.lab.log_level)
 
@@ -119,6 +119,7 @@ class FaultLab(Lab):
     """@vms: {name: server}; the order gives ports and addresses. @spare: names of VMs that may come later. @onboarding, @more: the controller's."""
 
     log_level = "info"
+    drain = "200ms"
     upgrade_drain = "2s"
 
     def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS,

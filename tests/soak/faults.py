@@ -124,7 +124,7 @@ def agent_reloaded(s):
     sock = "run-%s/agent.sock" % nic.name
     good = nic.configuration()
     other = good.replace("\nproxy:\n", '\n  - { mac: "02:00:00:67:ff:ff", name: nobody }\nproxy:\n', 1)
-    for text in (good + "nonsense: 1\n", good.replace("drain: 200ms", "drain: soon", 1), good + "policies: [ {\n"):
+    for text in (good + "nonsense: 1\n", good.replace("drain: " + s.lab.drain, "drain: soon", 1), good + "policies: [ {\n"):
         s.lab.replace(name, text)
         if name not in s.lab.ask(sock, "/v1/reload", {}).get("error", ""):
             raise Failed("a bad configuration was taken: " + text[-60:])

@@ -91,6 +91,7 @@ class Traffic:
 
 
 class SoakLab(FaultLab):
+    drain = "4s"                # half of it is for peers to learn that a VM leaves, on a machine that is slow and busy
     upgrade_drain = "90s"       # longer than any connection of the traffic lasts
 
 
