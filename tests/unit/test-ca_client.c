@@ -218,6 +218,7 @@ static int teardown(void **state)
 	channel_free(t.channel);
 	grpc_server_free(t.server);
 	cert_ca_free(t.ca);
+	assert_int_equal(loop_turn(t.loop, 0), 0);	/* what is freed later */
 	loop_free(t.loop);
 	return 0;
 }

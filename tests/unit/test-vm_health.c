@@ -183,6 +183,7 @@ static void stop(void)
 	tls_ctx_unref(vm.tls);
 	deaf();
 	hang_up_all();
+	assert_int_equal(loop_turn(vm.loop, 0), 0);	/* what is freed later */
 	loop_free(vm.loop);
 }
 
