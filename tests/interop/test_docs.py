@@ -25,7 +25,11 @@ setsid "%(build)s/src/$program/$3" --config "$ETC/$config.yaml" > "$ETC/$config.
 def blocks():
     """(machine, script) of each block."""
     with open(os.path.join(TOP, "docs", "istio.md")) as f:
-        return re.findall(r"^```sh (\w+)\n(.*?)^```$", f.read(), re.M | re.S)
+        text = f.read()
+    found = re.findall(r"^```sh (\w+)\n(.*?)^```$", text, re.M | re.S)
+    assert len(found) == text.count("```sh")       # none without a machine: nobody would run it
+    assert not re.search(r"^ +(kubectl|outrigger\S*|systemctl) ", text, re.M)      # nor one that is only indented
+    return found
 
 
 def program(path, text):

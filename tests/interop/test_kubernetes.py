@@ -124,7 +124,7 @@ def test_what_the_policies_need_is_printed_and_the_cluster_takes_it(kube, contro
     kube.apply(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
     assert kube.get("-n", "shop", "workloadgroup", "orders")["spec"]["template"]["serviceAccount"] == "orders"
     gid = nic.guest("other-1")
-    wait_until("the token", lambda: "token" in ask_token(nic, gid), 20)
+    wait_until("the token", lambda: "token" in ask_token(nic, gid), 60)
     kube.kubectl("-n", "shop", "delete", "role", "outrigger-token-default")
     kube.kubectl("apply", "-f", kube.packaging("outrigger-vm.yaml"))
 
@@ -139,7 +139,7 @@ def test_a_hanging_api_server_is_named_and_hinders_nobody(kube, controller, nic)
         assert controller.get("/v1/status")
     finally:
         os.killpg(kube.apiserver.pid, signal.SIGCONT)
-    wait_until("tokens again", lambda: "token" in ask_token(nic, gid), 20)
+    wait_until("tokens again", lambda: "token" in ask_token(nic, gid), 60)
 
 
 def test_a_token_file_that_is_replaced_is_used_and_a_bad_one_is_named(kube, controller, nic):

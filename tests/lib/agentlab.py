@@ -249,8 +249,8 @@ class AgentLab(Lab):
         """The VM serves, registers and is in the mesh."""
         self.serve(vm, register.get("port", 8080))
         self.register(vm, **register)
-        wait_until("the proxy of " + vm.name, lambda: self.proxy(vm), 10)
-        wait_until("the workload of " + vm.name, lambda: self.workload(vm), 10)
+        wait_until("the proxy of " + vm.name, lambda: self.proxy(vm), 60)
+        wait_until("the workload of " + vm.name, lambda: self.workload(vm), 60)
 
     def close(self):
         if self.agent and self.agent.poll() is None:

@@ -189,7 +189,7 @@ class IstioLab(AgentLab):
             json.dump({"static_resources": envoy_sidecar(client, server)}, f)
         pod.popen(["python3", "-c", WEB, "127.0.0.1", "8080"], "app")
         pod.popen([program, "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"], "envoy")
-        wait_until("Envoy", lambda: ":15008 " in pod.run("ss", "-Hltn"), 20)
+        wait_until("Envoy", lambda: ":15008 " in pod.run("ss", "-Hltn"), 60)
 
     def guest_machine(self, guest):
         """To be ended with the lab."""

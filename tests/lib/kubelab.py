@@ -251,4 +251,4 @@ class KubeLab:
 
 
 def wait_for_account(kube, namespace, account="default"):
-    return wait_until("service account %s/%s" % (namespace, account), lambda: kube.get("-n", namespace, "serviceaccount", account), 20)
+    return wait_until("service account %s/%s" % (namespace, account), lambda: kube.get("-n", namespace, "serviceaccount", account), 60)
