@@ -58,6 +58,15 @@ static void mark_guests(struct registry *reg, const char *namespace, size_t n_na
 	}
 }
 
+/* Not their bytes: nobody has written those between the members. */
+static bool same_ports(const struct port_map *a, const struct port_map *b, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (a[i].service_port != b[i].service_port || a[i].target_port != b[i].target_port || a[i].app_protocol != b[i].app_protocol)
+			return false;
+	return true;
+}
+
 int reg_kube_service_put(struct registry *reg, const struct reg_kube_service *k)
 {
 	char host[NAMES_HOST_LEN];
@@ -74,7 +83,7 @@ int reg_kube_service_put(struct registry *reg, const struct reg_kube_service *k)
 		s = reg_service_new(reg, k->namespace, host, k->name);
 	if (!s || reg_service_set_addresses(s, k->addresses, k->n_addresses) < 0)
 		return -ENOMEM;
-	if (!s->kube || s->n_ports != k->n_ports || memcmp(s->ports, k->ports, k->n_ports * sizeof(*k->ports)) != 0)
+	if (!s->kube || s->n_ports != k->n_ports || !same_ports(s->ports, k->ports, k->n_ports))
 		mark_guests(reg, s->key, s->n_namespace);
 	s->declared = s->kube = true;
 	s->n_ports = MIN(k->n_ports, (size_t)REG_MAX_PORTS);
