@@ -141,3 +141,85 @@ def test_what_expires_is_listed_anew_and_what_is_cut_is_watched_on(api, tmp_path
     finally:
         nic.close()
         assert c.stop() == 0
+
+
+# --- who is a node ---
+
+NODE = {"metadata": {"name": "v", "creationTimestamp": "2026-01-02T00:00:00Z"}, "spec": {"podCIDRs": ["10.244.7.0/24"], "providerID": "kvm://7"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}]}}
+ONBOARDING = """onboarding:
+  - { name: plain, match: { guest_name: "plain-*" }, mode: shadow, kubernetes_node: %s }
+"""
+
+
+def placed(name, address, **spec):
+    return pod(name, address) | {"spec": {"nodeName": "v", "containers": [{"ports": [{"containerPort": 9100}]}], **spec}}
+
+
+class Cluster(Api):
+    """Lists are what was said last; watches end when something was said."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.items, self.said, self.version = {}, threading.Condition(), 1
+
+    def say(self, **items):
+        with self.said:
+            self.items |= items
+            self.version += 1
+            self.said.notify_all()
+
+    def answer(self, handler, path, query):
+        kind = path.rsplit("/", 1)[1]
+        body = json.dumps({"items": self.items.get(kind, []), "metadata": {"resourceVersion": str(self.version)}})
+        if "watch" in query:
+            with self.said:
+                self.said.wait_for(lambda: self.over.is_set() or self.version > int(query["resourceVersion"]), 120)
+            body = event("ERROR", **EXPIRED)
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+
+    def close(self):
+        self.over.set()
+        self.say()
+        super().close()
+
+
+def test_a_nic_is_told_which_of_its_guests_are_nodes(tmp_path):
+    cluster = Cluster(tmp_path)
+    c = Controller(BUILD, tmp_path)
+    kubernetes = "kubernetes: { kubeconfig: %s, timeout: 5s }\n" % cluster.kubeconfig
+    c.start(kubernetes + ONBOARDING % "true")
+    nic = Nic(c, "nic-1", c.enroll("nic-1"))
+    try:
+        gid = nic.guest("plain-1", addresses=("10.0.0.7", "fd00::7"))
+        nic.guest("other-1", port="tap1", mac="52:54:00:00:00:02", addresses=("10.0.0.8",))
+        nic.synced()
+        assert not nic.hear_any("nodes", 30).get("nodes")
+        cluster.say(nodes=[NODE])
+        (node,) = nic.hear_any("nodes", 60)["nodes"]
+        assert (node["guest_id"], node["name"], node["provider_id"], node["networks"]) == ([gid], ["v"], ["kvm://7"], ["10.244.7.0/24"])
+        assert not node.get("ports") and "pods" not in node
+        cluster.say(pods=[placed("in", "10.244.7.5"), placed("out", "10.9.0.5"), placed("host", "10.0.0.7", hostNetwork=True)])
+        (node,) = nic.hear_any("nodes", 60)["nodes"]
+        assert node["pods"] == [3] and set(node["networks"]) == {"10.244.7.0/24", "10.9.0.5/32"}
+        (port,) = node["ports"]
+        assert (port["port"], port["transport"], port["what"]) == ([9100], ["tcp"], ["pod shop/host on node v"])
+        rows = {g["name"]: g for g in c.get("/v1/guests")["guests"]}
+        assert (rows["plain-1"]["kubernetes_node"], rows["plain-1"]["pods"]) == ("v", 3)
+        assert rows["other-1"]["kubernetes_node"] is None and rows["other-1"]["pod_networks"] == []
+        c.write(kubernetes + ONBOARDING % "false")          # the policy says that it is nothing but a VM
+        c.post("/v1/reload", {})
+        assert not nic.hear_any("nodes", 60).get("nodes")
+        assert c.get("/v1/guests")["guests"][0]["kubernetes_node"] is None
+        c.write(kubernetes + ONBOARDING % "true")
+        c.post("/v1/reload", {})
+        assert nic.hear_any("nodes", 60)["nodes"]
+        nic.guest("plain-1", addresses=("10.0.0.9",))       # the address is another's now
+        assert not nic.hear_any("nodes", 60).get("nodes")
+    finally:
+        nic.close()
+        cluster.close()
+        assert c.stop() == 0
