@@ -210,6 +210,9 @@ struct kube_mesh_info kube_mesh_info(const struct kube_mesh *m)
 
 		info.n_services += s->object && !s->left_out;
 		info.n_left_out += s->left_out;
+		info.n_affinity += s->object && s->object->affinity;
+		if (s->object && s->object->affinity)
+			snprintf(info.affinity, sizeof(info.affinity), "%.150s", s->key);
 		if (s->left_out)
 			snprintf(info.left_out, sizeof(info.left_out), "service %.150s: its host name", s->key);
 	}

@@ -41,6 +41,8 @@ struct kube_mesh_info {
 	size_t n_services, n_pods;	/* in the mesh */
 	size_t n_left_out;		/* services and pods that the configuration, or another pod, has precedence of */
 	char left_out[200];		/* one of them, for people */
+	size_t n_affinity;		/* services that want session affinity, which the mesh has not got */
+	char affinity[200];		/* one of them */
 };
 
 struct kube_mesh_info kube_mesh_info(const struct kube_mesh *mesh);

@@ -325,6 +325,7 @@ static int fill_service(const json_t *o, struct kube_service *s)
 		return r;
 	if (!strcmp(text_of(at(o, "spec", "type")), "ExternalName"))
 		return -ESRCH;
+	s->affinity = !strcmp(text_of(at(o, "spec", "sessionAffinity")), "ClientIP");
 	json_array_foreach(at(o, "spec", "clusterIPs"), i, ip)
 		add_ip(text_of(ip), s->ips, &s->n_ips);		/* "None" is no address */
 	add_ip(text_of(at(o, "spec", "clusterIP")), s->ips, &s->n_ips);
@@ -346,7 +347,7 @@ int kube_service_read(const json_t *o, struct kube_service **ret_service)
 
 bool kube_service_equal(const struct kube_service *a, const struct kube_service *b)
 {
-	return same_ips(a->ips, a->n_ips, b->ips, b->n_ips) && same_ports(a->ports, a->n_ports, b->ports, b->n_ports);
+	return a->affinity == b->affinity && same_ips(a->ips, a->n_ips, b->ips, b->n_ips) && same_ports(a->ports, a->n_ports, b->ports, b->n_ports);
 }
 
 /* --- slices of endpoints --- */
@@ -371,7 +372,11 @@ struct kube_slice *kube_slice_free(struct kube_slice *s)
 	return NULL;
 }
 
-/* Nothing said is yes: discovery.k8s.io/v1, EndpointConditions. */
+/*
+ * discovery.k8s.io/v1, EndpointConditions: nothing said is yes. One that is
+ * terminating is not ready, though it may still serve; with
+ * publishNotReadyAddresses all are.
+ */
 static bool is_ready(const json_t *endpoint)
 {
 	return !json_is_false(at(endpoint, "conditions", "ready"));

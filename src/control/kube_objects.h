@@ -64,6 +64,7 @@ struct kube_service {
 	size_t n_ips;
 	struct kube_port *ports;	/* TCP only */
 	size_t n_ports;
+	bool affinity;			/* sessionAffinity: clients should come to one pod; the mesh balances */
 };
 
 /* -ESRCH: it is but another name (ExternalName), or speaks no TCP. -EINVAL, -ENOMEM. */

@@ -205,6 +205,9 @@ static void check_cluster(struct checks *c)
 		add(c, "Kubernetes", !info.n_left_out, false, json_string("Services and Pods are in the mesh"),
 		    info.n_left_out ? json_sprintf("%zu are not, among them %s is taken", info.n_left_out, info.left_out) : json_string(""),
 		    "the file's services and workloads come first: rename them, or leave the Service out by kubernetes.services");
+		add(c, "Kubernetes", !info.n_affinity, false, json_string("what Services ask for is done"),
+		    info.n_affinity ? json_sprintf("%zu want session affinity (ClientIP), among them %s", info.n_affinity, info.affinity) : json_string(""),
+		    "the mesh balances each connection by itself: a service that needs its clients to stay must not need it, or stays out by kubernetes.services");
 	}
 	if (!cluster || !cluster_entries(cluster))
 		return;

@@ -127,6 +127,33 @@ static json_t *slice(const char *name, const char *service, const char *endpoint
 	return json;
 }
 
+/* --- who serves --- */
+
+static size_t n_members(const struct fixture *f, const char *key)
+{
+	const struct reg_service *s = reg_service_find(f->bed.reg, key);
+	size_t n = 0;
+
+	assert_non_null(s);
+	list_for_each(l, &s->members)
+		n++;
+	return n;
+}
+
+static size_t n_member_ports(const struct fixture *f, const char *key, const char *uid)
+{
+	const struct reg_service *s = reg_service_find(f->bed.reg, key);
+
+	assert_non_null(s);
+	list_for_each(l, &s->members) {
+		const struct reg_member *m = list_entry(l, struct reg_member, in_service);
+
+		if (!strcmp(m->workload->uid, uid))
+			return m->n_ports;
+	}
+	return 0;
+}
+
 /* --- what is published --- */
 
 static bool published(const struct fixture *f, const char *name)
@@ -464,6 +491,86 @@ static void assert_serves(const struct fixture *f, const char *uid, const char *
 }
 
 /* Before the Service, after it, and when it goes. */
+/* A slice a family, and one more when a hundred endpoints were not enough. */
+static void all_slices_of_a_service_count_and_a_pod_in_two_is_one_endpoint(void **state)
+{
+	struct fixture *f = *state;
+	json_t *two = pod("shop", "cart-1", "10.44.0.1"), *v6;
+
+	json_array_append_new(json_object_get(json_object_get(two, "status"), "podIPs"), object("{'ip': 'fd00::1'}"));
+	put(f, KUBE_PODS, two);
+	put(f, KUBE_PODS, pod("shop", "cart-2", "10.44.0.2"));
+	put(f, KUBE_SERVICES, cart("10.96.0.1"));
+	put(f, KUBE_SLICES, slice("cart-v4", "cart", "cart-1=y"));
+	v6 = slice("cart-v6", "cart", "cart-1=y");
+	json_object_set_new(v6, "addressType", json_string("IPv6"));
+	put(f, KUBE_SLICES, v6);
+	put(f, KUBE_SLICES, slice("cart-more", "cart", "cart-2=y"));
+	turn(f);
+	assert_int_equal(n_members(f, "shop/cart.shop.svc.cluster.local"), 2);
+	assert_int_equal(n_member_ports(f, "shop/cart.shop.svc.cluster.local", "k1//Pod/shop/cart-1"), 2);	/* http, grpc-x: once each */
+	gone(f, KUBE_SLICES, "cart-v6");
+	turn(f);
+	assert_int_equal(n_members(f, "shop/cart.shop.svc.cluster.local"), 2);
+	gone(f, KUBE_SLICES, "cart-v4");
+	turn(f);
+	assert_int_equal(n_members(f, "shop/cart.shop.svc.cluster.local"), 1);
+}
+
+static void conditions_say_who_gets_connections(void **state)
+{
+	static const struct {
+		const char *conditions;
+		bool healthy;
+	} rows[] = {
+		{ "{}", true }, { "{'ready': null}", true }, { "{'ready': true, 'serving': true, 'terminating': false}", true },
+		{ "{'ready': false, 'serving': false}", false }, { "{'ready': false, 'serving': true, 'terminating': true}", false },
+		{ "{'ready': true, 'serving': true, 'terminating': true}", true },	/* publishNotReadyAddresses */
+	};
+	struct fixture *f = *state;
+
+	put(f, KUBE_PODS, pod("shop", "cart-1", "10.44.0.1"));
+	put(f, KUBE_SERVICES, cart("10.96.0.1"));
+	for (size_t i = 0; i < ELEMENTS(rows); i++) {
+		put(f, KUBE_SLICES, object("{'metadata': {'namespace': 'shop', 'name': 'cart-x', 'labels': {'kubernetes.io/service-name': 'cart'}}, 'ports':"
+					   "[{'name': 'http', 'port': 8080}], 'endpoints': [{'addresses': ['10.44.0.1'], 'conditions': %s,"
+					   "'targetRef': {'kind': 'Pod', 'name': 'cart-1'}}]}", rows[i].conditions));
+		turn(f);
+		assert_int_equal(reg_workload_unhealthy(reg_workload_find(f->bed.reg, "k1//Pod/shop/cart-1")), !rows[i].healthy);
+	}
+}
+
+static void a_port_without_a_name_is_the_only_one(void **state)
+{
+	struct fixture *f = *state;
+
+	put(f, KUBE_PODS, pod("shop", "cart-1", "10.44.0.1"));
+	put(f, KUBE_SERVICES, object("{'metadata': {'namespace': 'shop', 'name': 'cart'}, 'spec': {'clusterIP': 'None', 'ports': [{'port': 80}]}}"));
+	put(f, KUBE_SLICES, object("{'metadata': {'namespace': 'shop', 'name': 'cart-x', 'labels': {'kubernetes.io/service-name': 'cart'}}, 'ports':"
+				   "[{'name': '', 'port': 8080}, {'name': 'other', 'port': 9090}], 'endpoints': [{'addresses': ['10.44.0.1'],"
+				   "'targetRef': {'kind': 'Pod', 'name': 'cart-1'}}]}"));
+	turn(f);
+	assert_int_equal(n_member_ports(f, "shop/cart.shop.svc.cluster.local", "k1//Pod/shop/cart-1"), 1);
+}
+
+static void what_a_service_asks_for_in_vain_is_told(void **state)
+{
+	struct fixture *f = *state;
+	json_t *sticky = cart("10.96.0.1");
+
+	put(f, KUBE_SERVICES, cart("10.96.0.1"));
+	assert_int_equal(kube_mesh_info(f->mesh).n_affinity, 0);
+	json_object_set_new(json_object_get(sticky, "spec"), "sessionAffinity", json_string("ClientIP"));
+	put(f, KUBE_SERVICES, sticky);
+	assert_int_equal(kube_mesh_info(f->mesh).n_affinity, 1);
+	assert_string_equal(kube_mesh_info(f->mesh).affinity, "shop/cart");
+	put(f, KUBE_SERVICES, object("{'metadata': {'namespace': 'shop', 'name': 'cart'}, 'spec': {'type': 'ExternalName', 'externalName': 'x.example'}}"));
+	turn(f);
+	assert_int_equal(kube_mesh_info(f->mesh).n_affinity, 0);
+	assert_int_equal(kube_mesh_info(f->mesh).n_services, 0);		/* it is but another name now */
+	assert_null(reg_service_find(f->bed.reg, "shop/cart.shop.svc.cluster.local"));
+}
+
 static void a_vm_joins_a_service_only_by_its_policy(void **state)
 {
 	struct fixture *f = *state;
@@ -621,6 +728,10 @@ int main(void)
 		T(the_configuration_may_take_and_give_back),
 		T(of_two_pods_with_one_address_the_later_has_it),
 		T(a_nodes_own_pods_share_its_address),
+		T(all_slices_of_a_service_count_and_a_pod_in_two_is_one_endpoint),
+		T(conditions_say_who_gets_connections),
+		T(a_port_without_a_name_is_the_only_one),
+		T(what_a_service_asks_for_in_vain_is_told),
 		T(a_vm_joins_a_service_only_by_its_policy),
 		T(a_pods_address_goes_before_a_guests),
 		T(what_is_odd_is_left_out),
