@@ -181,7 +181,8 @@ int main(int argc, char **argv)
 	unsigned n_changes = (unsigned)strtoul(argv[3], NULL, 10), together = (unsigned)strtoul(argv[4], NULL, 10);
 	unsigned n_all = n_services * each;
 	struct resource *all = make_all(n_services, each);
-	cost_must(loop_new(&loop) == 0 && knowledge_new(loop, nothing, NULL, &k) == 0, "memory");
+	cost_must(loop_new(&loop) == 0, "memory");
+	cost_must(knowledge_new(loop, nothing, NULL, &k) == 0, "memory");
 
 	size_t before = cost_bytes();
 	double load_s = load_all(k, all, n_all + n_services);
