@@ -16,8 +16,6 @@
 #include "base/log.h"
 #include "mesh/pb.h"
 
-static const char suffix[] = ".resume";
-
 static int connect_to(const char *path, struct ucred *ret_peer)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
@@ -64,16 +62,6 @@ static void send_away(int fd)
 	close_fd(fd);
 }
 
-/* -ENOENT: no group of this name has a user, since the monitor before had no record that outlived it. */
-static int find_user(struct worker *w, const char *name, uid_t *ret_uid)
-{
-	char group[POLICY_GROUP_LEN];
-	size_t len = strlen(name);
-
-	snprintf(group, sizeof(group), "%.*s", (int)MIN(len - (len && name[len - 1] == '~'), sizeof(group) - 1), name);
-	return monitor_proxy_user(w->monitor, group, ret_uid);
-}
-
 static bool is_proxy(const struct worker *w, uid_t uid)
 {
 	uid_t base = w->conf->steering.proxy_uid_base;
@@ -81,22 +69,21 @@ static bool is_proxy(const struct worker *w, uid_t uid)
 	return uid >= base && uid - base < STEER_PROXY_UIDS;
 }
 
-static void adopt(struct worker *w, const char *name)
+static void adopt(struct worker *w, const char *group, const char *name, bool draining)
 {
-	char path[PATH_MAX], group[POLICY_GROUP_LEN + 1];	/* with its tilde */
+	char path[PATH_MAX];
 	struct ucred peer;
 	uid_t uid = 0;
 	int fd, r;
 
-	snprintf(group, sizeof(group), "%.*s", (int)MIN(strlen(name) - strlen(suffix), sizeof(group) - 1), name);
-	snprintf(path, sizeof(path), "%s/%s", w->supervisor.conf.run_dir, name);
+	snprintf(path, sizeof(path), "%s/%s/%s", w->supervisor.conf.run_dir, group, name);
 	fd = connect_to(path, &peer);
 	if (fd < 0) {
 		log_debug("nobody behind a resume socket", log_str("path", path), log_errno(fd));
 		return;
 	}
-	/* The directory is open to all proxies: who answers must be one, and of the group that the name says. */
-	r = find_user(w, group, &uid);
+	/* Only its processes may put something there, but that is another's word: who answers must be of this group. -ENOENT: its user is not on record. */
+	r = monitor_proxy_user(w->monitor, group, &uid);
 	if (!is_proxy(w, peer.uid) || (r < 0 && r != -ENOENT) || (r == 0 && uid != peer.uid)) {
 		log_warn("a stranger listens on a resume socket", log_str("path", path), log_int("uid", peer.uid), log_int("pid", peer.pid));
 		close_fd(fd);
@@ -107,11 +94,39 @@ static void adopt(struct worker *w, const char *name)
 		send_away(fd);
 		return;
 	}
-	r = supervisor_adopt(&w->supervisor, group, fd, peer.pid);
+	r = supervisor_adopt(&w->supervisor, group, fd, peer.pid, draining);
 	if (r < 0)
-		log_warn("a predecessor's proxy process could not be adopted", log_str("group", group), log_errno(r));
+		log_warn("a predecessor's proxy process could not be adopted", log_str("group", group), log_int("pid", peer.pid), log_errno(r));
+	else if (draining)
+		log_info("a predecessor's proxy process drains", log_str("group", group), log_int("pid", peer.pid));
 	else
 		log_info("adopted a predecessor's proxy process", log_str("group", group), log_int("pid", peer.pid));
+}
+
+static bool ends(const char *name, const char *with)
+{
+	size_t n = strlen(name), n_with = strlen(with);
+
+	return n > n_with && !strcmp(name + n - n_with, with);
+}
+
+static void adopt_group(struct worker *w, const char *group)
+{
+	char path[PATH_MAX];
+	struct dirent *e;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%s/%s", w->supervisor.conf.run_dir, group);
+	dir = opendir(path);
+	if (!dir) {
+		if (errno != ENOTDIR)
+			log_warn("a group's folder cannot be read", log_str("path", path), log_errno(errno));
+		return;
+	}
+	while ((e = readdir(dir)))
+		if (ends(e->d_name, ".resume") || ends(e->d_name, ".draining"))
+			adopt(w, group, e->d_name, ends(e->d_name, ".draining"));
+	closedir(dir);
 }
 
 int adopt_predecessors(struct worker *w)
@@ -121,12 +136,9 @@ int adopt_predecessors(struct worker *w)
 
 	if (!dir)
 		return -errno;
-	while ((e = readdir(dir))) {
-		size_t len = strlen(e->d_name);
-
-		if (len > strlen(suffix) && !strcmp(e->d_name + len - strlen(suffix), suffix))
-			adopt(w, e->d_name);
-	}
+	while ((e = readdir(dir)))
+		if (e->d_name[0] != '.')
+			adopt_group(w, e->d_name);
 	closedir(dir);
 	return 0;
 }

@@ -3,7 +3,7 @@
 
 /*
  * Proxy processes that a predecessor of this agent has left: they went on
- * serving, and listen on their resume sockets in run_dir/proxies.
+ * serving, or drain, and listen on sockets in the folders of their groups.
  */
 struct worker;
 

@@ -288,6 +288,7 @@ void config_steer(const struct config *c, struct steer_conf *ret_steer)
 	snprintf(s.pin_dir, sizeof(s.pin_dir), "%s", c->steering.pin_dir);
 	if (c->proxy.path)
 		snprintf(s.proxy_path, sizeof(s.proxy_path), "%s", c->proxy.path);
+	snprintf(s.proxies_dir, sizeof(s.proxies_dir), "%s/proxies", c->run_dir);
 	s.mark_base = c->steering.mark_base;
 	s.rule_pref = c->steering.rule_preference;
 	s.table_local = c->steering.table;

@@ -63,7 +63,10 @@ static int print_manual(void)
 
 /* --- what only root can do, before the worker loses its privileges --- */
 
-/* The directory and its parents. The last one is @uid's. */
+/*
+ * The directory and its parents. The last one is @uid's; it may be there from
+ * another start, of a worker that was not itself, and is not followed elsewhere.
+ */
 static int make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 {
 	char part[PATH_MAX];
@@ -78,7 +81,9 @@ static int make_dir(const char *path, mode_t mode, uid_t uid, gid_t gid)
 	}
 	if (mkdir(part, mode) < 0 && errno != EEXIST)
 		return -errno;
-	if (chown(part, uid, gid) < 0 || chmod(part, mode) < 0)
+
+	CLEANUP_FD int fd = open(part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, mode) < 0)
 		return -errno;
 	return 0;
 }
@@ -87,21 +92,20 @@ static int make_dirs(const struct config *conf, struct diag *d)
 {
 	uid_t uid = conf->steering.worker_uid;
 	struct steer_conf steer;
-	char proxies[PATH_MAX];
 	int r;
 
-	snprintf(proxies, sizeof(proxies), "%s/proxies", conf->run_dir);
 	r = make_dir(conf->state_dir, 0700, uid, uid);
 	if (r < 0)
 		return diag_set(d, "state_dir %s: %s", conf->state_dir, strerror(-r));
-	r = make_dir(conf->run_dir, 0755, uid, uid);
+	/* The worker makes its socket there, and cannot put another "proxies" in the place of the monitor's. */
+	r = make_dir(conf->run_dir, 01775, 0, uid);
 	if (r < 0)
 		return diag_set(d, "run_dir %s: %s", conf->run_dir, strerror(-r));
-	/* Each proxy process has a user of its own and puts its sockets there; nobody else may. */
+	/* The proxies' sockets are in folders of their groups, which the monitor makes. */
 	config_steer(conf, &steer);
-	r = make_dir(proxies, 01770, 0, steer_conf_proxies_gid(&steer));
+	r = make_dir(steer.proxies_dir, 0750, 0, steer_conf_proxies_gid(&steer));
 	if (r < 0)
-		return diag_set(d, "run_dir %s: %s", proxies, strerror(-r));
+		return diag_set(d, "run_dir %s: %s", steer.proxies_dir, strerror(-r));
 	return 0;
 }
 

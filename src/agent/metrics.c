@@ -133,6 +133,7 @@ struct fetch {				/* one GET over one proxy's socket */
 	struct watch watch;
 	struct scrape *scrape;
 	int fd;
+	pid_t draining;			/* 0: its process serves */
 	bool done;
 	struct bytes in;
 };
@@ -157,15 +158,29 @@ static void fetch_end(struct fetch *f)
 	f->scrape->n_open--;
 }
 
+/*
+ * "name{labels} value", "name value". Who drains has the same VMs as its
+ * successor, and no two samples may have the same labels.
+ */
+static int append_sample(struct bytes *out, const char *line, pid_t draining)
+{
+	int n_name = (int)strcspn(line, "{ ");
+	bool labels = line[n_name] == '{';
+
+	if (!draining || line[0] == '#')
+		return bytes_appendf(out, "%s\n", line);
+	return bytes_appendf(out, "%.*s{draining=\"%d\"%s%s\n", n_name, line, (int)draining, labels ? "," : "}", line + n_name + labels);
+}
+
 /* Several processes have the same families: the text format wants each introduced once. */
-static int append_samples(struct bytes *out, char *text, bool first)
+static int append_samples(struct bytes *out, char *text, pid_t draining, bool first)
 {
 	char *rest;
 	int r = 0;
 
 	for (char *line = strtok_r(text, "\n", &rest); r == 0 && line; line = strtok_r(NULL, "\n", &rest))
 		if (first || line[0] != '#')
-			r = bytes_appendf(out, "%s\n", line);
+			r = append_sample(out, line, draining);
 	return r;
 }
 
@@ -183,7 +198,7 @@ static int scrape_end(struct defer *d)
 		if (r == 0 && bytes_append(&f->in, "", 1) == 0) {
 			body = strstr((char *)f->in.data, "\r\n\r\n");
 			if (body && !strncmp((char *)f->in.data, "HTTP/1.", 7) && strstr((char *)f->in.data, " 200 ")) {
-				r = append_samples(&s->out, body + 4, first);
+				r = append_samples(&s->out, body + 4, f->draining, first);
 				first = false;
 			}
 		}
@@ -245,12 +260,17 @@ static int fetch_start(struct fetch *f, struct loop *loop, const char *path)
 	return watch_add(loop, &f->watch, f->fd, EPOLLIN, false, on_bytes);
 }
 
-static size_t n_running(const struct worker *w)
+static bool answers(const struct process *p)
+{
+	return p->state == PROCESS_RUNNING || (p->retired && p->state == PROCESS_STOPPING);
+}
+
+static size_t n_answering(const struct worker *w)
 {
 	size_t n = 0;
 
 	list_for_each(l, &w->supervisor.processes)
-		n += list_entry(l, struct process, link)->state == PROCESS_RUNNING;
+		n += answers(list_entry(l, struct process, link));
 	return n;
 }
 
@@ -262,12 +282,13 @@ static void fetch_all(struct worker *w, struct scrape *s, size_t max)
 		const struct process *p = list_entry(l, struct process, link);
 		struct fetch *f = &s->fetches[s->n_fetches];
 
-		if (p->state != PROCESS_RUNNING || s->n_fetches == max)
+		if (!answers(p) || s->n_fetches == max)
 			continue;
 		s->n_fetches++;
 		s->n_open++;
 		f->scrape = s;
 		f->fd = -1;
+		f->draining = p->retired ? p->pid : 0;
 		bytes_init(&f->in, FETCH_MAX);
 		if (fetch_start(f, w->loop, process_path(p, "admin", path)) < 0)
 			fetch_end(f);
@@ -276,7 +297,7 @@ static void fetch_all(struct worker *w, struct scrape *s, size_t max)
 
 void metrics_reply(struct worker *w, struct httpd_request *req)
 {
-	size_t n = n_running(w);
+	size_t n = n_answering(w);
 	struct scrape *s = calloc(1, sizeof(*s) + n * sizeof(s->fetches[0]));
 	int r = s ? 0 : -ENOMEM;
 

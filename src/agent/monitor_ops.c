@@ -353,7 +353,7 @@ static bool is_group(const char *s)
 {
 	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
 
-	return n && n < 64 && !s[n];
+	return n && n < MONITOR_GROUP_LEN && !s[n] && s[0] != '.';	/* a folder has this name */
 }
 
 /* What a proxy is told on its command line is said here: of the worker's, only the group's name and a number are in it. */

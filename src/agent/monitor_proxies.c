@@ -9,11 +9,12 @@
 #include <grp.h>
 #include <linux/close_range.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include "agent/monitor_client.h"
+#include "agent/monitor_folders.h"
 
 enum { FIRST_FD = 3 };
 
@@ -57,10 +58,16 @@ static int place_fds(const int *fds, size_t n_fds, int report)
 	return report;
 }
 
-static int become(uid_t uid, gid_t common)
+static int become(const struct monitor_proxies *p, const char *group, uid_t uid)
 {
+	gid_t common = steer_conf_proxies_gid(p->conf);
+	int r;
+
 	if (setgroups(1, &common) < 0 || setresgid(uid, uid, uid) < 0)
 		return -errno;
+	r = monitor_folder_make(p->conf->proxies_dir, group, uid);
+	if (r < 0)
+		return r;
 	capng_clear(CAPNG_SELECT_BOUNDS);
 	if (capng_updatev(CAPNG_ADD, CAPNG_BOUNDING_SET, CAP_NET_ADMIN, CAP_NET_RAW, -1) < 0 || capng_apply(CAPNG_SELECT_BOUNDS) < 0)
 		return -EPERM;
@@ -76,7 +83,7 @@ static int become(uid_t uid, gid_t common)
 	return 0;
 }
 
-static _Noreturn void child(const struct monitor_proxies *p, uid_t uid, char *const *argv,
+static _Noreturn void child(const struct monitor_proxies *p, const char *group, uid_t uid, char *const *argv,
 			    const int *fds, size_t n_fds, int report)
 {
 	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
@@ -86,7 +93,7 @@ static _Noreturn void child(const struct monitor_proxies *p, uid_t uid, char *co
 
 	if (r >= 0) {
 		report = r;
-		r = become(uid, steer_conf_proxies_gid(p->conf));
+		r = become(p, group, uid);
 	}
 	if (r >= 0) {
 		sigemptyset(&none);
@@ -140,7 +147,7 @@ int monitor_proxies_spawn(struct monitor_proxies *p, const char *group, char *co
 
 	pid_t pid = fork();
 	if (pid == 0)
-		child(p, uid, argv, fds, n_fds, report[1]);
+		child(p, group, uid, argv, fds, n_fds, report[1]);
 
 	r = pid < 0 ? -errno : 0;
 	close(report[1]);
@@ -158,6 +165,7 @@ int monitor_proxies_spawn(struct monitor_proxies *p, const char *group, char *co
 		return r;
 	}
 	*slot = (struct monitor_proxy){ .id = ++p->last_id, .pid = pid };
+	snprintf(slot->group, sizeof(slot->group), "%s", group);
 	*ret_id = slot->id;
 	*ret_pid = pid;
 	return 0;
@@ -182,6 +190,8 @@ int monitor_proxies_reap(struct monitor_proxies *p, uint32_t *ret_id, pid_t *ret
 		*ret_id = slot->id;
 		*ret_pid = slot->pid;
 		*ret_status = status;
+		if (monitor_users_are_idle(&p->users, slot->group))
+			monitor_folder_remove(p->conf->proxies_dir, slot->group);
 		*slot = (struct monitor_proxy){};
 		return 0;
 	}

@@ -1,18 +1,21 @@
 #pragma once
 #include <stdint.h>
 #include <sys/types.h>
+#include "agent/monitor_client.h"
 #include "agent/monitor_users.h"
 #include "agent/steer_conf.h"
 #include "base/defs.h"
 
 /*
  * The proxy processes that this monitor started: those of an isolation group
- * under a uid and gid of its own, so that tenants cannot signal, trace or read
- * one another.
+ * under a uid and gid of its own and with a folder of its own (monitor_folders.h),
+ * so that tenants cannot signal, trace or read one another, nor take one
+ * another's sockets.
  */
 struct monitor_proxy {
 	uint32_t id;		/* 0: the slot is free */
 	pid_t pid;
+	char group[MONITOR_GROUP_LEN];
 };
 
 struct monitor_proxies {

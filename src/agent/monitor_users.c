@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "agent/monitor_client.h"
+#include "agent/monitor_folders.h"
 #include "base/clock.h"
 
 enum { MAX_PIDS = 8 };			/* of a group: one serves, others drain */
@@ -128,6 +129,7 @@ static int recycle(struct monitor_users *u, uint32_t *ret_index)
 		}
 	if (oldest_ns == UINT64_MAX)
 		return -EUSERS;
+	monitor_folder_remove(u->conf->proxies_dir, oldest.group);
 	return bpf_map_delete_elem(u->map, &oldest) < 0 ? -errno : 0;
 }
 
@@ -157,6 +159,14 @@ int monitor_users_find(struct monitor_users *u, const char *group, uid_t *ret_ui
 	if (r == 0)
 		*ret_uid = u->conf->proxy_uid_base + e.index;
 	return r;
+}
+
+bool monitor_users_are_idle(struct monitor_users *u, const char *group)
+{
+	struct entry e;
+	struct key key;
+
+	return find(u, group, &key, &e) == 0 && !count_alive(&e);
 }
 
 int monitor_users_give(struct monitor_users *u, const char *group, uid_t *ret_uid)

@@ -1,4 +1,5 @@
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include "agent/steer_conf.h"
@@ -24,5 +25,7 @@ void monitor_users_deinit(struct monitor_users *u);
 MUST_CHECK int monitor_users_find(struct monitor_users *u, const char *group, uid_t *ret_uid);
 /* The same, and it is given one. -EUSERS: there is none left; -EAGAIN: too many of its processes are there. */
 MUST_CHECK int monitor_users_give(struct monitor_users *u, const char *group, uid_t *ret_uid);
+/* It has a user, and none of its processes is there. */
+bool monitor_users_are_idle(struct monitor_users *u, const char *group);
 /* A process of it was started. */
 MUST_CHECK int monitor_users_started(struct monitor_users *u, const char *group, pid_t pid);

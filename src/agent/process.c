@@ -44,7 +44,7 @@ static void complain(struct process *p, const char *what, int r)
 
 const char *process_path(const struct process *p, const char *what, char path[static 108])
 {
-	if (snprintf(path, 108, "%s/%s%s.%s", p->supervisor->conf.run_dir, p->group, p->tilde ? "~" : "", what) >= 108)
+	if (snprintf(path, 108, "%s/%s/%d.%s", p->supervisor->conf.run_dir, p->group, (int)p->pid, what) >= 108)
 		path[0] = 0;
 	return path;
 }
@@ -178,10 +178,12 @@ static void take_load(struct process *p, const Outrigger__Ipc__Load *m)
 {
 	p->cpu_ns = m->cpu_ns;
 	p->rss_bytes = m->rss_bytes;
+	p->connections = 0;
 	for (size_t i = 0; i < m->n_vms; i++) {
 		const Outrigger__Ipc__VmLoad *l = m->vms[i];
 		struct proxy_vm *vm = process_vm(p, l->vm_id);
 
+		p->connections += l->connections_open;
 		if (vm)
 			vm->load = (struct vm_load){
 				.connections_opened = l->connections_opened, .connections_open = l->connections_open,

@@ -289,13 +289,14 @@ static json_t *show_process(const struct worker *w, const struct process *p)
 
 	list_for_each(l, &p->vms)
 		n++;
-	return json_pack("{s:s, s:i, s:s, s:o, s:b, s:i, s:o, s:I, s:I}",
+	return json_pack("{s:s, s:i, s:s, s:o, s:b, s:i, s:I, s:o, s:I, s:I}",
 		"group", p->group,
 		"pid", (int)p->pid,
 		"state", p->prev ? "getting ready" : p->retired ? "draining" : process_state_name(p->state),
 		"software", text(p->software),
 		"outdated", p->state == PROCESS_RUNNING && supervisor_outdated(&w->supervisor, p),
 		"guests", (int)n,
+		"connections", (json_int_t)p->connections,
 		"upgrade", text(p->upgrade),
 		"cpu_ms", (json_int_t)(p->cpu_ns / 1000000),
 		"rss_bytes", (json_int_t)p->rss_bytes);

@@ -47,6 +47,7 @@ struct steer_conf {
 	char proxy_path[PATH_MAX];		/* outrigger-proxy */
 	uid_t proxy_uid_base;			/* 61000: the process with index i runs as uid and gid base + i */
 	uint32_t max_proxies;			/* 64; at most STEER_PROXY_UIDS */
+	char proxies_dir[PATH_MAX];		/* where each group's processes have a folder for their sockets; empty: nowhere */
 
 	/*
 	 * Names of devices that may be attached, patterns of fnmatch(3), borrowed: the
@@ -82,5 +83,5 @@ enum steer_mark {
 };
 
 void steer_conf_init(struct steer_conf *c);
-/* Of the proxies and the worker: whoever is in it may put sockets where proxies have theirs. */
+/* Of the proxies and the worker: whoever is in it may get past proxies_dir, into the folders of the groups. */
 gid_t steer_conf_proxies_gid(const struct steer_conf *c);

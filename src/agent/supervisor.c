@@ -249,29 +249,23 @@ void supervisor_exited(struct supervisor *s, const struct monitor_exit *e)
 	}
 }
 
-int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid)
+int supervisor_adopt(struct supervisor *s, const char *group, int fd, pid_t pid, bool draining)
 {
-	size_t len = strlen(name);
-	bool tilde = len && name[len - 1] == '~';
-	char group[POLICY_GROUP_LEN];
-	struct process *p;
+	struct process *p = draining ? process_new(s, group) : process_get(s, group);
 	int r;
-
-	snprintf(group, sizeof(group), "%.*s", (int)MIN(len - tilde, sizeof(group) - 1), name);
-	p = process_get(s, group);
 
 	if (!p || p->state != PROCESS_IDLE) {
 		close_fd(fd);
 		return p ? -EBUSY : -ENOMEM;
 	}
 	p->pid = pid;
-	p->tilde = tilde;
+	p->retired = draining;		/* whatever becomes of it: the next tick frees it when it is idle */
 	p->adopted = true;
 	p->started_ms = clock_mono_ms();
 	r = process_connect(p, fd);
 	if (r < 0)
 		return r;
-	p->state = PROCESS_STARTING;
+	p->state = draining ? PROCESS_STOPPING : PROCESS_STARTING;
 	return 0;
 }
 
@@ -307,10 +301,12 @@ void supervisor_tick(struct supervisor *s)
 	list_for_each_safe(l, &s->processes) {
 		struct process *p = list_entry(l, struct process, link);
 
-		if (p->state != PROCESS_RUNNING || p->prev)
+		if (p->prev || (p->state != PROCESS_RUNNING && !(p->retired && p->ipc)))
 			continue;
-		retry_broken(p);
-		upgrade_tick(p);
+		if (!p->retired) {
+			retry_broken(p);
+			upgrade_tick(p);
+		}
 		if (process_send(p, &m, NULL, 0) < 0)
 			s->ops.failed("proxy process does not take a message", p->group, -EIO, s->ops.data);
 	}

@@ -75,10 +75,10 @@ struct process {
 	struct list vms;		/* struct proxy_vm.in_process */
 	uint64_t cpu_ns;
 	uint64_t rss_bytes;
+	uint64_t connections;		/* open ones of all its VMs */
 
 	char software[64];		/* as it says itself */
 	char binary[96];		/* its program's file */
-	bool tilde;			/* names its sockets "<group>~": two processes of a group have different ones */
 	bool adopted;			/* from a predecessor of this agent */
 
 	/* upgrade.c */
@@ -141,7 +141,7 @@ struct supervisor_ops {
 };
 
 struct supervisor_conf {		/* borrowed for the supervisor's life */
-	const char *run_dir;		/* sockets of the proxies */
+	const char *run_dir;		/* the groups' folders, with sockets of the proxies */
 	const char *state_dir;		/* a folder for their last configurations; "" for none */
 	const char *proxy_path;		/* the installed program; NULL: it is not looked at */
 	bool upgrade_adopted;		/* adopted processes of another program are replaced by themselves */
@@ -198,8 +198,11 @@ struct proxy_vm *supervisor_find(const struct supervisor *s, const char *id);
 
 /* The monitor says that a process has ended. */
 void supervisor_exited(struct supervisor *s, const struct monitor_exit *e);
-/* A process that a predecessor left, by its connected resume socket (taken over). @name: the group, or "<group>~". -EBUSY: the group has one. */
-MUST_CHECK int supervisor_adopt(struct supervisor *s, const char *name, int fd, pid_t pid);
+/*
+ * A process that a predecessor left, by its connected socket (taken over).
+ * @draining: it has handed its VMs over, and is only looked at. -EBUSY: the group has one that has not.
+ */
+MUST_CHECK int supervisor_adopt(struct supervisor *s, const char *group, int fd, pid_t pid, bool draining);
 /*
  * Begins to replace the process of @group by one of the installed program:
  * the new one gets certificates and configuration, then the listeners; the old
@@ -214,7 +217,7 @@ void supervisor_tick(struct supervisor *s);
 /* All processes are told to end. */
 void supervisor_shutdown(struct supervisor *s, uint32_t drain_ms);
 
-/* "<run_dir>/<group>.<what>" or "<run_dir>/<group>~.<what>"; "" when that is longer than a socket's path may be. */
+/* "<run_dir>/<group>/<pid>.<what>"; "" when that is longer than a socket's path may be. */
 const char *process_path(const struct process *p, const char *what, char path[static 108]);
 
 const char *process_state_name(enum process_state state);

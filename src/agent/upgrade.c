@@ -65,7 +65,6 @@ static int begin(struct process *p)
 	next = process_new(s, p->group);
 	if (!next)
 		return -ENOMEM;
-	next->tilde = !p->tilde;
 	next->prev = p;
 	p->next = next;
 	snprintf(p->upgrade, sizeof(p->upgrade), "running");

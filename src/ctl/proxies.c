@@ -26,7 +26,7 @@ static int list_processes(const struct show *s, const char *group)
 {
 	static const struct table_column columns[] = {
 		{ "PROCESS", "group" }, { "PID", "pid" }, { "STATE", "state" }, { "SOFTWARE", "software" }, { "OUTDATED", "outdated" },
-		{ "GUESTS", "guests" }, { "RSS", "rss_bytes", table_bytes }, { "UPGRADE", "upgrade" }, {},
+		{ "GUESTS", "guests" }, { "CONNECTIONS", "connections" }, { "RSS", "rss_bytes", table_bytes }, { "UPGRADE", "upgrade" }, {},
 	};
 
 	(void)group;

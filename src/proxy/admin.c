@@ -44,8 +44,8 @@ static int write_vm_row(const struct proxy *p, size_t row, struct bytes *out)
 	static const char *const directions[] = { [FLOW_OUTBOUND] = "outbound", [FLOW_INBOUND] = "inbound" };
 	int r = bytes_appendf(out, "# TYPE %s counter\n", vm_rows[row].name);
 
-	map_for_each(l, &p->sidecars) {
-		const struct sidecar *s = container_of(l, struct sidecar, link);
+	list_for_each(l, &p->shown) {
+		const struct sidecar *s = list_entry(l, struct sidecar, shown);
 		struct vm_counters c = {};
 
 		if (!s->vm)
@@ -67,8 +67,8 @@ static int write_health(const struct proxy *p, struct bytes *out)
 
 	for (size_t family = 0; family < ELEMENTS(types) && r == 0; family++) {
 		r = bytes_appendf(out, "# TYPE %s\n", types[family]);
-		map_for_each(l, &p->sidecars) {
-			const struct sidecar *s = container_of(l, struct sidecar, link);
+		list_for_each(l, &p->shown) {
+			const struct sidecar *s = list_entry(l, struct sidecar, shown);
 
 			for (size_t i = 0; s->health && i < vm_health_n_ports(s->health) && r == 0; i++) {
 				const struct vm_health_port h = vm_health_port(s->health, i);
@@ -93,8 +93,8 @@ static int write_budgets(const struct proxy *p, struct bytes *out)
 {
 	int r = bytes_append_str(out, "# TYPE outrigger_vm_over_budget_total counter\n");
 
-	map_for_each(l, &p->sidecars) {
-		const struct sidecar *s = container_of(l, struct sidecar, link);
+	list_for_each(l, &p->shown) {
+		const struct sidecar *s = list_entry(l, struct sidecar, shown);
 		struct vm_counters c = {};
 
 		if (!s->vm)
@@ -120,8 +120,8 @@ static int write_uses(const struct proxy *p, struct bytes *out)
 
 	for (size_t i = 0; i < ELEMENTS(rows) && r == 0; i++) {
 		r = bytes_appendf(out, "# TYPE %s gauge\n", rows[i].name);
-		map_for_each(l, &p->sidecars) {
-			const struct sidecar *s = container_of(l, struct sidecar, link);
+		list_for_each(l, &p->shown) {
+			const struct sidecar *s = list_entry(l, struct sidecar, shown);
 			const void *at = (const char *)s->vm + rows[i].offset;
 			uint64_t v;
 
@@ -152,8 +152,8 @@ static int write_dns(const struct proxy *p, struct bytes *out)
 
 	for (size_t i = 0; i < ELEMENTS(rows) && r == 0; i++) {
 		r = bytes_appendf(out, "# TYPE %s counter\n", rows[i].name);
-		map_for_each(l, &p->sidecars) {
-			const struct sidecar *s = container_of(l, struct sidecar, link);
+		list_for_each(l, &p->shown) {
+			const struct sidecar *s = list_entry(l, struct sidecar, shown);
 			struct vm_dns_counters c;
 
 			if (!s->dns || r < 0)
@@ -192,8 +192,8 @@ static int write_xds(const struct proxy *p, struct bytes *out)
 	struct xds_counters sum = {};
 	int r;
 
-	map_for_each(l, &p->sidecars) {
-		const struct sidecar *s = container_of(l, struct sidecar, link);
+	list_for_each(l, &p->shown) {
+		const struct sidecar *s = list_entry(l, struct sidecar, shown);
 		struct xds_counters c = s->xds ? xds_counters(xds_client_state(s->xds)) : (struct xds_counters){};
 
 		sum.streams += c.streams;
@@ -263,8 +263,8 @@ static void get_vms(struct httpd_request *req)
 	const struct proxy *p = req->data;
 	json_t *list = json_array();
 
-	map_for_each(l, &p->sidecars)
-		if (list && json_array_append_new(list, vm_json(container_of(l, struct sidecar, link))) < 0) {
+	list_for_each(l, &p->shown)
+		if (list && json_array_append_new(list, vm_json(list_entry(l, struct sidecar, shown))) < 0) {
 			json_decref(list);
 			list = NULL;
 		}
@@ -335,7 +335,7 @@ static void put_log(struct httpd_request *req)
 
 static const struct httpd_route routes[] = {
 	{ "GET", "/metrics", get_metrics, "Prometheus metrics." },
-	{ "GET", "/vms", get_vms, "The VMs that this process serves." },
+	{ "GET", "/vms", get_vms, "The VMs that this process serves, or while it ends, has served." },
 	{ "GET", "/connections", get_connections, "Connections that are open." },
 	{ "GET", "/snapshot", get_snapshot, "What is known of the mesh." },
 	{ "PUT", "/log", put_log, "Changes the log level: ?level=debug." },

@@ -359,7 +359,7 @@ int agent_link_new(struct loop *loop, const char *group, const struct agent_link
 	return 0;
 }
 
-void agent_link_unlisten(struct agent_link *l)
+static void unlisten(struct agent_link *l)
 {
 	watch_remove(&l->resume_watch);
 	if (l->resume_fd >= 0)
@@ -367,12 +367,28 @@ void agent_link_unlisten(struct agent_link *l)
 	l->resume_fd = close_fd(l->resume_fd);
 }
 
+void agent_link_retire(struct agent_link *l)
+{
+	static const char ending[] = ".resume";
+	char path[sizeof(l->resume_path)];
+	size_t n = strlen(l->resume_path);
+
+	if (l->resume_fd < 0)
+		return;
+	if (n < sizeof(ending) || strcmp(l->resume_path + n - (sizeof(ending) - 1), ending) ||
+	    (size_t)snprintf(path, sizeof(path), "%.*s.draining", (int)(n - (sizeof(ending) - 1)), l->resume_path) >= sizeof(path) ||
+	    rename(l->resume_path, path) < 0)
+		unlisten(l);
+	else
+		memcpy(l->resume_path, path, sizeof(path));
+}
+
 struct agent_link *agent_link_free(struct agent_link *l)
 {
 	if (!l)
 		return NULL;
 	hang_up(l);
-	agent_link_unlisten(l);
+	unlisten(l);
 	free(l->buffer);
 	free(l);
 	return NULL;

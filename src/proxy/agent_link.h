@@ -37,8 +37,8 @@ struct agent_link_ops {
 MUST_CHECK int agent_link_new(struct loop *loop, const char *group, const struct agent_link_ops *ops, void *data,
 			      struct agent_link **ret_link);
 struct agent_link *agent_link_free(struct agent_link *l);
-/* No successor of the agent is waited for any more. */
-void agent_link_unlisten(struct agent_link *l);
+/* No successor of the agent is to make us its proxy any more: it finds us as "....draining" instead of "....resume". */
+void agent_link_retire(struct agent_link *l);
 
 /* The socket that the agent gave us. Takes @fd over, also when it fails. Says Hello. */
 MUST_CHECK int agent_link_open(struct agent_link *l, int fd);

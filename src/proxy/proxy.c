@@ -254,6 +254,7 @@ int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size
 		sidecar_free(s);
 		return r;
 	}
+	list_append(&p->shown, &s->shown);
 	sidecar_setup(s);
 	sidecar_greet(s);
 	return 0;
@@ -263,6 +264,8 @@ static void vm_remove(struct proxy *p, struct sidecar *s, uint32_t drain_ms, uin
 {
 	map_remove(&p->sidecars, &s->link);
 	list_append(&p->leaving, &s->leaving);
+	if (!p->stopping)
+		list_unlink(&s->shown);
 	sidecar_remove(s, drain_ms, linger_ms);
 }
 
@@ -280,6 +283,7 @@ static void cut_leaving(struct proxy *p, const char *vm_id)
 void proxy_forget(struct proxy *p, struct sidecar *s)
 {
 	list_unlink(&s->leaving);
+	list_unlink(&s->shown);
 	knowledge_drop(p->knowledge, s->holder);
 	sidecar_free(s);
 	if (p->stopping && !p->sidecars.n && list_empty(&p->leaving))
@@ -366,17 +370,27 @@ static void fill_load(const struct sidecar *s, Outrigger__Ipc__VmLoad *l)
 	l->buffered_bytes = __atomic_load_n(&s->vm->buffered_bytes, __ATOMIC_RELAXED);
 }
 
+static size_t n_shown(const struct proxy *p)
+{
+	size_t n = 0;
+
+	list_for_each(l, &p->shown)
+		n++;
+	return n;
+}
+
 static void send_load(struct proxy *p)
 {
 	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
 	Outrigger__Ipc__Load load = OUTRIGGER__IPC__LOAD__INIT;
-	CLEANUP_FREE Outrigger__Ipc__VmLoad *vms = calloc(p->sidecars.n + 1, sizeof(*vms));
-	CLEANUP_FREE Outrigger__Ipc__VmLoad **list = calloc(p->sidecars.n + 1, sizeof(*list));
+	size_t n = n_shown(p) + 1;
+	CLEANUP_FREE Outrigger__Ipc__VmLoad *vms = calloc(n, sizeof(*vms));
+	CLEANUP_FREE Outrigger__Ipc__VmLoad **list = calloc(n, sizeof(*list));
 
 	if (!vms || !list)
 		return;		/* it asks again */
-	map_for_each(l, &p->sidecars) {
-		fill_load(container_of(l, struct sidecar, link), &vms[load.n_vms]);
+	list_for_each(l, &p->shown) {
+		fill_load(list_entry(l, struct sidecar, shown), &vms[load.n_vms]);
 		list[load.n_vms] = &vms[load.n_vms];
 		load.n_vms++;
 	}
@@ -726,8 +740,7 @@ static void proxy_retire(struct proxy *p, uint32_t linger_ms, uint32_t drain_ms)
 	if (p->stopping)
 		return;
 	log_info("another process takes over", log_int("linger_ms", linger_ms), log_int("drain_ms", drain_ms));
-	agent_link_unlisten(p->link);
-	p->admin = httpd_free(p->admin);
+	agent_link_retire(p->link);
 	state_file_close(&p->state);
 	p->drain_ms = drain_ms;
 	if (timer_arm(p->loop, &p->stop_timer, linger_ms, on_linger_over) < 0)
@@ -784,6 +797,7 @@ int proxy_init(struct proxy *p, const struct proxy_options *options, const int *
 	p->connections_max = budget_connections(limit);
 	map_init(&p->sidecars);
 	list_init(&p->leaving);
+	list_init(&p->shown);
 	tee_relay_init(&p->tee);
 	r = loop_new(&p->loop);
 	if (r < 0)

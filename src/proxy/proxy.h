@@ -76,6 +76,7 @@ struct proxy {
 	struct revocations *revoked;	/* certificates that peers must not show any more; NULL: none */
 	struct map sidecars;		/* by VM id */
 	struct list leaving;		/* sidecars that drain */
+	struct list shown;		/* sidecars that the agent and the admin socket are told of: while the process ends, those that drain as well */
 	struct proxy_slot slots[PROXY_VMS_MAX];
 	uint32_t next_holder;
 	struct httpd *admin;

@@ -429,6 +429,7 @@ int sidecar_new(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_
 	s->holder = ++p->next_holder;
 	s->state_ns = clock_mono_ns();
 	list_init(&s->leaving);
+	list_init(&s->shown);
 	demand_init(&s->demand, p->network, &sidecar_demand_ops, s);
 	s->put = copy_put(m);
 	s->uid = strdup(m->uid);

@@ -57,6 +57,7 @@ struct sidecar {
 	struct proxy *proxy;
 	struct map_link link;		/* by id, in the proxy's map */
 	struct list leaving;		/* or in its list of those */
+	struct list shown;
 	uint32_t holder;		/* in the process's knowledge */
 	char *vm_id;			/* the key of proxy.sidecars */
 	Outrigger__Ipc__VmPut *put;	/* the newest */

@@ -1,5 +1,6 @@
 """What must hold when things go wrong: a fault is put into a small mesh under load, and every request is counted."""
 
+import glob
 import json
 import os
 import shutil
@@ -440,6 +441,54 @@ def test_a_replaced_proxy_lets_go_of_a_vm_that_is_gone(mesh):
     talk.process.kill()
 
 
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a"}, "upgrade_drain": "600s"}], indirect=True)
+def test_a_proxy_that_drains_is_seen_until_it_ends(mesh):
+    """By the agent that has replaced it, and by the next one."""
+    a, vm = mesh.nics["a"], mesh.vms["orders-1"]
+    vm.popen([sys.executable, STREAM, "serve", vm.address, 8080, vm.title], "echo")
+    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
+    mesh.register(vm)
+    mesh.wait_joined("orders-1")
+    mesh.join_client("shopper-1")
+    shopper = mesh.vms["shopper-1"]
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    talk = Stream(shopper, vip, 8080, 3).goes_on(6)
+    old = a.proxy(vm)["pid"]
+    newer_proxy(mesh)
+    assert upgrade(mesh, "a").returncode == 0, a.log()[-3000:]
+
+    def drains():
+        found = [p for p in a.get("/v1/processes")["processes"] if p["pid"] == old]
+        return found and found[0]["state"] == "draining" and found[0]["connections"] and found[0]
+
+    def seen():
+        """It drains, and of both processes there are metrics; nothing is in them twice."""
+        wait_until("it drains", drains)
+        assert a.proxy(vm)["pid"] != old
+        wait_until("its metrics", lambda: a.metric("outrigger_vm_connections", draining=str(old)) >= 3)
+        text = a.host.run("curl", "-sS", "-m", "10", "http://127.0.0.1:15020/metrics").splitlines()
+        series = [line.rsplit(" ", 1)[0] for line in text if not line.startswith("#")]
+        assert len(series) == len(set(series)), [x for x in series if series.count(x) > 1][:5]
+        assert len([x for x in series if x.startswith("outrigger_proxy_vms")]) == 2
+        listed = subprocess.run([OUTRIGGER, "proxies", "--agent", mesh.dir + "/run-a/agent.sock", "processes"], stdout=subprocess.PIPE, text=True, timeout=60).stdout
+        assert [line for line in listed.splitlines() if str(old) in line and "draining" in line], listed
+        vms = json.loads(subprocess.run(["curl", "-sS", "-m", "10", "--unix-socket", glob.glob(mesh.dir + "/run-a/proxies/*/%d.admin" % old)[0], "http://x/vms"],
+                                        stdout=subprocess.PIPE, text=True).stdout)
+        assert sum(v["connections"] for v in vms) >= 3, vms
+    talk.goes_on(6)
+    seen()
+    a.kill()
+    a.start()
+    wait_until("the other one is adopted", lambda: a.proxy(vm))
+    seen()
+    talk.goes_on(6)
+    assert not talk.failed()
+    talk.end()
+    wait_until("its end", lambda: not alive(old))
+    wait_until("it is not shown", lambda: old not in [p["pid"] for p in a.get("/v1/processes")["processes"]])
+    assert not glob.glob(mesh.dir + "/run-a/proxies/*/%d.*" % old)
+
+
 def test_a_proxy_that_cannot_be_replaced_serves_on(mesh):
     shopper, vip = served(mesh)
     a, vm = mesh.nics["a"], mesh.vms["orders-1"]
@@ -615,7 +664,33 @@ def test_tenants_write_to_one_access_log_and_to_the_next_one(mesh):
     assert {p["group"]: p["pid"] for p in a.get("/v1/processes")["processes"]} == processes
 
 
-# What a tenant's proxy that was taken over could do: answer in a neighbour's name when a new agent looks for its predecessor's proxies.
+# What a tenant's proxy that was taken over could try with the sockets of another group: take its names, or take them away.
+GRABBER = """
+import json, os, socket, sys
+proxies, group = sys.argv[1:3]
+folder = os.path.join(proxies, group)
+names = [os.path.join(folder, n) for n in os.listdir(folder) + ["1.resume", "1.admin", "1.draining", "x"]] + [folder + "~", os.path.join(proxies, "ns-another")]
+
+def bind(path):
+    socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).bind(path)
+
+tries = [(what.__name__, path) for path in names for what in (bind, os.unlink, os.mkdir)]
+tries += [("rmdir", folder), ("chmod", folder), ("rename", folder), ("rename", proxies)]
+done = {"bind": bind, "chmod": lambda p: os.chmod(p, 0o777), "rename": lambda p: os.rename(p, p + ".away")}
+for what, path in tries:
+    try:
+        done.get(what, getattr(os, what, None))(path)
+        print("did", what, path)
+    except PermissionError:
+        pass
+    except OSError as e:
+        if what == "unlink" and isinstance(e, FileNotFoundError) or what in ("bind", "mkdir") and os.path.exists(path):
+            continue
+        print("could", what, path, e)
+print("%d tries" % len(tries), flush=True)
+"""
+
+# And should it get that far: answer in a neighbour's name when a new agent looks for its predecessor's proxies.
 IMPOSTOR = """
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -628,23 +703,46 @@ print("got %d bytes" % len(c.recv(65536)), flush=True)
 """
 
 
-@pytest.mark.parametrize("mesh", [TENANTS], indirect=True)
+def as_tenant(uid, gid, folder, *argv):
+    return ["setpriv", "--reuid", uid, "--regid", gid, "--groups", os.stat(folder).st_gid, sys.executable, "-c", *argv]
+
+
+@pytest.mark.parametrize("mesh", [{**TENANTS, "grace": "60s"}], indirect=True)
 def test_a_proxy_cannot_pose_as_another_groups(mesh):
-    two_tenants(mesh)
+    shopper, vips = two_tenants(mesh)
     a = mesh.nics["a"]
     pids = {p["group"].split("-")[1]: (p["group"], p["pid"]) for p in a.get("/v1/processes")["processes"]}
-    hostile_uid = int(open("/proc/%d/status" % pids["shop"][1]).read().split("Uid:")[1].split()[0])
+    uids = {n: int(open("/proc/%d/status" % pid).read().split("Uid:")[1].split()[0]) for n, (_, pid) in pids.items()}
+    folder = mesh.dir + "/run-a/proxies"
+    grab = as_tenant(uids["shop"], uids["shop"], folder, GRABBER, folder, pids["bank"][0])
+
+    def grabs_nothing():
+        out = a.host.run(*grab).splitlines()
+        assert len(out) == 1 and int(out[0].split()[0]) > 20, out
+    load = [mesh.load(shopper, vip).goes_on() for vip in vips]
+    grabs_nothing()
     a.kill()
+    grabs_nothing()
     os.kill(pids["bank"][1], signal.SIGKILL)
     wait_until("its end", lambda: not alive(pids["bank"][1]))
-    folder = mesh.dir + "/run-a/proxies/"
-    impostor = a.host.popen(["setpriv", "--reuid", hostile_uid, "--regid", hostile_uid, "--groups", os.stat(folder).st_gid, sys.executable, "-c", IMPOSTOR,
-                             folder + pids["bank"][0] + "~.resume"], "impostor")
+    grabs_nothing()
+    load[0].goes_on()
+    impostor = a.host.popen(as_tenant(uids["shop"], uids["bank"], folder, IMPOSTOR, "%s/%s/1.resume" % (folder, pids["bank"][0])), "impostor")
     wait_until("the impostor", lambda: "listens" in mesh.log("a.impostor"))
     a.start()
     wait_until("its answer", lambda: " bytes" in mesh.log("a.impostor"))
     assert "got 0 bytes" in mesh.log("a.impostor")              # it is not even told hello
     assert "a stranger listens on a resume socket" in a.log()
+    billing, orders = mesh.vms["billing-1"], mesh.vms["orders-1"]
+    mesh.register(billing)      # in case that the agent was killed before it wrote the first one down
+    wait_until("proxies", lambda: a.proxy(billing) and a.proxy(orders))
+    assert a.proxy(orders)["pid"] == pids["shop"][1]            # adopted
+    assert a.proxy(billing)["pid"] not in (impostor.pid, pids["bank"][1])
+    for x in load:
+        x.goes_on()
+    grabs_nothing()
+    assert load[0].end()["failed"] == 0
+    load[1].end()
 
 
 @pytest.mark.parametrize("mesh", [TENANTS], indirect=True)

@@ -255,6 +255,7 @@ static void say_hello(struct world *w, uint32_t version, const char *has)
 	char *ids[] = { TEXT(has) };
 
 	hello.version = version;
+	hello.pid = 100 + (uint32_t)w->n_spawned;
 	hello.vm_ids = ids;
 	hello.n_vm_ids = has != NULL;
 	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_HELLO;
@@ -569,7 +570,7 @@ static void a_successor_adopts_what_serves(void **state)
 	world_init(&w);
 	assert_int_equal(fdmsg_pair(fds), 0);
 	w.proxy = fds[1];
-	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77), 0);
+	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77, false), 0);
 	expect(&w, HELLO);
 	say_hello(&w, 1, "a");
 	expect(&w, SETUP);
@@ -583,6 +584,53 @@ static void a_successor_adopts_what_serves(void **state)
 	assert_int_equal(w.n_settled, 1);	/* of its own entries none was away for a moment */
 	want(&w, "b", "ns-shop", 81, false);
 	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	world_deinit(&w);
+}
+
+static void say_load(struct world *w, const char *id, uint64_t connections)
+{
+	Outrigger__Ipc__ToAgent m = OUTRIGGER__IPC__TO_AGENT__INIT;
+	Outrigger__Ipc__Load load = OUTRIGGER__IPC__LOAD__INIT;
+	Outrigger__Ipc__VmLoad vm = OUTRIGGER__IPC__VM_LOAD__INIT, *vms[] = { &vm };
+
+	vm.vm_id = TEXT(id);
+	vm.connections_open = connections;
+	load.vms = vms;
+	load.n_vms = 1;
+	m.msg_case = OUTRIGGER__IPC__TO_AGENT__MSG_LOAD;
+	m.load = &load;
+	say(w, &m);
+}
+
+static void who_drains_is_known_to_the_next_agent_and_hosts_nobody(void **state)
+{
+	struct world w;
+	int fds[2];
+
+	(void)state;
+	world_init(&w);
+	assert_int_equal(fdmsg_pair(fds), 0);
+	w.proxy = fds[1];
+	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77, true), 0);
+	expect(&w, HELLO);
+	say_hello(&w, 1, "a");
+	expect_nothing(&w);			/* no setup, which would give it names to be adopted by */
+	supervisor_tick(&w.s);
+	expect(&w, LOAD_REQUEST);
+	say_load(&w, "a", 3);
+	struct process *p = list_entry(w.s.processes.next, struct process, link);
+	assert_true(p->retired && p->state == PROCESS_STOPPING);
+	assert_int_equal(p->connections, 3);
+	int old = w.proxy;
+	w.proxy = -1;
+	want(&w, "a", "ns-shop", 80, false);
+	assert_int_equal(w.n_spawned, 1);	/* the VM gets another one */
+	assert_int_equal(p->connections, 3);
+	close(old);
+	turn(&w);
+	supervisor_tick(&w.s);
+	list_for_each(l, &w.s.processes)
+		assert_false(list_entry(l, struct process, link)->retired);
 	world_deinit(&w);
 }
 
@@ -690,7 +738,7 @@ static void a_successor_gets_the_listeners_when_it_can_serve(void **state)
 	pb_free(m);
 	m = got(&w, w.proxy, &n);
 	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_SETUP);
-	assert_string_equal(m->setup->resume_path, "/run/x/ns-shop~.resume");
+	assert_string_equal(m->setup->resume_path, "/run/x/ns-shop/102.resume");
 	pb_free(m);
 	m = got(&w, old, &n);
 	assert_int_equal(m->msg_case, OUTRIGGER__IPC__TO_PROXY__MSG_SHUTDOWN);
@@ -903,6 +951,7 @@ int main(void)
 		cmocka_unit_test(tokens_go_with_the_put_or_after_it),
 		cmocka_unit_test(an_unknown_version_is_refused),
 		cmocka_unit_test(a_successor_adopts_what_serves),
+		cmocka_unit_test(who_drains_is_known_to_the_next_agent_and_hosts_nobody),
 		cmocka_unit_test(what_the_proxy_finds_of_the_vms_health_is_kept),
 		cmocka_unit_test(a_successor_gets_the_listeners_when_it_can_serve),
 		cmocka_unit_test(every_process_gets_the_access_log_and_again_when_it_is_opened_anew),
