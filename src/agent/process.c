@@ -5,13 +5,12 @@
 #include "agent/supervisor_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/proxy_link.h"
+#include "agent/proxy_state.h"
 #include "base/clock.h"
 #include "base/fdmsg.h"
 
@@ -20,7 +19,6 @@ enum {
 	STOP_GRACE_MS = 2000,		/* beyond the drain time: then it is killed */
 	LIVED_MS = 5000,		/* so long alive: its death is an accident, it is started again at once */
 	ADOPT_GRACE_MS = 30000,		/* for the guests of an adopted process to be found again */
-	N_STATE_FILES = 2,
 };
 
 static const char *const state_names[] = {
@@ -83,32 +81,15 @@ static int send_hello(struct process *p)
 	return process_send(p, &m, NULL, 0);
 }
 
-/*
- * The files of the last configuration. The proxy reaches no folder, so they are
- * opened for it; without them it goes on, and a restart while the controller is
- * away finds nothing.
- */
-static size_t open_state(struct process *p, int fds[static N_STATE_FILES])
+/* Without them it goes on, and a restart while the controller is away finds nothing. */
+static size_t open_state(struct process *p, int fds[static PROXY_STATE_FILES])
 {
 	const char *dir = p->supervisor->conf.state_dir;
-	char path[PATH_MAX];
-	size_t n = 0;
+	int r = dir[0] ? proxy_state_open(dir, p->group, fds) : -ENOENT;
 
-	if (!dir[0])
-		return 0;
-	for (; n < N_STATE_FILES; n++) {
-		int len = snprintf(path, sizeof(path), "%s/%s.%zu", dir, p->group, n);
-
-		fds[n] = (size_t)len < sizeof(path) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
-		if (fds[n] < 0)
-			break;
-	}
-	if (n == N_STATE_FILES)
-		return n;
-	complain(p, "the last configuration cannot be kept", -errno);
-	while (n)
-		close_fd(fds[--n]);
-	return 0;
+	if (r < 0 && dir[0])
+		complain(p, "the last configuration cannot be kept", r);
+	return r < 0 ? 0 : PROXY_STATE_FILES;
 }
 
 int process_send_access_log(struct process *p)
@@ -129,7 +110,7 @@ int process_send_setup(struct process *p)
 	Outrigger__Ipc__Setup setup = *p->supervisor->setup;
 	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
 	char admin[108], resume[108];
-	int fds[N_STATE_FILES];
+	int fds[PROXY_STATE_FILES];
 	size_t n_fds = open_state(p, fds);
 	int r;
 
@@ -354,9 +335,18 @@ static int on_hello(struct process *p)
 	return PROCESS_RUNNING;
 }
 
+/* No VM wants it: what was kept for them is of no use to who comes next, who has to ask for a certificate anyway. */
+static int rest(struct process *p)
+{
+	if (!p->retired)
+		proxy_state_remove(p->supervisor->conf.state_dir, p->group);
+	return PROCESS_IDLE;
+}
+
 static int on_lost(struct process *p)
 {
 	bool accident = p->state == PROCESS_STOPPING || clock_mono_ms() - p->started_ms > LIVED_MS;
+	bool awaited = p->n_had > 0;
 	struct process *prev = p->prev;
 
 	put_down(p);
@@ -374,7 +364,7 @@ static int on_lost(struct process *p)
 		proxy_vm_event(list_entry(l, struct proxy_vm, in_process), VM_EV_PROCESS_LOST);
 	timer_cancel(&p->timer);
 	if (list_empty(&p->vms) || p->retired)
-		return PROCESS_IDLE;
+		return awaited ? PROCESS_IDLE : rest(p);
 	if (accident) {
 		backoff_reset(&p->backoff);
 		return start(p);
@@ -449,7 +439,7 @@ static int on_stop_overdue(struct process *p)
 static int on_nobody_left(struct process *p)
 {
 	timer_cancel(&p->timer);
-	return PROCESS_IDLE;
+	return rest(p);
 }
 
 static int stay(struct process *p)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "agent/proxy_link.h"
+#include "agent/proxy_state.h"
 #include "base/clock.h"
 #include "mesh/pb.h"
 
@@ -42,6 +43,7 @@ int supervisor_init(struct supervisor *s, struct loop *loop, const struct superv
 {
 	*s = (struct supervisor){ .loop = loop, .conf = *conf, .system = *system, .ops = *ops };
 	s->access_log_fd = -1;
+	s->sweep_at_ms = clock_mono_ms() + conf->state_keep_ms;
 	list_init(&s->processes);
 	map_init(&s->vms);
 	return 0;
@@ -290,6 +292,30 @@ static void free_retired(struct supervisor *s)
 	}
 }
 
+static bool lives(const char *group, void *data)
+{
+	const struct supervisor *s = data;
+
+	list_for_each(l, &s->processes) {
+		const struct process *p = list_entry(l, struct process, link);
+
+		if (!strcmp(p->group, group) && (p->state != PROCESS_IDLE || !list_empty(&p->vms)))
+			return true;
+	}
+	return false;
+}
+
+/* Groups whose VMs went while no agent was there have nobody who removes their files. */
+static void sweep(struct supervisor *s)
+{
+	uint64_t now = clock_mono_ms();
+
+	if (now < s->sweep_at_ms)
+		return;
+	s->sweep_at_ms = now + s->conf.state_keep_ms;
+	proxy_state_sweep(s->conf.state_dir, lives, s);
+}
+
 void supervisor_tick(struct supervisor *s)
 {
 	Outrigger__Ipc__LoadRequest request = OUTRIGGER__IPC__LOAD_REQUEST__INIT;
@@ -298,6 +324,7 @@ void supervisor_tick(struct supervisor *s)
 	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_LOAD_REQUEST;
 	m.load_request = &request;
 	free_retired(s);
+	sweep(s);
 	list_for_each_safe(l, &s->processes) {
 		struct process *p = list_entry(l, struct process, link);
 

@@ -143,6 +143,7 @@ struct supervisor_ops {
 struct supervisor_conf {		/* borrowed for the supervisor's life */
 	const char *run_dir;		/* the groups' folders, with sockets of the proxies */
 	const char *state_dir;		/* a folder for their last configurations; "" for none */
+	uint32_t state_keep_ms;		/* so long for what a predecessor has left there to be wanted again */
 	const char *proxy_path;		/* the installed program; NULL: it is not looked at */
 	bool upgrade_adopted;		/* adopted processes of another program are replaced by themselves */
 	uint32_t upgrade_drain_ms;	/* for the connections of a process that was replaced */
@@ -164,6 +165,7 @@ struct supervisor {
 	struct list processes;
 	struct map vms;			/* struct proxy_vm.by_id */
 	uint64_t n_restarts;
+	uint64_t sweep_at_ms;		/* state_dir is looked through */
 };
 
 /* What a VM is to be given. @put has no token; it is copied. */

@@ -28,6 +28,7 @@ enum {
 	TICK_MS = 1000,
 	LINGER_MS = 60000,
 	LOAD_EVERY_TICKS = 10,
+	STATE_KEEP_MS = 3600 * 1000,	/* as long as memory.c believes what it finds */
 	MEMORY_TICKS = 60,		/* after a restart: for ports to come back */
 };
 
@@ -567,6 +568,7 @@ static int start_supervisor(struct worker *w, const char *run_dir)
 		.upgrade_adopted = w->conf->proxy.upgrade == CONFIG_UPGRADE_AUTO, .upgrade_drain_ms = w->conf->proxy.upgrade_drain_ms,
 		.mark_base = w->conf->steering.mark_base, .workers = w->conf->proxy.workers,
 		.log_level = levels[w->conf->log.level], .log_json = w->conf->log.json, .drain_ms = w->conf->proxy.drain_ms, .linger_ms = LINGER_MS,
+		.state_keep_ms = STATE_KEEP_MS,
 	};
 	struct supervisor_system system = {
 		.spawn = sys_spawn, .kill = sys_kill, .listeners_make = sys_listeners_make, .access_log_open = sys_access_log_open,

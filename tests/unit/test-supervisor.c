@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "agent/proxy_state.h"
 #include "agent/supervisor.h"
 #include "base/clock.h"
 #include "base/fdmsg.h"
@@ -473,6 +474,55 @@ static void a_proxy_that_does_not_let_go_is_not_waited_for(void **state)
 	serve(&w, "a", false);
 	supervisor_unwant(&w.s, "a", 10);
 	turn_until(&w, &w.n_gone, 1);
+	world_deinit(&w);
+}
+
+/* How many of the group's files are there. */
+static unsigned n_kept(const char *dir, const char *group)
+{
+	unsigned n = 0;
+	char path[128];
+
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%s.%d", dir, group, i);
+		n += access(path, F_OK) == 0;
+	}
+	return n;
+}
+
+static void what_was_kept_for_a_group_goes_with_its_last_vm(void **state)
+{
+	char dir[] = "/tmp/test-supervisor-XXXXXX";
+	struct world w;
+	int fds[2];
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	world_init(&w);
+	w.s.conf.state_dir = dir;
+	/* A predecessor's, of a group that nobody has seen since. */
+	assert_int_equal(proxy_state_open(dir, "vm-x.y", fds), 0);
+	close(fds[0]);
+	close(fds[1]);
+	want(&w, "a", "ns-shop", 80, false);
+	expect(&w, HELLO);
+	say_hello(&w, 1, NULL);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_SETUP, 2);
+	expect_fds(&w, OUTRIGGER__IPC__TO_PROXY__MSG_VM_PUT, 2);
+	assert_int_equal(n_kept(dir, "ns-shop"), 2);
+	/* One that died is wanted again. */
+	supervisor_exited(&w.s, &(struct monitor_exit){ .proxy = 1 });
+	assert_int_equal(n_kept(dir, "ns-shop"), 2);
+	w.s.sweep_at_ms = 0;
+	supervisor_tick(&w.s);
+	assert_int_equal(n_kept(dir, "ns-shop"), 2);
+	assert_int_equal(n_kept(dir, "vm-x.y"), 0);
+	supervisor_unwant(&w.s, "a", 10);
+	supervisor_exited(&w.s, &(struct monitor_exit){ .proxy = 2 });
+	for (int i = 0; i < 300 && n_kept(dir, "ns-shop"); i++)
+		assert_int_equal(loop_turn(w.loop, 100), 0);
+	assert_int_equal(n_kept(dir, "ns-shop"), 0);
+	assert_int_equal(rmdir(dir), 0);
 	world_deinit(&w);
 }
 
@@ -946,6 +996,7 @@ int main(void)
 		cmocka_unit_test(a_process_that_cannot_start_is_tried_again),
 		cmocka_unit_test(a_vm_that_leaves_is_drained),
 		cmocka_unit_test(a_proxy_that_does_not_let_go_is_not_waited_for),
+		cmocka_unit_test(what_was_kept_for_a_group_goes_with_its_last_vm),
 		cmocka_unit_test(a_vm_that_comes_back_while_it_leaves_is_put_anew),
 		cmocka_unit_test(another_group_is_another_process),
 		cmocka_unit_test(tokens_go_with_the_put_or_after_it),
