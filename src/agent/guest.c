@@ -348,6 +348,23 @@ static int learn_address(struct guest_table *t, struct guest *g, const struct gu
 	return r;
 }
 
+static bool is_away(const struct guest_table *t, const struct guest_link *link, uint64_t now_ms)
+{
+	for (size_t i = 0; i < GUEST_MAX_AWAY; i++) {
+		const struct guest_link *l = &t->away[i].link;
+
+		if (now_ms < t->away[i].until_ms && l->vlan == link->vlan && !memcmp(l->mac, link->mac, sizeof(l->mac)) && !strcmp(l->port, link->port))
+			return true;
+	}
+	return false;
+}
+
+void guest_moved(struct guest_table *t, struct guest *g, const char *reason, uint64_t until_ms)
+{
+	t->away[t->next_away++ % GUEST_MAX_AWAY] = (struct guest_away){ .link = g->link, .until_ms = until_ms };
+	guest_end(t, g, reason);
+}
+
 int guest_learn(struct guest_table *t, const struct guest_sighting *s, uint64_t now_ms, struct guest **ret_guest)
 {
 	struct guest_address *a = address_find(t, &s->ip);
@@ -367,7 +384,7 @@ int guest_learn(struct guest_table *t, const struct guest_sighting *s, uint64_t 
 	}
 	if (is_new) {
 		/* Nothing it may not have makes a guest: a flood of such is not remembered. */
-		if (!may_have(rule_find(t, &s->link), &s->ip))
+		if (!may_have(rule_find(t, &s->link), &s->ip) || is_away(t, &s->link, now_ms))
 			return GUEST_E_REFUSED;
 		r = guest_new(t, &s->link, now_ms, &g);
 		if (r)
@@ -452,6 +469,9 @@ void guest_port_down(struct guest_table *t, const char *port, const char *reason
 		if (!strcmp(g->link.port, port))
 			guest_end(t, g, reason);
 	}
+	for (size_t i = 0; i < GUEST_MAX_AWAY; i++)
+		if (!strcmp(t->away[i].link.port, port))
+			t->away[i].until_ms = 0;
 }
 
 /* --- time --- */

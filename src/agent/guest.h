@@ -25,6 +25,7 @@ enum {
 	GUEST_NAME_LEN = 64,
 	GUEST_MAX_ADDRESSES = 16,	/* of one guest; the stalest link-local one makes room */
 	GUEST_MAC_TEXT_LEN = 18,
+	GUEST_MAX_AWAY = 16,		/* that have just moved; the oldest makes room */
 };
 
 enum {
@@ -124,6 +125,12 @@ struct guest_table {
 	struct map by_id;		/* struct guest.by_id */
 	struct map by_ip;		/* struct guest_address.by_ip */
 	uint64_t n_full;		/* sightings refused for want of room */
+
+	struct guest_away {
+		struct guest_link link;
+		uint64_t until_ms;
+	} away[GUEST_MAX_AWAY];
+	size_t next_away;
 };
 
 /* @rules and @nic are borrowed for the table's life. */
@@ -147,6 +154,9 @@ MUST_CHECK int guest_learn(struct guest_table *t, const struct guest_sighting *s
 MUST_CHECK int guest_port_up(struct guest_table *t, const char *port, uint64_t now_ms);
 /* All guests of the port, with every VLAN, are gone. */
 void guest_port_down(struct guest_table *t, const char *port, const char *reason);
+
+/* The guest is gone, and what still comes from it until @until_ms is not heard, unless its port comes up anew. */
+void guest_moved(struct guest_table *t, struct guest *g, const char *reason, uint64_t until_ms);
 
 /* The guest lives: its addresses are good for another lifetime. */
 void guest_touch(struct guest_table *t, struct guest *g, uint64_t now_ms);

@@ -362,7 +362,7 @@ static const char *obstacle(const struct member *m)
 		return NULL;
 	if (!m->policy->client)
 		return "it offers nothing that it may, and the policy takes no mere clients";
-	if (!g || (!g->n_lookups && !g->n_observations[OBS_DISCOVER]))
+	if (!m->client_elsewhere && (!g || (!g->n_lookups && !g->n_observations[OBS_DISCOVER])))
 		return "it has offered nothing that it may, and asked for nothing";
 	if (m->verdict.verdict != VERDICT_VM)
 		return "the verdict on it is not (yet) that it is a VM";

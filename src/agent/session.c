@@ -401,6 +401,12 @@ static void on_directive(struct grpc_call *call, void *data, const uint8_t *byte
 	case OUTRIGGER__V1__DIRECTIVE__MSG_REVOKED:
 		take_revoked(s, m->revoked->reason);
 		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_HANDOVER:
+		s->ops.handover(m->handover, s->ops.data);
+		break;
+	case OUTRIGGER__V1__DIRECTIVE__MSG_MOVED:
+		s->ops.moved(m->moved, s->ops.data);
+		break;
 	default:
 		break;		/* of a newer controller */
 	}

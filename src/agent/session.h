@@ -44,6 +44,8 @@ struct session_ops {			/* the messages are valid for the call */
 	void (*token)(const Outrigger__V1__Token *m, void *data);
 	void (*drain)(const Outrigger__V1__Drain *m, void *data);
 	void (*revoked)(const char *reason, void *data);
+	void (*handover)(const Outrigger__V1__Handover *m, void *data);
+	void (*moved)(const Outrigger__V1__Moved *m, void *data);
 	/* It is open now, or not any more. */
 	void (*changed)(enum session_state state, const char *detail, void *data);
 	void *data;

@@ -15,6 +15,7 @@
 #include "agent/admin.h"
 #include "agent/adopt.h"
 #include "agent/budgets.h"
+#include "agent/handover.h"
 #include "agent/knowledge.h"
 #include "agent/log_file.h"
 #include "agent/member.h"
@@ -398,6 +399,16 @@ static void on_revoked(const char *reason, void *data)
 	worker_touch_everybody(w);
 }
 
+static void on_handover(const Outrigger__V1__Handover *m, void *data)
+{
+	handover_take(data, m);
+}
+
+static void on_moved(const Outrigger__V1__Moved *m, void *data)
+{
+	handover_moved(data, m);
+}
+
 static void on_session_changed(enum session_state state, const char *detail, void *data)
 {
 	(void)data;
@@ -591,7 +602,7 @@ static int start_session(struct worker *w, const struct worker_start *start)
 	};
 	struct session_ops ops = {
 		.welcome = on_welcome, .policies = on_policies, .containers = on_containers, .nodes = on_nodes, .token = on_token, .drain = on_drain,
-		.revoked = on_revoked, .changed = on_session_changed, .data = w,
+		.revoked = on_revoked, .handover = on_handover, .moved = on_moved, .changed = on_session_changed, .data = w,
 	};
 
 	if (getrandom(&conf.boot_id, sizeof(conf.boot_id), 0) < 0)

@@ -56,6 +56,9 @@ void provisioner_set_roots(struct provisioner *p, const char *roots_pem);
 void provisioner_revoke(struct provisioner *p, const char *nic, const char *reason);
 /* Tells the NIC to drain a guest ("": all). -ENOENT: it has no session. */
 MUST_CHECK int provisioner_drain(struct provisioner *p, const char *nic, const char *guest_id, uint32_t drain_ms);
+/* registry_moves: a NIC without a session is told when it comes back. */
+void provisioner_hand_over(struct provisioner *p, const struct reg_guest *from, const struct reg_guest *to);
+void provisioner_moved(struct provisioner *p, const struct reg_guest *from, const struct reg_guest *to);
 
 struct provisioner_counters {
 	uint64_t n_enrolled, n_renewed, n_refused, n_tokens, n_tokens_refused;

@@ -143,6 +143,8 @@ struct reg_guest {
 	struct reg_workload *workload;	/* NULL: not in the mesh */
 	char blocked[160];		/* another workload has its address */
 	const char *why_not;		/* it is not in the mesh, or NULL */
+	uint64_t offered_epoch;		/* of its NIC's session in which it was offered what it had elsewhere; 0: it was not */
+	uint64_t moved_epoch;		/* of its NIC's session that was told that it is elsewhere; 0: was not */
 	bool store_dirty;
 };
 
@@ -165,6 +167,17 @@ struct reg_nic {
 	uint64_t n_reports, n_refused;
 };
 
+/*
+ * A machine of the mesh has turned up behind another NIC: what is known of it
+ * there is offered to the newcomer. When that one is in the mesh in its place,
+ * the NIC that it has left is told. Once a session each.
+ */
+struct registry_moves {			/* NULL: nobody listens */
+	void (*offer)(const struct reg_guest *from, const struct reg_guest *to, void *data);
+	void (*moved)(const struct reg_guest *from, const struct reg_guest *to, void *data);
+	void *data;
+};
+
 struct registry {
 	struct loop *loop;
 	struct resources *resources;
@@ -182,6 +195,7 @@ struct registry {
 	struct list dropped;		/* guests to be removed from the store: reg_dropped */
 	void (*changed)(void *data);	/* something was settled, or a guest is gone; NULL: nobody listens */
 	void *changed_data;
+	struct registry_moves moves;
 };
 
 /* @resources and @store outlive it. Errors are those of the store. */
@@ -216,6 +230,8 @@ MUST_CHECK int registry_report(struct reg_nic *nic, Outrigger__V1__Report *repor
 struct reg_guest *registry_guest(const struct registry *reg, const char *id);
 /* The verdict on a claim, or NULL. */
 const struct reg_verdict *reg_guest_verdict(const struct reg_guest *g, const char *service, const char *instance);
+/* It is a client by verdict and policy, whatever it offers. */
+bool reg_guest_is_client(const struct reg_guest *g);
 bool reg_guest_has_ip(const struct reg_guest *g, const struct ip *ip);
 void reg_claim_free(struct reg_guest *g, struct reg_claim *c);
 void reg_verdict_free(struct reg_guest *g, struct reg_verdict *v);

@@ -109,6 +109,14 @@ static size_t mesh_addresses(const struct reg_guest *g, struct ip ret_ips[static
 	return n;
 }
 
+static void tell_moved(struct registry *reg, struct reg_guest *from, const struct reg_guest *to)
+{
+	if (!reg->moves.moved || !from->nic->connected || from->moved_epoch == from->nic->epoch)
+		return;
+	from->moved_epoch = from->nic->epoch;
+	reg->moves.moved(from, to, reg->moves.data);
+}
+
 /*
  * Takes the addresses. Another workload may have one of them: when that is the
  * same machine behind the NIC that it has left, the newer report wins; anybody
@@ -132,6 +140,7 @@ static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg
 				 owner->uid);
 			return r;
 		}
+		tell_moved(reg, other, g);
 		snprintf(other->blocked, sizeof(other->blocked), "it has moved to NIC %.100s", g->nic->id);
 		other->why_not = other->blocked;
 		log_info("guest has moved", log_str("from", other->pb->guest_id), log_str("to", g->pb->guest_id));
@@ -145,12 +154,41 @@ static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg
 	}
 }
 
+static const struct reg_workload *owner_of(const struct registry *reg, const struct ip *ip)
+{
+	struct map_link *l = ip_is_link_local(ip) ? NULL : map_find(&reg->addresses, ip->b, sizeof(ip->b));
+
+	return l ? container_of(l, struct reg_address, link)->workload : NULL;
+}
+
+/* The same machine as the mesh knows it behind another port, and has seen there first; NULL: there is none. */
+static const struct reg_guest *elsewhere(const struct registry *reg, const struct reg_guest *g)
+{
+	for (size_t i = 0; i < g->n_ips; i++) {
+		const struct reg_workload *owner = owner_of(reg, &g->ips[i]);
+		const struct reg_guest *other = owner ? owner->guest : NULL;
+
+		if (other && other != g && other->policy && same_machine(g, other) && g->order > other->order)
+			return other;
+	}
+	return NULL;
+}
+
+static void offer(struct registry *reg, struct reg_guest *g)
+{
+	const struct reg_guest *from = g->workload || !reg->moves.offer || !g->nic->connected ? NULL : elsewhere(reg, g);
+
+	if (!from || g->offered_epoch == g->nic->epoch)
+		return;
+	g->offered_epoch = g->nic->epoch;
+	reg->moves.offer(from, g, reg->moves.data);
+}
+
 /* The workload that has one of its addresses and need not give it up; NULL: there is none. */
 static const struct reg_workload *rival(const struct registry *reg, const struct reg_guest *g)
 {
 	for (size_t i = 0; i < g->n_ips; i++) {
-		struct map_link *l = ip_is_link_local(&g->ips[i]) ? NULL : map_find(&reg->addresses, g->ips[i].b, sizeof(g->ips[i].b));
-		const struct reg_workload *owner = l ? container_of(l, struct reg_address, link)->workload : NULL;
+		const struct reg_workload *owner = owner_of(reg, &g->ips[i]);
 		const struct reg_guest *other = owner ? owner->guest : NULL;
 
 		if (!owner || other == g)
@@ -247,7 +285,7 @@ static void settle_health(const struct reg_guest *g, struct reg_claim *c)
 	c->unhealthy = unhealthy;
 }
 
-static bool is_client(const struct reg_guest *g)
+bool reg_guest_is_client(const struct reg_guest *g)
 {
 	const struct reg_verdict *v = reg_guest_verdict(g, "", "");
 
@@ -264,10 +302,15 @@ void reg_guest_settle(struct registry *reg, struct reg_guest *g)
 	n_claims = judge_claims(g);
 
 	const struct reg_workload *owner = onboard_joins(g->policy) ? rival(reg, g) : NULL;
-	if (owner)
+	if (owner) {
 		snprintf(g->blocked, sizeof(g->blocked), "workload %.100s has one of its addresses", owner->uid);
+		if (owner->guest && owner->guest->policy && same_machine(g, owner->guest))
+			tell_moved(reg, g, owner->guest);
+	} else if (onboard_joins(g->policy)) {
+		offer(reg, g);
+	}
 	const char *why_not = guest_obstacle(g);
-	if (!why_not && !n_claims && !is_client(g))
+	if (!why_not && !n_claims && !reg_guest_is_client(g))
 		why_not = "it offers nothing that is admitted, and is not admitted as a client";
 	if (why_not) {
 		leave(reg, g, why_not);

@@ -331,6 +331,16 @@ static void read_synced(void *data, enum kube_kind kind)
 	kube_mesh_synced(data, kind);
 }
 
+static void on_offer(const struct reg_guest *from, const struct reg_guest *to, void *data)
+{
+	provisioner_hand_over(((struct server *)data)->provisioner, from, to);
+}
+
+static void on_moved(const struct reg_guest *from, const struct reg_guest *to, void *data)
+{
+	provisioner_moved(((struct server *)data)->provisioner, from, to);
+}
+
 static int start_cluster(struct server *s, struct diag *d)
 {
 	static const struct kube_reader reader = { .begin = read_begin, .put = read_put, .gone = read_gone, .synced = read_synced };
@@ -348,6 +358,7 @@ static int start_cluster(struct server *s, struct diag *d)
 		.config = c,
 	};
 
+	s->registry->moves = (struct registry_moves){ .offer = on_offer, .moved = on_moved, .data = s };
 	s->registry->changed = on_guests_changed;
 	s->registry->changed_data = s;
 	return r < 0 ? r : tokens_new(&tokens, &s->tokens);
@@ -431,13 +442,15 @@ struct server *server_free(struct server *s)
 	timer_cancel(&s->certificates);
 	httpd_free(s->httpd);
 	ads_free(s->ads);
+	if (s->registry) {		/* who listened goes */
+		s->registry->changed = NULL;
+		s->registry->moves = (struct registry_moves){};
+	}
 	s->provisioner = provisioner_free(s->provisioner);
 	tokens_free(s->tokens);
 	grpc_server_free(s->mesh_server);
 	grpc_server_free(s->provisioner_server);
 	cluster_free(s->cluster);
-	if (s->registry)
-		s->registry->changed = NULL;	/* who listened goes */
 	kube_mesh_free(s->kube_mesh);
 	revoker_free(s->revoker);
 	registry_free(s->registry);

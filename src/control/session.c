@@ -441,6 +441,46 @@ void provisioner_revoke(struct provisioner *p, const char *nic, const char *reas
 	registry_nic_forget(p->o.registry, nic);
 }
 
+/* Its claims as that NIC reported them: those that it admitted. */
+void provisioner_hand_over(struct provisioner *p, const struct reg_guest *from, const struct reg_guest *to)
+{
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__Handover handover = OUTRIGGER__V1__HANDOVER__INIT;
+	Outrigger__V1__Claim *claims[REG_MAX_CLAIMS];
+	struct session *s = find_session(p, to->nic->id);
+
+	list_for_each(l, &from->claims) {
+		Outrigger__V1__Claim *c = list_entry(l, struct reg_claim, link)->pb;
+
+		if (c->admitted && handover.n_claims < ELEMENTS(claims))
+			claims[handover.n_claims++] = c;
+	}
+	handover.guest_id = to->pb->guest_id;
+	handover.claims = claims;
+	handover.client = reg_guest_is_client(from);
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_HANDOVER;
+	d.handover = &handover;
+	if (!s)
+		return;
+	log_info("guest has turned up behind another NIC", log_str("from", from->pb->guest_id), log_str("to", to->pb->guest_id),
+		 log_int("claims", (int64_t)handover.n_claims));
+	send_or_end(s, &d);
+}
+
+void provisioner_moved(struct provisioner *p, const struct reg_guest *from, const struct reg_guest *to)
+{
+	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__Moved moved = OUTRIGGER__V1__MOVED__INIT;
+	struct session *s = find_session(p, from->nic->id);
+
+	moved.guest_id = from->pb->guest_id;
+	moved.nic = to->nic->id;
+	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_MOVED;
+	d.moved = &moved;
+	if (s)
+		send_or_end(s, &d);
+}
+
 int provisioner_drain(struct provisioner *p, const char *nic, const char *guest_id, uint32_t drain_ms)
 {
 	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;

@@ -154,6 +154,7 @@ class FaultLab(Lab):
         self.cable(self.reg, "eth0", self.net, "reg", REGISTRY + "/24", master_b="br0")
         self.cable(self.edge, "eth0", self.net, "edge", EDGE + "/24", master_b="br0")
         self.vms = {}
+        self.n_moves = 0
         self.nics = {n: Nic(self, n) for n in NIC_ADDRESS}
         for name, nic in vms.items():
             self.add_vm(name, nic)
@@ -177,6 +178,21 @@ class FaultLab(Lab):
     def unplug(self, vm):
         """Its port is gone, as when a hypervisor moves it away."""
         vm.nic.host.ip("link", "del", vm.port)
+
+    def migrate(self, name, nic, serves=True):
+        """A live migration: the machine runs on behind another NIC, and the port that it has left stays up with nobody behind it."""
+        old, self.n_moves = self.vms[name], self.n_moves + 1
+        vm = self.host("m%d" % self.n_moves)
+        vm.title, vm.address, vm.mac, vm.port = name, old.address, old.mac, "tap%d" % (100 + self.n_moves)
+        self.vms[name] = vm
+        old.run("sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")   # it says nothing any more
+        old.ip("addr", "flush", "dev", "eth0")
+        self.plug(vm, nic)
+        if serves:
+            self.serve(vm)
+        # Its first packet is an ARP request. As hypervisors' announcements do, what follows tells switches that have heard of the old place last.
+        vm.popen(["ping", "-q", "-i", "0.3", REGISTRY], "talk")
+        return vm
 
     def guest_names(self):
         """MAC addresses that may turn up later are named beforehand, as a hypervisor would."""

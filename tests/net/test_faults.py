@@ -196,6 +196,44 @@ def test_a_vm_that_moves_takes_its_identity_along(mesh):
     assert got["failed"] <= 2, got  # what was inside the VM when it left
 
 
+@pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a", "orders-2": "b", "shopper-2": "b"}}], indirect=True)
+def test_a_vm_that_migrates_is_taken_over_while_its_old_port_is_up(mesh):
+    """There and back, without a registration: the new NIC is told what it offered, and finds it answering."""
+    shopper, vip = served(mesh)
+    other, vm = mesh.vms["shopper-2"], mesh.vms["orders-1"]
+    mesh.join_client("shopper-2")
+    wait_until("an answer", lambda: mesh.fetch(other, vip))
+    identity = vm.nic.proxy(vm)["identity"]
+    load = [mesh.load(v, vip).goes_on(who="orders-1") for v in (shopper, other)]
+    watcher = Watcher(lambda: [e for e in mesh.endpoints("orders") if e.startswith(vm.address + ":")])
+    uids = Watcher(lambda: [w["uid"] for w in mesh.workload(vm)])
+    wait_until("both watch", lambda: watcher.seen and uids.seen)
+    for there in ("b", "a"):
+        left, port = vm.nic, vm.port
+        vm = mesh.migrate("orders-1", there)
+        mesh.wait_joined("orders-1")
+        assert vm.nic.name == there and vm.nic.proxy(vm)["identity"] == identity
+        wait_until("the NIC that it has left lets go", lambda: not [g for g in left.get("/v1/guests")["guests"] if g["mac"] == vm.mac])
+        assert "state UP" in left.host.run("ip", "link", "show", port)
+        for x in load:
+            x.goes_on(who="orders-1").goes_on(who="orders-2")
+        assert "/nic-%s/" % there in mesh.workload(vm)[0]["uid"]
+    ended = [load[0]]
+    load[0].end()
+    # A client is one behind the other NIC, too.
+    shopper = mesh.migrate("shopper-1", "b", serves=False)
+    mesh.wait_joined("shopper-1")
+    ended.append(mesh.load(shopper, vip).goes_on(who="orders-1").goes_on(who="orders-2"))
+    ended[1].end()
+    ended.append(load[1].goes_on())
+    ended[2].end()
+    endpoints, seen = watcher.end(), uids.end()
+    assert all(len(e) <= 1 for e in endpoints)
+    assert all(len(u) <= 1 for u in seen) and len({u for us in seen for u in us}) == 3, seen
+    for x in ended:
+        assert len(x.failed()) <= 4, x.failed()  # what was inside the machine when it left, twice
+
+
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a"}}], indirect=True)
 def test_a_connection_between_neighbours_ends_with_the_vm_and_with_the_permission(mesh):
     """Both are in one process, and no tunnel's end ends it."""

@@ -246,6 +246,72 @@ static void the_newest_of_two_reports_of_one_machine_wins(void **state)
 	f->nic = first;
 }
 
+struct moves {
+	unsigned n_offers, n_moved;
+	char from[64], to[64];
+};
+
+static void on_offer(const struct reg_guest *from, const struct reg_guest *to, void *data)
+{
+	struct moves *m = data;
+
+	m->n_offers++;
+	snprintf(m->from, sizeof(m->from), "%s", from->pb->guest_id);
+	snprintf(m->to, sizeof(m->to), "%s", to->pb->guest_id);
+}
+
+static void on_moved(const struct reg_guest *from, const struct reg_guest *to, void *data)
+{
+	struct moves *m = data;
+
+	m->n_moved++;
+	snprintf(m->from, sizeof(m->from), "%s", from->pb->guest_id);
+	snprintf(m->to, sizeof(m->to), "%s", to->pb->guest_id);
+}
+
+#define G1B	"nic-b/p1/52:54:00:00:00:01"
+
+static void a_machine_that_turns_up_elsewhere_is_offered_what_it_had(void **state)
+{
+	struct registry_bed *f = *state;
+	struct reg_nic *other, *first = f->nic;
+	struct moves m = {};
+
+	f->reg->moves = (struct registry_moves){ on_offer, on_moved, &m };
+	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
+	assert_int_equal(registry_nic_connect(f->reg, "nic-b", &other), 0);
+	/* Not to another machine that says the same address, and not without one. */
+	assert_int_equal(guest(other, "nic-b/p1/52:54:00:00:00:09", "x", "52:54:00:00:00:09", "10.0.0.1"), 0);
+	assert_int_equal(guest(other, G1B, "x", "52:54:00:00:00:01", "10.0.0.7"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_offers, 0);
+	assert_int_equal(guest(other, G1B, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(guest(other, G1B, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_offers, 1);
+	assert_string_equal(m.from, G1);
+	assert_string_equal(m.to, G1B);
+	assert_int_equal(m.n_moved, 0);				/* it serves on, until the other one could */
+	assert_true(published(f, U1));
+	f->nic = other;
+	vm(f, G1B, "52:54:00:00:00:01", "10.0.0.1", "a", 8080);
+	assert_false(published(f, U1));
+	assert_int_equal(m.n_moved, 1);
+	assert_string_equal(m.from, G1);
+	/* The NIC that it has left was away, says so again, and is told again. */
+	assert_int_equal(registry_nic_connect(f->reg, "nic-a", &first), 0);
+	assert_int_equal(guest(first, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	assert_int_equal(proxy(first, G1, "ready"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_moved, 2);
+	assert_string_equal(m.from, G1);
+	assert_string_equal(m.to, G1B);
+	assert_int_equal(m.n_offers, 1);
+	f->reg->moves = (struct registry_moves){};
+	f->nic = first;
+}
+
 static void what_is_not_said_again_is_dropped(void **state)
 {
 	struct registry_bed *f = *state;
@@ -367,6 +433,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(ports_of_a_declared_service_are_mapped, setup, teardown),
 		cmocka_unit_test_setup_teardown(ports_of_an_undeclared_service_are_those_of_its_members, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_newest_of_two_reports_of_one_machine_wins, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_machine_that_turns_up_elsewhere_is_offered_what_it_had, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_not_said_again_is_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(limits_hold, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_configuration_is_applied_as_a_diff, setup, teardown),

@@ -89,6 +89,37 @@ static void a_guest_is_a_mac_on_a_port(void **state)
 	guest_table_deinit(&t);
 }
 
+static void who_has_moved_is_not_heard_for_a_moment(void **state)
+{
+	struct guest_table t;
+	struct guest *g;
+	struct seen s;
+
+	(void)state;
+	table_init(&t, &s, NULL, 0);
+	assert_int_equal(learn(&t, "tap0", 0, 1, "10.0.0.1", GUEST_BY_ARP, 0, &g), 0);
+	guest_moved(&t, g, "moved", 100);
+	assert_int_equal(s.n_gone, 1);
+	assert_string_equal(s.reason, "moved");
+	assert_int_equal(learn(&t, "tap0", 0, 1, "10.0.0.1", GUEST_BY_ARP, 99, &g), GUEST_E_REFUSED);
+	assert_null(g);
+	assert_int_equal(learn(&t, "tap1", 0, 1, "10.0.0.1", GUEST_BY_ARP, 99, &g), 0);	/* elsewhere it is */
+	guest_moved(&t, g, "moved", 200);
+	assert_int_equal(learn(&t, "tap0", 0, 1, "10.0.0.1", GUEST_BY_ARP, 100, &g), 0);	/* it is back */
+	guest_port_down(&t, "tap0", "down");
+	assert_int_equal(learn(&t, "tap1", 0, 1, "10.0.0.1", GUEST_BY_ARP, 199, &g), GUEST_E_REFUSED);
+	guest_port_down(&t, "tap1", "down");
+	assert_int_equal(learn(&t, "tap1", 0, 1, "10.0.0.1", GUEST_BY_ARP, 199, &g), 0);	/* the port came up anew */
+	/* The oldest of too many makes room. */
+	guest_moved(&t, g, "moved", 1000);
+	for (uint8_t i = 0; i < GUEST_MAX_AWAY; i++) {
+		assert_int_equal(learn(&t, "tap2", 0, (uint8_t)(10 + i), "10.0.0.2", GUEST_BY_ARP, 200, &g), 0);
+		guest_moved(&t, g, "moved", 1000);
+	}
+	assert_int_equal(learn(&t, "tap1", 0, 1, "10.0.0.1", GUEST_BY_ARP, 201, &g), 0);
+	guest_table_deinit(&t);
+}
+
 static void the_first_owner_keeps_an_address(void **state)
 {
 	struct guest_table t;
@@ -274,6 +305,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_guest_is_a_mac_on_a_port),
+		cmocka_unit_test(who_has_moved_is_not_heard_for_a_moment),
 		cmocka_unit_test(the_first_owner_keeps_an_address),
 		cmocka_unit_test(an_address_moves_with_its_port_down),
 		cmocka_unit_test(what_a_guest_may_not_have_is_refused),
