@@ -1063,3 +1063,25 @@ def test_the_examples_are_good():
     for name in ("controller.yaml",):
         path = os.path.join(HERE, "..", "..", "packaging", "examples", name)
         subprocess.run([os.path.join(BUILD, "src", "control", "outrigger-controller"), "--check", "--config", path], check=True, stdout=subprocess.DEVNULL)
+
+
+# What a program of another release may put into any message: a field of each wire type that this one does not know.
+UNKNOWN = b"\xc8\x3e\x01" + b"\xd1\x3e" + bytes(8) + b"\xda\x3e\x03new" + b"\xe5\x3e" + bytes(4)
+
+
+def test_a_newer_agent_is_understood_as_far_as_it_goes(controller, nic):
+    """Unknown fields, at the top and inside, cost nothing; a report of an unknown kind is refused alone; an older agent leaves fields out."""
+    guest = encode("outrigger.v1.Guest", {"guest_id": nic.guest_id(), "port": "tap0", "mac": "52:54:00:00:00:01",
+                                          "addresses": ["10.0.0.1"], "name": "orders-1"}) + UNKNOWN
+    size = bytes([len(guest) & 127 | 128, len(guest) >> 7])         # a varint of two bytes, whatever the size
+    nic.call.send(b"\x08\x07\x1a" + size + guest + UNKNOWN)
+    nic.call.send(b"\x08\x08" + b"\xfa\x3e\x02\x08\x01")             # a kind of report that nobody knows
+    gid = nic.guest_id()
+    nic.say(claim={"guest_id": gid, "service": "orders", "instance": "i", "address": "10.0.0.1", "port": 8080, "admitted": True})
+    nic.verdict(gid, instance="i")
+    nic.proxy(gid)
+    nic.synced()
+    wait_until("it is in the mesh", lambda: [g for g in controller.get("/v1/guests")["guests"] if g["id"] == gid and g["in_mesh"]])
+    wait_until("what was not understood is said", lambda: "a report of an unknown kind" in controller.log())
+    nic.say(token_request={"guest_id": gid})
+    assert nic.hear("token")["token"]
