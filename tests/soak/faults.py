@@ -366,9 +366,16 @@ def limit(pid, what, value):
     return old
 
 
-def starve(s, what, value_of, name):
-    """A proxy lacks something for a while, and more connections come than it can take. So do the worker and the controller."""
+def starve(s, what, value_of):
+    """A proxy lacks something for a while, and more connections come than it can take: load is shed, and comes back. So do the worker and the controller.
+
+    Nobody is killed; but a process that has nothing left to live on has no way to keep what it cannot take. It may cost what is behind
+    that NIC, and only until there is enough again.
+    """
+    name = s.rng.choice("ab")
     nic = s.lab.nics[name]
+    e = s.excuse_inside([vm for vm in s.lab.vms.values() if vm.nic is nic])
+    e.end = float("inf")
     shopper = s.lab.vms["shopper-1" if name == "a" else "shopper-2"]
     pids = sorted(set(proxy_pids(s, nic).values())) + [nic.worker_pid(), s.lab.controller.pid]
     old = [(pid, limit(pid, what, value_of(pid))) for pid in pids]
@@ -388,16 +395,16 @@ def starve(s, what, value_of, name):
         c.close()
     for pid, value in old:
         limit(pid, what, value)
+    e.end = time.time()
     s.goes_on(8)
     sessions(s)
 
 
 def descriptors_exhausted(s):
-    """Nothing may fail: what there is no descriptor for waits where it is, and the guest's own surplus is refused."""
     def shed():
         return sum(nic.metric("outrigger_vm_over_budget_total", budget="descriptors") for nic in s.lab.nics.values())
     before = shed()
-    starve(s, "nofile", lambda pid: len(os.listdir("/proc/%d/fd" % pid)) + 8, s.rng.choice("ab"))
+    starve(s, "nofile", lambda pid: len(os.listdir("/proc/%d/fd" % pid)) + 8)
     if shed() <= before:
         raise Failed("the limit of descriptors was not felt by any proxy")
 
@@ -408,12 +415,7 @@ def data_bytes(pid):
 
 
 def memory_exhausted(s):
-    """There is no waiting for memory: what is behind that NIC meanwhile may fail, and only that, and only so long."""
-    name = s.rng.choice("ab")
-    e = s.excuse_inside([vm for vm in s.lab.vms.values() if vm.nic.name == name])
-    e.end = float("inf")
-    starve(s, "data", lambda pid: data_bytes(pid) + 65536, name)
-    e.end = time.time()
+    starve(s, "data", lambda pid: data_bytes(pid) + 65536)
 
 
 # --- the world around ---

@@ -52,7 +52,7 @@ LATE_S = 60             # so long after a connection's other end has died at the
 class Excuse:
     """What may fail: what was under way at @begin (or began until @end when that is later), of these clients or answered by these.
 
-    The only excuse is to have been inside a process or VM that was killed. Whoever makes one says which.
+    The only excuse is to have been inside a process or VM that was killed, or behind a proxy while it is starved. Whoever makes one says which.
     """
 
     def __init__(self, begin, end, clients=(), who=()):
