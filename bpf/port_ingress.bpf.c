@@ -12,6 +12,7 @@
 
 enum verdict {
 	V_PASS,
+	V_LEAVE,	/* passes, and is not copied either */
 	V_DROP,
 	V_DELIVER,	/* to the NIC's own stack, by the divert device */
 };
@@ -359,44 +360,49 @@ static __always_inline void copy(struct __sk_buff *skb, const struct packet *p, 
 	sniff(skb, p, port->vm, flags);
 }
 
+/* Counts a packet whose source is not known to be right. Is it dropped? */
+static __always_inline int is_unwanted(const struct packet *p, const struct steer_port *port, __u32 port_flags_of_dst, int candidate, int sniffed)
+{
+	count(port->vm, STEER_C_SPOOFED);
+	if (port->flags & STEER_PORT_DROP_SPOOFED && !(port->flags & STEER_PORT_LEARN && sniffed))
+		return 1;
+	return candidate && is_syn(p) && evades(p, port_flags_of_dst);
+}
+
+/* One that may be of a connection of ours, with the right source. */
+static __always_inline int handle_candidate(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port, __u32 port_flags_of_dst)
+{
+	if (!p->fragment)
+		return divert_tcp(skb, p, port, port_flags_of_dst);
+	count(port->vm, STEER_C_FRAGMENT);
+	return is_syn(p) && evades(p, port_flags_of_dst) ? V_DROP : V_LEAVE;
+}
+
 static __always_inline int handle_l4(struct __sk_buff *skb, const struct packet *p, const struct steer_port *port)
 {
 	__u32 of_dst = flags_of_port(p->dport);
-	int tcp = p->protocol == IPPROTO_TCP;
-	int candidate = tcp && is_candidate(p, port, of_dst);
+	int candidate = p->protocol == IPPROTO_TCP && is_candidate(p, port, of_dst);
 	int sniffed = port->vm && is_sniffed(p);
 	int dns = port->vm && is_dns(p, p->dport);
+	int v = V_PASS;
 
 	if (!candidate && !sniffed && !dns && !(port->flags & STEER_PORT_DROP_SPOOFED))
 		return TC_ACT_UNSPEC;
 
 	enum source source = source_of(p, port);
-	if (source == SOURCE_WRONG) {
-		count(port->vm, STEER_C_SPOOFED);
-		if (port->flags & STEER_PORT_DROP_SPOOFED && !(port->flags & STEER_PORT_LEARN && sniffed))
-			return TC_ACT_SHOT;
-		if (candidate && is_syn(p) && evades(p, of_dst))
-			return TC_ACT_SHOT;
-	}
+	if (source == SOURCE_WRONG && is_unwanted(p, port, of_dst, candidate, sniffed))
+		return TC_ACT_SHOT;
 	if (source == SOURCE_BEHIND)
 		of_dst &= ~STEER_PF_OUTBOUND;	/* what it opens is not the VM's; what answers our sockets, or goes to another VM, is as any */
-	if (candidate && source != SOURCE_WRONG) {
-		if (p->fragment) {
-			count(port->vm, STEER_C_FRAGMENT);
-			return is_syn(p) && evades(p, of_dst) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
-		}
-
-		int v = divert_tcp(skb, p, port, of_dst);
-		if (v == V_DELIVER)
-			return deliver(skb, p->vlan, port->vm);
-		if (v == V_DROP)
-			return TC_ACT_SHOT;
-	}
-	if (sniffed)	/* a query also when the proxy gets it */
+	if (source != SOURCE_WRONG && candidate)
+		v = handle_candidate(skb, p, port, of_dst);
+	if (v == V_PASS && sniffed)	/* a query also when the proxy gets it */
 		copy(skb, p, port, source);
-	if (dns && source == SOURCE_RIGHT && divert_dns(skb, p, port) == V_DELIVER)
+	if (source == SOURCE_RIGHT && dns)	/* UDP: no candidate */
+		v = divert_dns(skb, p, port);
+	if (v == V_DELIVER)
 		return deliver(skb, p->vlan, port->vm);
-	return TC_ACT_UNSPEC;
+	return v == V_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Other IP traffic: nothing but the source check. ICMPv6 before an address is chosen comes from "::". */
