@@ -262,7 +262,7 @@ static const struct conf_item onboarding_items[] = {
 		 "for the names of `dns_domains` that this one does not know. `answer`: the mesh answers for its names at once, all others go to the guest's server." },
 	{ "dns_domains", CONF_STRINGS, OFF(dns_domains), .check = check_dns_domain,
 	  .doc = "Domains in which the mesh is asked for names: `svc.cluster.local`, `mesh.internal` when not given. "
-		 "`namespace/domain` for hosts of ServiceEntries in another namespace than the guest's." },
+		 "`namespace/domain` for hosts of ServiceEntries in another namespace than the guest's; `.` for names of one and two labels (docs/dns.md)." },
 	{ "health", CONF_SUB, OFF(health), .sub = &health_table, .doc = "Checks of health; none by default." },
 };
 #undef OFF

@@ -129,6 +129,8 @@ bool names_dns_domain_valid(const char *text)
 {
 	size_t n = strcspn(text, "/");
 
+	if (!strcmp(text, "."))
+		return true;
 	if (!text[n])
 		return is_dns_name(text, n);
 	return n <= LABEL_MAX && is_dns_name(text, n) && !memchr(text, '.', n) && is_dns_name(text + n + 1, strlen(text + n + 1));

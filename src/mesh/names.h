@@ -15,7 +15,7 @@ enum {
 
 #define NAMES_SUFFIX	"mesh.internal"
 
-/* Is it "domain" or "namespace/domain": lower-case DNS names? As in a policy's dns_domains. */
+/* Is it "domain" or "namespace/domain", lower-case DNS names, or "."? As in a policy's dns_domains. */
 bool names_dns_domain_valid(const char *text);
 
 /* Label of the WorkloadEntries of VMs in an Istio mesh: the NIC that hosts them. */

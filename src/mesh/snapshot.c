@@ -103,6 +103,17 @@ static const struct snap_service *service_by_vip(const struct snapshot *s, const
 	return NULL;
 }
 
+const struct snap_service *snapshot_service_of_ip(const struct snapshot *s, const struct ip *ip)
+{
+	uint64_t hash = snap_hash_ip(ip);
+	const struct snap_service *found = service_by_vip(s, ip, hash);
+	const struct snap_workload *w = workload_by_hash(s, ip, hash);
+
+	for (uint32_t i = 0; !found && w && i < w->kind->n_members; i++)
+		found = service_by_id(s, w->kind->members[i].service_id);
+	return found && found->def->defined ? found : NULL;
+}
+
 const struct snap_workload *snapshot_elsewhere(const struct snapshot *s, const struct ip *ip)
 {
 	uint64_t hash = snap_hash_ip(ip);

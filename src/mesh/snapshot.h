@@ -188,6 +188,8 @@ const struct snap_workload *snapshot_elsewhere(const struct snapshot *s, const s
 /* An endpoint of @service that is on another network; NULL: none. */
 const struct snap_workload *snapshot_service_elsewhere(const struct snap_service *service);
 const struct snap_service *snapshot_service(const struct snapshot *s, const char *key);
+/* The service that has the address; if none has, the first of those whose endpoint has it. NULL: none that is known. */
+const struct snap_service *snapshot_service_of_ip(const struct snapshot *s, const struct ip *ip);
 
 uint32_t snapshot_n_workloads(const struct snapshot *s);
 uint32_t snapshot_n_services(const struct snapshot *s);

@@ -147,6 +147,7 @@ static int write_dns(const struct proxy *p, struct bytes *out)
 		{ "outrigger_dns_over_budget_total", offsetof(struct vm_dns_counters, over_budget) },
 		{ "outrigger_dns_strays_total", offsetof(struct vm_dns_counters, strays) },
 		{ "outrigger_dns_send_errors_total", offsetof(struct vm_dns_counters, send_errors) },
+		{ "outrigger_dns_connections_total", offsetof(struct vm_dns_counters, connections) },
 	};
 	int r = 0;
 

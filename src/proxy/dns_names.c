@@ -91,6 +91,22 @@ static bool key_in(const char *host, const char *said, const char *namespace, ch
 	return (size_t)snprintf(key, DNS_NAMES_KEY_LEN, "%s/%s", namespace, host) < DNS_NAMES_KEY_LEN;
 }
 
+/* "web", "web.demo": what a Pod's list of search domains makes of them. */
+static bool key_of_short(const char *host, const char *namespace, char *const *domains, size_t n_domains, char key[static DNS_NAMES_KEY_LEN])
+{
+	unsigned dots = count_dots(host, strlen(host));
+	char full[2 * NAMES_HOST_LEN];
+	const char *domain = kubernetes_domain;
+
+	for (size_t i = n_domains; i-- > 0;)
+		if (is_kubernetes(domains[i]) || !strcmp(domains[i], NAMES_SUFFIX))
+			domain = domains[i];
+	if (dots > 1)
+		return false;
+	snprintf(full, sizeof(full), "%s%s%s.%s", host, dots ? "" : ".", dots ? "" : namespace, domain);
+	return strlen(full) < NAMES_HOST_LEN && key_in(full, domain, namespace, key);
+}
+
 bool dns_names_key(const struct dns_name *name, const char *namespace, char *const *domains, size_t n_domains,
 		   char ret_key[static DNS_NAMES_KEY_LEN])
 {
@@ -101,7 +117,7 @@ bool dns_names_key(const struct dns_name *name, const char *namespace, char *con
 	if (!host_text(name, host))
 		return false;
 	for (size_t i = 0; i < n; i++) {
-		if (key_in(host, all[i], namespace, ret_key))
+		if (!strcmp(all[i], ".") ? key_of_short(host, namespace, all, n, ret_key) : key_in(host, all[i], namespace, ret_key))
 			return true;
 		if (!is_kubernetes(all[i]) || !ends_with(host, ".svc"))
 			continue;

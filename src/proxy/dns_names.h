@@ -17,7 +17,9 @@
  * are Kubernetes' ("web.demo.svc.cluster.local", of namespace demo; "web.demo.svc"
  * is the same), below "mesh.internal" those of names.h; in any other domain
  * they are hosts of the VM's own namespace, or of the one that "namespace/domain"
- * says. No name outside of them is ever asked for, or answered.
+ * says. The domain "." stands for names of one and two labels, "web" of the VM's
+ * own namespace and "web.demo", as a search list makes them: in the first domain
+ * of the two kinds above. No name outside of them is ever asked for, or answered.
  */
 enum {
 	DNS_NAMES_MAX = 1024,			/* of one VM */
@@ -31,6 +33,7 @@ struct dns_names_ops {
 	void (*unsubscribe)(void *data, const char *key);
 	void (*ask_again)(void *data, const char *key);		/* it is subscribed: answer anew */
 	const struct snap_service *(*service)(void *data, const char *key);	/* NULL: none that is known now */
+	const struct snap_service *(*service_at)(void *data, const struct ip *ip);	/* of those that are known: whose address, or endpoint's, it is */
 };
 
 struct dns_names {

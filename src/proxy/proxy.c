@@ -170,6 +170,21 @@ static void on_report(void *data, struct flow_report *r)
 	}
 	flow_report_free(r);
 }
+static void on_names(void *data, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct sidecar *s = sidecar_of(data, vm);
+
+	if (s)
+		sidecar_take_names(s, vm, fd, src, dst);
+	else
+		close_fd(fd);
+}
+
+int proxy_dial(struct proxy *p, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	return worker_take_connection(p->workers[p->next_worker++ % p->n_workers], vm, fd, src, dst);
+}
+
 
 static void on_resolve(void *data, struct vm *vm, const struct ip *ip)
 {
@@ -201,7 +216,7 @@ static void on_removed(void *data, struct vm *vm)
 }
 
 static const struct worker_events worker_events = {
-	.resolve = on_resolve, .report = on_report, .tee = on_tee, .removed = on_removed,
+	.resolve = on_resolve, .report = on_report, .tee = on_tee, .names = on_names, .removed = on_removed,
 };
 
 static void on_mail(void *data)

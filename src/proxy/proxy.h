@@ -79,6 +79,7 @@ struct proxy {
 	struct list shown;		/* sidecars that the agent and the admin socket are told of: while the process ends, those that drain as well */
 	struct proxy_slot slots[PROXY_VMS_MAX];
 	uint32_t next_holder;
+	size_t next_worker;		/* for proxy_dial() */
 	struct httpd *admin;
 	char *admin_path;
 	struct state_file state;
@@ -115,6 +116,8 @@ bool proxy_is_istio(const Outrigger__Ipc__MeshController *mc);
 /* What @bytes (outrigger.v1.Revocations) says is revoked, from now on. -EBADMSG with the reason, -E2BIG, -ENOMEM. */
 MUST_CHECK int proxy_revoke(struct proxy *p, const void *bytes, size_t len, struct diag *reterr_diag);
 void proxy_publish(struct proxy *p);
+/* Has a worker take @fd for a connection of @vm; @fd is taken over. -ENOMEM. */
+MUST_CHECK int proxy_dial(struct proxy *p, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
 struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id);
 /* A place for a VM of @s: -ENOSPC. release() is for one that the workers never had. */
 MUST_CHECK int proxy_slot_take(struct proxy *p, struct sidecar *s);

@@ -117,6 +117,8 @@ void sidecar_setup(struct sidecar *s);
 void sidecar_resolve(struct sidecar *s, const struct ip *ip);
 /* Takes @fds over: those of VmDns. */
 MUST_CHECK int sidecar_set_dns(struct sidecar *s, int fds[2]);
+/* A connection of @vm to port 53; @fd is taken over. */
+void sidecar_take_names(struct sidecar *s, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
 void sidecar_used(struct sidecar *s, const struct ip *ip);
 /* The snapshot has changed. */
 void sidecar_review(struct sidecar *s);

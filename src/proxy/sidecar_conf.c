@@ -89,6 +89,7 @@ static int fill(const struct sidecar *s, struct vm_conf *c)
 			c->tee_ports[c->n_tee_ports++] = (uint16_t)m->tee_ports[i];
 	set_mode(s, c);
 	set_limits(s, &c->limits);
+	c->names = m->dns != OUTRIGGER__IPC__DNS_MODE__DNS_OBSERVE;
 	return 0;
 }
 

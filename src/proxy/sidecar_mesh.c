@@ -6,6 +6,7 @@
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -461,9 +462,46 @@ static const struct snap_service *names_service(void *data, const char *key)
 	return service && service->def->defined ? service : NULL;
 }
 
-static const struct dns_names_ops names_ops = {
-	.subscribe = demand_subscribe, .unsubscribe = demand_unsubscribe, .ask_again = demand_ask_again, .service = names_service,
+static const struct snap_service *names_service_at(void *data, const struct ip *ip)
+{
+	struct sidecar *s = data;
+
+	return snapshot_service_of_ip(knowledge_snapshot(s->proxy->knowledge), ip);
+}
+
+/*
+ * A connection goes on to its server by a worker, which sees one end of a pair
+ * of sockets as the VM's: so it is diverted, tunnelled, refused and counted as
+ * all others.
+ */
+static int names_dial(void *data, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct sidecar *s = data;
+	int fds[2], r;
+
+	if (!s->vm)
+		return -ENOTCONN;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+		return -errno;
+	r = proxy_dial(s->proxy, s->vm, fds[1], src, dst);
+	if (r < 0)
+		close_fd(fds[0]);
+	return r < 0 ? r : fds[0];
+}
+
+static const struct vm_dns_ops dns_ops = {
+	.names = { .subscribe = demand_subscribe, .unsubscribe = demand_unsubscribe, .ask_again = demand_ask_again, .service = names_service,
+		   .service_at = names_service_at },
+	.conns = { .dial = names_dial },
 };
+
+void sidecar_take_names(struct sidecar *s, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	if (s->dns && vm == s->vm && vm_dns_take(s->dns, fd, src, dst) == 0)
+		return;
+	if (proxy_dial(s->proxy, vm, fd, src, dst) < 0)		/* as one to any other port */
+		LOG_LIMITED(LOG_L_WARN, "connection for names is not taken", log_str("vm", s->put->vm_id), log_errno(-ENOMEM));
+}
 
 int sidecar_set_dns(struct sidecar *s, int fds[2])
 {
@@ -471,7 +509,7 @@ int sidecar_set_dns(struct sidecar *s, int fds[2])
 
 	if (s->dns)
 		return vm_dns_replace(s->dns, fds);
-	r = vm_dns_new(s->proxy->loop, fds, &names_ops, s, &s->dns);
+	r = vm_dns_new(s->proxy->loop, fds, &dns_ops, s, &s->dns);
 	if (r == 0)
 		vm_dns_set(s->dns, s->put);
 	return r;

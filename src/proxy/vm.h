@@ -91,6 +91,7 @@ struct vm_conf {
 	enum vm_plain plain_mesh;	/* to workloads of the mesh that speak no HBONE */
 	uint16_t tee_ports[VM_MAX_TEE_PORTS];	/* outbound destination ports whose streams are copied to the main thread */
 	size_t n_tee_ports;
+	bool names;			/* its connections to port 53 are the main thread's */
 	struct vm_limits limits;
 	char *baggage;			/* value of the header that introduces this VM to its peers; NULL: none */
 };

@@ -221,6 +221,8 @@ struct command {
 	struct vm_conf *conf;
 	struct vm *vm;
 	uint32_t drain_ms, linger_ms;
+	int fd;
+	struct ip_port src, dst;
 };
 
 static struct command *command_new(void (*fn)(struct mail *m, void *receiver))
@@ -322,6 +324,31 @@ int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_
 	c->vm = vm_ref(vm);
 	c->drain_ms = drain_ms;
 	c->linger_ms = linger_ms;
+	mailbox_post(&w->box, &c->mail);
+	return 0;
+}
+
+static void do_take(struct mail *m, void *receiver)
+{
+	struct command *c = container_of(m, struct command, mail);
+
+	worker_vm_take(receiver, c->vm, c->fd, &c->src, &c->dst);
+	vm_unref(c->vm);
+	free(c);
+}
+
+int worker_take_connection(struct worker *w, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct command *c = command_new(do_take);
+
+	if (!c) {
+		close_fd(fd);
+		return -ENOMEM;
+	}
+	c->vm = vm_ref(vm);
+	c->fd = fd;
+	c->src = *src;
+	c->dst = *dst;
 	mailbox_post(&w->box, &c->mail);
 	return 0;
 }

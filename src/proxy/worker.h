@@ -27,6 +27,8 @@ struct worker_events {
 	void (*resolve)(void *data, struct vm *vm, const struct ip *ip);
 	void (*report)(void *data, struct flow_report *r);	/* @r becomes the callee's: flow_report_free() */
 	void (*tee)(void *data, struct flow_tee *t);		/* @t becomes the callee's: flow_tee_free() */
+	/* A VM that wants names answered has opened a connection to port 53. @fd becomes the callee's. */
+	void (*names)(void *data, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
 	/* This worker has nothing of a removed VM any more. Comes once from each worker. */
 	void (*removed)(void *data, struct vm *vm);
 };
@@ -56,6 +58,9 @@ MUST_CHECK int worker_set_revoked(struct worker *w, struct revocations *list);
 MUST_CHECK int worker_put_vm(struct worker *w, struct vm_conf *c);	/* adds it, or replaces its configuration */
 /* Serves it as before for @linger_ms; then stops accepting and sends GOAWAY; cuts what is still open @drain_ms from now. Once more with 0: at once. */
 MUST_CHECK int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms);
+
+/* Takes @fd for an outbound connection of @vm that was accepted, and never for one that events->names() wants. @fd is taken over. -ENOMEM. */
+MUST_CHECK int worker_take_connection(struct worker *w, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
 
 struct worker_load {			/* read without stopping anything */
 	uint64_t n_flows;		/* open now */

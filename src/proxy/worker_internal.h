@@ -148,6 +148,8 @@ void worker_staging_put(struct worker *w, struct staging *s);
 struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip);
 int worker_vm_put(struct worker *w, struct vm_conf *c);		/* takes the reference */
 void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms);
+/* An outbound connection that was accepted elsewhere; @fd is taken over. */
+void worker_vm_take(struct worker *w, const struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
 /* Something of it has gone: is it all, after a removal? */
 void worker_vm_check(struct worker_vm *v);
 void worker_vm_free_all(struct worker *w);

@@ -11,7 +11,7 @@
 #include "proxy/pool.h"
 #include "proxy/hbone.h"
 
-enum { ACCEPTS_A_TURN = 16, LAST_WORDS_MS = 1000 };
+enum { ACCEPTS_A_TURN = 16, LAST_WORDS_MS = 1000, DNS_PORT = 53 };
 
 static struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
 {
@@ -98,6 +98,52 @@ static bool is_exhausted(struct worker_vm *v, int r)
 	return true;
 }
 
+/* --- servers of names --- */
+
+struct names_mail {
+	struct mail mail;
+	struct worker *w;
+	struct vm *vm;
+	int fd;
+	struct ip_port src, dst;
+};
+
+/* On the main thread. */
+static void deliver_names(struct mail *m, void *receiver)
+{
+	struct names_mail *n = container_of(m, struct names_mail, mail);
+
+	(void)receiver;
+	n->w->conf.events->names(n->w->conf.events_data, n->vm, n->fd, &n->src, &n->dst);
+	vm_unref(n->vm);
+	free(n);
+}
+
+/* To the main thread, which answers for the mesh. false: it is like any other connection. */
+static bool is_for_names(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	bool wanted = dst->port == DNS_PORT && v->conf->names && v->w->conf.events->names;
+	struct names_mail *m = wanted ? calloc(1, sizeof(*m)) : NULL;
+
+	if (!m)
+		return false;
+	*m = (struct names_mail){ .mail.fn = deliver_names, .w = v->w, .vm = vm_ref(v->vm), .fd = fd, .src = *src, .dst = *dst };
+	worker_post_now(v->w, &m->mail);
+	return true;
+}
+
+void worker_vm_take(struct worker *w, const struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	struct worker_vm *v = worker_vm_find(w, vm->slot);
+
+	if (v && v->vm == vm && !v->removed)
+		flow_out_accepted(v, fd, src, dst);
+	else
+		close_fd(fd);
+}
+
+/* --- what is accepted --- */
+
 static int on_outbound(struct watch *watch, uint32_t events)
 {
 	struct worker_vm *v = container_of(watch, struct worker_vm, outbound);
@@ -113,7 +159,8 @@ static int on_outbound(struct watch *watch, uint32_t events)
 			watch_remove(watch);
 		if (fd < 0)
 			break;
-		flow_out_accepted(v, fd, &src, &dst);
+		if (!is_for_names(v, fd, &src, &dst))
+			flow_out_accepted(v, fd, &src, &dst);
 	}
 	return 0;
 }

@@ -116,6 +116,38 @@ class Asker:
         self.sock.close()
 
 
+class Stream:
+    """The same over TCP: as many queries as one likes, whose answers come in any order."""
+
+    def __init__(self, vm, server=REGISTRY, timeout=30):
+        with vm.inside():
+            self.sock = socket.create_connection((server, 53), timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.buffer = b""
+
+    def send(self, *messages):
+        self.sock.sendall(b"".join(struct.pack("!H", len(m)) + m for m in messages))
+
+    def read(self, n):
+        while len(self.buffer) < n:
+            got = self.sock.recv(65536)
+            if not got:
+                raise EOFError
+            self.buffer += got
+        out, self.buffer = self.buffer[:n], self.buffer[n:]
+        return out
+
+    def receive(self):
+        return self.read(struct.unpack("!H", self.read(2))[0])
+
+    def ask(self, *what, **kw):
+        self.send(query(*what, **kw))
+        return self.receive()
+
+    def close(self):
+        self.sock.close()
+
+
 def burst(vm, names, seconds, server=REGISTRY):
     """Sends a query for each name, evenly in so many seconds; the ids of those that were answered."""
     a = Asker(vm, server)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
 import dns.flags  # noqa: E402
 import dns.message  # noqa: E402
+import dns.rcode  # noqa: E402
 
 from agentlab import alive  # noqa: E402
 from dnslab import Asker, DnsLab, burst, query  # noqa: E402
@@ -239,6 +241,97 @@ def test_a_server_on_the_nic_or_in_another_vm_is_like_one_far_away(mesh):
         after = mesh.dns_metrics()
         assert after["istio_dns_requests_total"] == before["istio_dns_requests_total"] + 3
         assert after["outrigger_dns_answered_total"] == before["outrigger_dns_answered_total"] + 1
+
+
+def answers(message):
+    m = dns.message.from_wire(message)
+    return [r.address for r in m.answer[0]] if m.answer else m.rcode()
+
+
+@modes("fill", "answer")
+def test_connections_are_answered_as_datagrams_are(mesh):
+    vip = mesh.vip()
+    assert mesh.dig(NAME, "+tcp").split() == [vip]         # also the first time that somebody asks
+    assert mesh.dig(OUTSIDE, "+tcp").split() == ["192.0.2.80"]
+    assert mesh.status("nothing.shop.mesh.internal", "+tcp") == "NXDOMAIN"
+    assert mesh.status(NAME, "AAAA", "+tcp") == "NOERROR" and mesh.dig(NAME, "AAAA", "+tcp") == ""
+    # Both kinds of names on one connection, all at once, and the answers in any order.
+    s = Stream(mesh.vms[1])
+    s.send(*[query("oRDERs.shop.mesh.INTERNAL" if i % 2 else "n%d.outside.example" % i, qid=i, edns=None if i % 3 else 1232) for i in range(100)])
+    seen = [s.receive() for _ in range(100)]
+    assert {struct.unpack("!H", m[:2])[0]: answers(m) for m in seen} == {i: [vip] if i % 2 else ["192.0.2.%d" % (i + 1)] for i in range(100)}
+    assert sum(b"\x06oRDERs\x04shop" in m for m in seen) == 50
+    for byte in struct.pack("!H", len(query(NAME))) + query(NAME, qid=200):
+        s.sock.sendall(bytes([byte]))
+    assert answers(s.receive()) == [vip]
+    s.send(query(NAME, qid=201), query(OUTSIDE, qid=202))     # and what was asked before the end is answered after it
+    s.sock.shutdown(socket.SHUT_WR)
+    assert sorted(answers(s.receive()) for _ in range(2)) == sorted([[vip], ["192.0.2.80"]])
+    with pytest.raises(EOFError):
+        s.receive()
+    s.close()
+    m = mesh.dns_metrics()
+    assert m["outrigger_dns_connections_total"] == 6 and m["outrigger_dns_malformed_total"] == 0
+    many = [Stream(mesh.vms[1]) for _ in range(40)]        # those over the budget go straight to the server
+    got = [answers(s.ask(OUTSIDE)) for s in many]
+    assert got == [["192.0.2.80"]] * 40
+    for s in many:
+        s.close()
+
+
+@modes("fill", "answer")
+def test_a_connection_to_a_silent_server_or_to_none_gets_the_names_of_the_mesh(mesh):
+    known(mesh)
+    mesh.server.send_signal(signal.SIGSTOP)
+    s = Stream(mesh.vms[1])
+    assert answers(s.ask(NAME)) == [mesh.vip()]
+    mesh.server.send_signal(signal.SIGCONT)
+    # What the server says when it is late is not heard any more: the next answer is that to the next question.
+    assert answers(s.ask(OUTSIDE, qid=7)) == ["192.0.2.80"]
+    s.close()
+    mesh.stop_server()
+    wait_until("nobody listens", lambda: mesh.status(OUTSIDE, "+tcp") is None)
+    assert mesh.dig(NAME, "+tcp").split() == [mesh.vip()]
+
+
+@modes("answer")
+def test_what_is_no_dns_is_passed_on(mesh):
+    """Port 53 may be anybody's: those who speak first, those who say something else, and floods of nonsense."""
+    script = """
+import socket
+l = socket.create_server(("%s", 53))
+while True:
+    c, _ = l.accept()
+    c.sendall(b"220 hello\\n")
+    with c, c.makefile("rb") as f:
+        for line in f:
+            c.sendall(line.upper())
+""" % mesh.vms[0].address
+    mesh.vms[0].popen([sys.executable, "-c", script], "echo")
+
+    def talk(first):
+        with mesh.vms[1].inside():
+            c = socket.create_connection((mesh.vms[0].address, 53), 30)
+        with c, c.makefile("rb") as f:
+            heard = [] if first else [f.readline()]
+            c.sendall(b"SSH-2.0 some banner that is no length of anything\n" * 3000)
+            heard += [f.readline() for _ in range(3000 + len(first and "x"))]
+            c.shutdown(socket.SHUT_WR)
+            return heard == [b"220 hello\n"] + [b"SSH-2.0 SOME BANNER THAT IS NO LENGTH OF ANYTHING\n"] * 3000 and f.read() == b""
+
+    wait_until("the server", lambda: mesh.vms[0].run("ss", "-Hltn", "sport = :53"))
+    assert talk("") and talk("me")
+    s = Stream(mesh.vms[1])
+    s.sock.sendall(struct.pack("!H", 40) + query(NAME)[:12] + b"\xff" * 28)       # a message, and no query: the server's
+    with pytest.raises((EOFError, ConnectionResetError, TimeoutError)):
+        while dns.message.from_wire(s.receive()).rcode() == dns.rcode.FORMERR:
+            s.sock.settimeout(2)
+    s.close()
+    for end in range(2, len(query(NAME)) + 2):        # cut anywhere
+        s = Stream(mesh.vms[1])
+        s.sock.sendall((struct.pack("!H", len(query(NAME))) + query(NAME))[:end - 1])
+        s.close()
+    assert mesh.dig(NAME, "+tcp").split() == [mesh.vip()] and mesh.proxy(mesh.vms[1])
 
 
 def set_mode(mesh, old, new):

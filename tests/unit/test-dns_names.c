@@ -43,7 +43,7 @@ static const struct snap_service *service(void *data, const char *key)
 	return strcmp(key, world.has) ? NULL : &s;
 }
 
-static const struct dns_names_ops ops = { subscribe, unsubscribe, ask_again, service };
+static const struct dns_names_ops ops = { .subscribe = subscribe, .unsubscribe = unsubscribe, .ask_again = ask_again, .service = service };
 
 static const char *key_of(const char *name, char *const *domains, size_t n)
 {

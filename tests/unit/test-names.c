@@ -77,8 +77,8 @@ static void istiods_uid_of_a_vm_is_known_before(void **state)
 
 static void domains_of_names_are_checked(void **state)
 {
-	static const char *const good[] = { "example.com", "svc.cluster.local", "local", "shop/example.com", "a-b.c_d.e", "x/y" };
-	static const char *const bad[] = { "", "/", "shop/", "/example.com", "a/b/c", "Example.com", ".example.com", "example.com.", "a..b", "-a.b", "a-.b",
+	static const char *const good[] = { "example.com", "svc.cluster.local", "local", "shop/example.com", "a-b.c_d.e", "x/y", "." };
+	static const char *const bad[] = { "", "/", "..", "./.", "shop/.", "shop/", "/example.com", "a/b/c", "Example.com", ".example.com", "example.com.", "a..b", "-a.b", "a-.b",
 					   "a.b-", "a b", "my.shop/example.com", "*.example.com",
 					   "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b" };
 

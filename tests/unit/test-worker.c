@@ -103,7 +103,7 @@ static void on_removed(void *data, struct vm *vm)
 	rig.n_removed++;
 }
 
-static const struct worker_events events = { on_resolve, on_report, on_tee, on_removed };
+static const struct worker_events events = { .resolve = on_resolve, .report = on_report, .tee = on_tee, .removed = on_removed };
 
 static void on_wake(void *data)
 {
