@@ -10,6 +10,7 @@
 #include "agent/member.h"
 #include "agent/worker.h"
 #include "base/clock.h"
+#include "mesh/names.h"
 
 struct chain {
 	json_t *links;
@@ -137,17 +138,54 @@ static void add_proxy(struct chain *c, const struct worker *w, const struct memb
 		add(c, mesh_ns, "mesh", "the controller was told: peers reach it as %s", vm->identity);
 }
 
-static json_t *instance(const struct worker *w, const struct member *m, const char *name, const struct verdict_case *v, json_t *chain)
+static const char *label_of(const void *of, const char *key)
+{
+	const struct policy *p = of;
+
+	for (size_t i = 0; i < p->n_labels; i++)
+		if (!strcmp(p->labels[i].key, key))
+			return p->labels[i].value;
+	return NULL;
+}
+
+/* As the mesh controller calls it: by Istio's rule; without a label ours by the service, Istio's by the workload. */
+static json_t *canonical_name(const struct member *m, const struct claim *claim)
+{
+	const char *name = names_canonical_name(label_of, m->policy);
+	char workload[NAMES_WORKLOAD_LEN];
+
+	if (!m->policy->namespace)
+		return json_null();	/* it may not join */
+	if (!name && claim && !m->policy->workload_group)
+		name = claim->service;
+	return json_string(name ?: names_vm_workload(m->guest->name, m->guest->id, workload));
+}
+
+/* In Istio's mesh they are those of the Services and ServiceEntries that select the workload: the cluster knows them. */
+static json_t *dns_names(const struct member *m, const struct claim *claim)
+{
+	char host[NAMES_HOST_LEN];
+
+	if (!claim || !m->policy->namespace || m->policy->workload_group || names_service_host(claim->service, m->policy->namespace, host) < 0)
+		return json_null();
+	return json_pack("[s]", host);
+}
+
+/* @claim: NULL when it offers nothing. */
+static json_t *instance(const struct worker *w, const struct member *m, const struct claim *claim, const char *name, const struct verdict_case *v,
+			json_t *chain)
 {
 	const struct proxy_vm *vm = supervisor_find(&w->supervisor, m->guest->id);
 
-	return json_pack("{s:o, s:s, s:s, s:s, s:o, s:o, s:o}",
+	return json_pack("{s:o, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o}",
 		"instance", name && name[0] ? json_string(name) : json_null(),
 		"guest", m->guest->id,
 		"verdict", verdict_name(v->verdict),
 		"mode", policy_mode_name(m->policy->mode),
 		"proxy", vm ? json_string(supervisor_said_name(vm->said)) : json_null(),
 		"identity", vm && vm->identity[0] ? json_string(vm->identity) : json_null(),
+		"canonical_name", canonical_name(m, claim),
+		"dns_names", dns_names(m, claim),
 		"chain", chain);
 }
 
@@ -165,7 +203,7 @@ static json_t *explain_claim(const struct worker *w, const struct member *m, con
 	add_policy(&c, m, member_refusal(m, claim, why));
 	add_proxy(&c, w, m, j->ready_ns, j->mesh_ns);
 	add_health(&c, &j->standing);
-	return instance(w, m, j->instance, &j->verdict, c.links);
+	return instance(w, m, claim, j->instance, &j->verdict, c.links);
 }
 
 static json_t *explain_lookup(const struct worker *w, const struct member *m, const struct lookup *l)
@@ -179,7 +217,7 @@ static json_t *explain_lookup(const struct worker *w, const struct member *m, co
 	add_verdict(&c, &m->verdict, m->decided_ns);
 	add_policy(&c, m, NULL);
 	add_proxy(&c, w, m, m->ready_ns, m->mesh_ns);
-	return instance(w, m, "(client)", &m->verdict, c.links);
+	return instance(w, m, NULL, "(client)", &m->verdict, c.links);
 }
 
 static json_t *explain_refusal(const struct worker *w, const struct member *m, const struct refusal *r)
@@ -191,7 +229,7 @@ static json_t *explain_refusal(const struct worker *w, const struct member *m, c
 	add(&c, r->last_ns, "packet", "packet %llu: %s registration of %s, %llu times", (unsigned long long)r->frame, r->protocol,
 	    ip_port_format(&r->at, at), (unsigned long long)r->n);
 	add(&c, 0, "claim", "refused: %s", r->why);
-	return instance(w, m, "(refused)", &none, c.links);
+	return instance(w, m, NULL, "(refused)", &none, c.links);
 }
 
 static void explain_guest(const struct worker *w, const struct catalog_guest *g, const char *service, json_t *list)

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "control/pool.h"
+#include "mesh/names.h"
 #include "control/registry.h"
 
 enum { MAX_RESOURCE = 4 << 20 };
@@ -102,30 +103,24 @@ static void add_services(struct pool *p, const struct reg_workload *w, struct wo
 	content->n_parents = i;
 }
 
-static const char *first_label(const struct reg_workload *w, const char *const *keys, size_t n, const char *dflt)
+static const char *label_of(const void *of, const char *key)
 {
-	for (size_t i = 0; i < n; i++)
-		if (*label(w, keys[i]))
-			return label(w, keys[i]);
-	return dflt;
+	return label(of, key);
 }
 
-/* By Istio's rule for both; a VM without such a label is called as its service is, which says more than its own name. */
+/* A VM without such a label is called as its service is, which says more than its own name. */
 const char *reg_canonical_name(const struct reg_workload *w)
 {
-	static const char *const keys[] = { "service.istio.io/canonical-name", "app.kubernetes.io/name", "app" };
 	const char *dflt = w->workload_name ? w->workload_name : w->name;
 
 	if (!w->kube && !list_empty(&w->members))
 		dflt = list_first(&w->members, struct reg_member, in_workload)->service->name;
-	return first_label(w, keys, ELEMENTS(keys), dflt);
+	return names_canonical_name(label_of, w) ?: dflt;
 }
 
 const char *reg_canonical_revision(const struct reg_workload *w)
 {
-	static const char *const keys[] = { "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version" };
-
-	return first_label(w, keys, ELEMENTS(keys), "latest");
+	return names_canonical_revision(label_of, w) ?: "latest";
 }
 
 int reg_publish_workload(struct registry *reg, const struct reg_workload *w)

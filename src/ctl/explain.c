@@ -25,10 +25,18 @@ static void print_instance(const json_t *instance)
 {
 	static const char *const heads[] = { "instance", "guest", "verdict", "mode", "proxy", "identity" };
 	char text[TABLE_CELL_LEN];
+	json_t *name;
+	size_t i;
 
-	for (size_t i = 0; i < ELEMENTS(heads); i++) {
+	for (i = 0; i < ELEMENTS(heads); i++) {
 		table_text(json_object_get(instance, heads[i]), text, sizeof(text));
 		printf("%s%s %s", i ? "  " : "", heads[i], text);
+	}
+	table_text(json_object_get(instance, "canonical_name"), text, sizeof(text));
+	printf("\n  canonical name %s", text);
+	json_array_foreach(json_object_get(instance, "dns_names"), i, name) {
+		table_text(name, text, sizeof(text));
+		printf("%s %s", i ? "," : "  reachable as", text);
 	}
 	printf("\n");
 	print_chain(json_object_get(instance, "chain"));

@@ -135,3 +135,28 @@ bool names_dns_domain_valid(const char *text)
 		return is_dns_name(text, n);
 	return n <= LABEL_MAX && is_dns_name(text, n) && !memchr(text, '.', n) && is_dns_name(text + n + 1, strlen(text + n + 1));
 }
+
+static const char *first_label(const char *const *keys, size_t n, names_label_fn *label, const void *of)
+{
+	for (size_t i = 0; i < n; i++) {
+		const char *value = label(of, keys[i]);
+
+		if (value && *value)
+			return value;
+	}
+	return NULL;
+}
+
+const char *names_canonical_name(names_label_fn *label, const void *of)
+{
+	static const char *const keys[] = { "service.istio.io/canonical-name", "app.kubernetes.io/name", "app" };
+
+	return first_label(keys, ELEMENTS(keys), label, of);
+}
+
+const char *names_canonical_revision(names_label_fn *label, const void *of)
+{
+	static const char *const keys[] = { "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version" };
+
+	return first_label(keys, ELEMENTS(keys), label, of);
+}

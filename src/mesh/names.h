@@ -44,3 +44,13 @@ MUST_CHECK int names_istio_uid(const char *cluster, const char *namespace, const
 
 /* The workload's name, a DNS label: the guest's own name if that makes one, else "vm-<mac>" of the guest's id. */
 const char *names_vm_workload(const char *guest_name, const char *guest_id, char name[static NAMES_WORKLOAD_LEN]);
+
+/*
+ * What Istio calls the canonical name and revision of a workload: the first of
+ * the labels for it that is there and not empty. NULL: none is.
+ * (istio.io/latest/docs/ops/configuration/mesh/canonical-service; ztunnel and
+ * telemetry go by it.) @label: the value of a label of @of, NULL or "" without it.
+ */
+typedef const char *names_label_fn(const void *of, const char *key);
+const char *names_canonical_name(names_label_fn *label, const void *of);
+const char *names_canonical_revision(names_label_fn *label, const void *of);

@@ -118,14 +118,6 @@ static void drop_restored(struct proxy *p)
 
 /* --- workers --- */
 
-static const char *label(const Outrigger__Ipc__VmPut *m, const char *key)
-{
-	for (size_t i = 0; i < m->n_labels; i++)
-		if (!strcmp(m->labels[i]->key, key))
-			return m->labels[i]->value;
-	return "";
-}
-
 static const Outrigger__Ipc__ServicePort *service_at(const Outrigger__Ipc__VmPut *m, const struct flow_report *r)
 {
 	for (size_t i = 0; r->direction == FLOW_INBOUND && i < m->n_ports; i++)
@@ -138,12 +130,11 @@ static void count_report(struct proxy *p, const struct sidecar *s, const struct 
 {
 	const Outrigger__Ipc__VmPut *m = s->put;
 	const Outrigger__Ipc__ServicePort *port = service_at(m, r);
-	const char *canonical = label(m, "service.istio.io/canonical-name");
 	const struct metrics_self self = {
 		.workload = m->workload_name, .namespace = m->namespace_, .identity = s->identity,
-		.app = label(m, "app"), .version = label(m, "version"),
-		.canonical_name = *canonical ? canonical : *label(m, "app") ? label(m, "app") : m->workload_name,
-		.canonical_revision = label(m, "version"),
+		.app = sidecar_label(m, "app"), .version = sidecar_label(m, "version"),
+		.canonical_name = names_canonical_name(sidecar_label, m) ?: m->workload_name,
+		.canonical_revision = names_canonical_revision(sidecar_label, m) ?: "",
 		.cluster = p->setup && p->setup->mesh_controller ? p->setup->mesh_controller->cluster_id : "",
 		.service_host = port ? port->hostname : "", .service_name = port ? port->service : "",
 		.service_namespace = port ? port->namespace_ : "",
@@ -170,6 +161,15 @@ static void on_report(void *data, struct flow_report *r)
 	}
 	flow_report_free(r);
 }
+
+static void on_resolve(void *data, struct vm *vm, const struct ip *ip)
+{
+	struct sidecar *s = sidecar_of(data, vm);
+
+	if (s)
+		sidecar_resolve(s, ip);
+}
+
 static void on_names(void *data, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
 {
 	struct sidecar *s = sidecar_of(data, vm);
@@ -183,15 +183,6 @@ static void on_names(void *data, struct vm *vm, int fd, const struct ip_port *sr
 int proxy_dial(struct proxy *p, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
 {
 	return worker_take_connection(p->workers[p->next_worker++ % p->n_workers], vm, fd, src, dst);
-}
-
-
-static void on_resolve(void *data, struct vm *vm, const struct ip *ip)
-{
-	struct sidecar *s = sidecar_of(data, vm);
-
-	if (s)
-		sidecar_resolve(s, ip);
 }
 
 static void on_tee(void *data, struct flow_tee *t)

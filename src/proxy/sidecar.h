@@ -134,3 +134,5 @@ void sidecar_greet(struct sidecar *s);
 
 /* --- sidecar_conf.c --- */
 MUST_CHECK int sidecar_conf_make(const struct sidecar *s, struct vm_conf **ret_conf);
+/* The value of a label of a VmPut, "" without it: a names_label_fn. */
+const char *sidecar_label(const void *put, const char *key);

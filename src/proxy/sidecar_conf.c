@@ -8,22 +8,24 @@
 #include "base/bytes.h"
 #include "proxy/sidecar.h"
 
-static const char *label(const Outrigger__Ipc__VmPut *m, const char *key)
+const char *sidecar_label(const void *put, const char *key)
 {
+	const Outrigger__Ipc__VmPut *m = put;
+
 	for (size_t i = 0; i < m->n_labels; i++)
-		if (!strcmp(m->labels[i]->key, key) && *m->labels[i]->value)
+		if (!strcmp(m->labels[i]->key, key))
 			return m->labels[i]->value;
-	return NULL;
+	return "";
 }
 
 /* The header by which peers without a workload API know us (ztunnel's baggage). */
 static char *make_baggage(const Outrigger__Ipc__VmPut *m, const char *cluster)
 {
-	const char *name = label(m, "service.istio.io/canonical-name") ?: label(m, "app") ?: m->workload_name;
+	const char *name = names_canonical_name(sidecar_label, m) ?: m->workload_name;
 	char *text;
 
 	if (asprintf(&text, "k8s.cluster.name=%s,k8s.namespace.name=%s,k8s.deployment.name=%s,service.name=%s,service.version=%s",
-		     cluster, m->namespace_, m->workload_name, name, label(m, "version") ?: "latest") < 0)
+		     cluster, m->namespace_, m->workload_name, name, names_canonical_revision(sidecar_label, m) ?: "latest") < 0)
 		return NULL;
 	return text;
 }
@@ -87,9 +89,9 @@ static int fill(const struct sidecar *s, struct vm_conf *c)
 	for (size_t i = 0; i < m->n_tee_ports && c->n_tee_ports < VM_MAX_TEE_PORTS; i++)
 		if (m->tee_ports[i] && m->tee_ports[i] <= 65535)
 			c->tee_ports[c->n_tee_ports++] = (uint16_t)m->tee_ports[i];
+	c->names = m->dns != OUTRIGGER__IPC__DNS_MODE__DNS_OBSERVE;
 	set_mode(s, c);
 	set_limits(s, &c->limits);
-	c->names = m->dns != OUTRIGGER__IPC__DNS_MODE__DNS_OBSERVE;
 	return 0;
 }
 

@@ -16,8 +16,8 @@ import dns.flags  # noqa: E402
 import dns.message  # noqa: E402
 import dns.rcode  # noqa: E402
 
-from agentlab import alive  # noqa: E402
-from dnslab import Asker, DnsLab, burst, query  # noqa: E402
+from agentlab import OUTRIGGER, alive  # noqa: E402
+from dnslab import Asker, DnsLab, Stream, burst, query  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
@@ -350,6 +350,9 @@ def test_a_change_of_the_policy_counts_at_once(mesh):
     for old, new, want in ("observe", "answer", [vip]), ("answer", "fill", [vip]), ("fill", "observe", []), ("observe", "fill", [vip]):
         set_mode(mesh, old, new)
         wait_until(new, lambda: mesh.dig(NAME).split() == want and mesh.dig(OUTSIDE).split() == ["192.0.2.80"])
+    orders, shopper = mesh.get("/v1/explain/orders")["instances"]
+    assert (orders["canonical_name"], orders["dns_names"]) == ("orders", [NAME]) and (shopper["canonical_name"], shopper["dns_names"]) == ("shopper-1", None)
+    assert "canonical name orders  reachable as " + NAME in mesh.nic.run(OUTRIGGER, "explain", "orders", "--agent", mesh.dir + "/run/agent.sock")
     steps = [c["text"] for i in mesh.get("/v1/explain/orders")["instances"] for c in i["chain"] if c["step"] == "policy"]
     assert steps == ['"orders": mode permissive, as shop/orders, names: observe', '"shoppers": mode permissive, as shop/shopper, names: fill']
 

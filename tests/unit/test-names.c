@@ -91,6 +91,36 @@ static void domains_of_names_are_checked(void **state)
 			fail_msg("\"%s\" is taken", bad[i]);
 }
 
+static const char *label(const void *of, const char *key)
+{
+	for (const char *const *at = of; *at; at += 2)
+		if (!strcmp(at[0], key))
+			return at[1];
+	return NULL;
+}
+
+static void a_canonical_name_is_the_first_label_of_istios(void **state)
+{
+	static const char *const rows[][7] = {
+		{ NULL },
+		{ "app", "c", NULL },
+		{ "app", "c", "app.kubernetes.io/name", "b", NULL },
+		{ "app", "c", "app.kubernetes.io/name", "b", "service.istio.io/canonical-name", "a", NULL },
+		{ "app", "c", "app.kubernetes.io/name", "", NULL },
+	};
+	static const char *const names[] = { NULL, "c", "b", "a", "c" };
+	static const char *const versions[] = { "version", "v1", "app.kubernetes.io/version", "v2", NULL };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(rows); i++)
+		if (names[i])
+			assert_string_equal(names_canonical_name(label, rows[i]), names[i]);
+		else
+			assert_null(names_canonical_name(label, rows[i]));
+	assert_string_equal(names_canonical_revision(label, versions), "v2");
+	assert_null(names_canonical_revision(label, rows[1]));
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -99,6 +129,7 @@ int main(void)
 		cmocka_unit_test(a_vm_has_a_uid_and_a_name),
 		cmocka_unit_test(domains_of_names_are_checked),
 		cmocka_unit_test(istiods_uid_of_a_vm_is_known_before),
+		cmocka_unit_test(a_canonical_name_is_the_first_label_of_istios),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
