@@ -1,12 +1,13 @@
 /*
  * DNS messages against ldns: what is exact both read alike, and whatever ldns
- * can read and then writes anew, we can read.
+ * can read and then writes anew, we can read. What we answer ldns reads as it
+ * was meant.
  */
 #include <ldns/ldns.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/dns.h"
+#include "proto/dns_reply.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int __lsan_is_turned_off(void);
@@ -193,12 +194,49 @@ static bool is_exact(const uint8_t *data, size_t size)
 	return exact;
 }
 
+/* An answer with records of one kind, or, with none, the SOA record of what there is not. */
+static void answer(const struct dns_query *q, unsigned kind, struct dns_reply *r)
+{
+	static const struct ip four = { .b = { [10] = 0xff, [11] = 0xff, [12] = 10, [15] = 1 } };
+
+	dns_reply_begin(r, q);
+	if (kind == 1)
+		dns_reply_address(r, &four, 30);
+	else if (kind == 2)
+		dns_reply_ptr(r, &q->name, 5);
+	else if (kind == 3)
+		dns_reply_srv(r, 8080, &q->name, 30);
+	dns_reply_end(r);
+}
+
+static void check_answers(const struct dns_query *q)
+{
+	for (unsigned kind = 0; kind < 4; kind++) {
+		struct dns_reply r;
+		ldns_pkt *p;
+
+		answer(q, kind, &r);
+		if (ldns_wire2pkt(&p, r.data, r.len) != LDNS_STATUS_OK)
+			abort();
+		if (ldns_pkt_id(p) != q->id || !ldns_pkt_qr(p) || ldns_pkt_get_rcode(p) != LDNS_RCODE_NOERROR || ldns_pkt_tc(p) != r.cut ||
+		    ldns_pkt_ancount(p) != (kind && !r.cut) || ldns_pkt_edns(p) != q->edns)
+			abort();
+		if (!kind && ldns_pkt_nscount(p) && ldns_rr_get_type(ldns_rr_list_rr(ldns_pkt_authority(p), 0)) != LDNS_RR_TYPE_SOA)
+			abort();
+		compare(r.data, r.len, p);
+		ldns_pkt_free(p);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	struct dns_query q;
 	ldns_pkt *p, *again;
 	uint8_t *wire;
 	size_t len;
 
+	if (dns_query_decode(data, size, &q))
+		check_answers(&q);
 	if (size > 4096 || !is_in_place(data, size) || ldns_wire2pkt(&p, data, size) != LDNS_STATUS_OK)
 		return 0;
 	if (is_exact(data, size))
