@@ -2,28 +2,17 @@
  * The store in SQLite: one file, write-ahead log, one connection.
  *
  * WAL with synchronous=FULL: a used join token or a revocation must not come
- * back after a power cut. The statements are a table, prepared when first used.
+ * back after a power cut. The statements are a table, prepared when first used;
+ * store_rows.c says what goes into them and what comes out.
  */
-#include "control/store.h"
+#include "control/store_sqlite.h"
 
 #include <errno.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 enum { SCHEMA_VERSION = 1, BUSY_MS = 200 };
-
-enum statement {
-	ST_TOKEN_ADD, ST_TOKEN_GET, ST_TOKEN_USE, ST_TOKEN_REVOKE, ST_TOKEN_EACH, ST_TOKEN_PRUNE,
-	ST_NIC_PUT, ST_NIC_GET, ST_NIC_EACH,
-	ST_REVOKED_ADD, ST_REVOKED_EACH, ST_REVOKED_PRUNE,
-	ST_CERT_ADD, ST_CERT_PRUNE, ST_CERT_EACH,
-	ST_VIP_PUT, ST_VIP_EACH,
-	ST_GUEST_PUT, ST_GUEST_REMOVE, ST_GUEST_EACH,
-	ST_BEGIN, ST_COMMIT, ST_ROLLBACK,
-	_ST_N
-};
 
 static const char *const statements[] = {
 	[ST_TOKEN_ADD] = "INSERT INTO tokens(id, hash, nic, note, created_at, expires_at) VALUES(?, ?, ?, ?, ?, ?)",
@@ -72,12 +61,6 @@ _Static_assert(SCHEMA_VERSION == 1, "the text of the schema says so too");
 static const char additions[] =
 	"CREATE TABLE IF NOT EXISTS revoked(origin BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;";
 
-struct store {
-	sqlite3 *db;
-	sqlite3_stmt *stmts[_ST_N];
-	char path[4096];
-};
-
 /* --- statements --- */
 
 static int error_of(int rc)
@@ -103,8 +86,7 @@ static int error_of(int rc)
 	}
 }
 
-/* A statement ready to be bound, or NULL with the error in @ret_error. */
-static sqlite3_stmt *start(struct store *s, enum statement st, int *ret_error)
+sqlite3_stmt *sql_start(struct store *s, enum store_statement st, int *ret_error)
 {
 	int rc = SQLITE_OK;
 
@@ -114,18 +96,17 @@ static sqlite3_stmt *start(struct store *s, enum statement st, int *ret_error)
 	return s->stmts[st];
 }
 
-static void bind_text(sqlite3_stmt *q, int i, const char *text)
+void sql_bind_text(sqlite3_stmt *q, int i, const char *text)
 {
 	sqlite3_bind_text(q, i, text, -1, SQLITE_STATIC);
 }
 
-static void bind_blob(sqlite3_stmt *q, int i, const void *data, size_t len)
+void sql_bind_blob(sqlite3_stmt *q, int i, const void *data, size_t len)
 {
 	sqlite3_bind_blob64(q, i, data, len, SQLITE_STATIC);
 }
 
-/* Runs a statement that returns no rows, or one whose rows nobody wants. */
-static int finish(sqlite3_stmt *q)
+int sql_finish(sqlite3_stmt *q)
 {
 	int r = error_of(sqlite3_step(q));
 
@@ -134,14 +115,14 @@ static int finish(sqlite3_stmt *q)
 	return r;
 }
 
-static void copy_text(sqlite3_stmt *q, int i, char *out, size_t size)
+void sql_copy_text(sqlite3_stmt *q, int i, char *out, size_t size)
 {
 	const unsigned char *text = sqlite3_column_text(q, i);
 
 	snprintf(out, size, "%s", text ? (const char *)text : "");
 }
 
-static void copy_blob(sqlite3_stmt *q, int i, void *out, size_t size)
+void sql_copy_blob(sqlite3_stmt *q, int i, void *out, size_t size)
 {
 	const void *data = sqlite3_column_blob(q, i);
 	size_t len = (size_t)sqlite3_column_bytes(q, i);
@@ -151,10 +132,7 @@ static void copy_blob(sqlite3_stmt *q, int i, void *out, size_t size)
 		memcpy(out, data, size);
 }
 
-typedef void row_fn(sqlite3_stmt *q, void *data);
-
-/* Runs a bound query, fn() for each row; returns how many there were. */
-static int walk(sqlite3_stmt *q, row_fn *fn, void *data)
+int sql_walk(sqlite3_stmt *q, sql_row_fn *fn, void *data)
 {
 	int n = 0, rc;
 
@@ -163,6 +141,16 @@ static int walk(sqlite3_stmt *q, row_fn *fn, void *data)
 	sqlite3_reset(q);
 	sqlite3_clear_bindings(q);
 	return rc == SQLITE_DONE ? n : error_of(rc);
+}
+
+int sql_each(struct store *s, enum store_statement st, sql_row_fn *fn, void *data)
+{
+	int r;
+	sqlite3_stmt *q = sql_start(s, st, &r);
+
+	if (r == 0)
+		r = sql_walk(q, fn, data);
+	return MIN(r, 0);
 }
 
 /* --- opening --- */
@@ -181,7 +169,7 @@ static int read_version(struct store *s, int64_t *ret_version)
 	rc = sqlite3_prepare_v2(s->db, "SELECT count(*) FROM sqlite_master", -1, &q, NULL);
 	if (rc != SQLITE_OK)
 		return error_of(rc);
-	r = walk(q, on_version, &tables);
+	r = sql_walk(q, on_version, &tables);
 	sqlite3_finalize(q);
 	if (r < 0)
 		return r;
@@ -194,7 +182,7 @@ static int read_version(struct store *s, int64_t *ret_version)
 		return 0;
 	}
 	*ret_version = -1;
-	r = walk(q, on_version, ret_version);
+	r = sql_walk(q, on_version, ret_version);
 	sqlite3_finalize(q);
 	return r < 0 ? r : 0;
 }
@@ -280,399 +268,14 @@ const char *store_error(const struct store *s)
 	return sqlite3_errmsg(s->db);
 }
 
-/* --- tokens --- */
-
-int store_token_add(struct store *s, const struct store_token *t)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_TOKEN_ADD, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, t->id);
-	bind_blob(q, 2, t->hash, sizeof(t->hash));
-	bind_text(q, 3, t->nic);
-	bind_text(q, 4, t->note);
-	sqlite3_bind_int64(q, 5, t->created_at);
-	sqlite3_bind_int64(q, 6, t->expires_at);
-	return finish(q);
-}
-
-static void take_token(sqlite3_stmt *q, struct store_token *t)
-{
-	copy_text(q, 0, t->id, sizeof(t->id));
-	copy_blob(q, 1, t->hash, sizeof(t->hash));
-	copy_text(q, 2, t->nic, sizeof(t->nic));
-	copy_text(q, 3, t->note, sizeof(t->note));
-	t->created_at = sqlite3_column_int64(q, 4);
-	t->expires_at = sqlite3_column_int64(q, 5);
-	t->used_at = sqlite3_column_int64(q, 6);
-	copy_text(q, 7, t->used_by, sizeof(t->used_by));
-	t->revoked_at = sqlite3_column_int64(q, 8);
-}
-
-static void on_token(sqlite3_stmt *q, void *data)
-{
-	take_token(q, data);
-}
-
-int store_token_get(struct store *s, const char *id, struct store_token *ret_token)
-{
-	struct store_token t;
-	int r;
-	sqlite3_stmt *q = start(s, ST_TOKEN_GET, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, id);
-	r = walk(q, on_token, &t);
-	if (r > 0)
-		*ret_token = t;
-	return r < 0 ? r : r ? 0 : -ENOENT;
-}
-
-int store_token_use(struct store *s, const char *id, const char *nic, int64_t now)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_TOKEN_USE, &r);
-
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(q, 1, now);
-	bind_text(q, 2, nic);
-	bind_text(q, 3, id);
-	r = finish(q);
-	return r < 0 ? r : sqlite3_changes(s->db) ? 0 : -EALREADY;
-}
-
-int store_token_revoke(struct store *s, const char *id, int64_t now)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_TOKEN_REVOKE, &r);
-
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(q, 1, now);
-	bind_text(q, 2, id);
-	r = finish(q);
-	return r < 0 ? r : sqlite3_changes(s->db) ? 0 : -ENOENT;
-}
-
-struct token_walk {
-	void (*fn)(const struct store_token *t, void *data);
-	void *data;
-};
-
-static void on_each_token(sqlite3_stmt *q, void *data)
-{
-	struct token_walk *w = data;
-	struct store_token t;
-
-	take_token(q, &t);
-	w->fn(&t, w->data);
-}
-
-int store_token_each(struct store *s, void (*fn)(const struct store_token *t, void *data), void *data)
-{
-	struct token_walk w = { fn, data };
-	int r;
-	sqlite3_stmt *q = start(s, ST_TOKEN_EACH, &r);
-
-	if (r == 0)
-		r = walk(q, on_each_token, &w);
-	return MIN(r, 0);
-}
-
-/* --- NICs --- */
-
-int store_nic_put(struct store *s, const struct store_nic *n)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_NIC_PUT, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, n->id);
-	bind_blob(q, 2, n->fingerprint, sizeof(n->fingerprint));
-	bind_blob(q, 3, n->previous, sizeof(n->previous));
-	sqlite3_bind_int64(q, 4, n->enrolled_at);
-	sqlite3_bind_int64(q, 5, n->renewed_at);
-	sqlite3_bind_int64(q, 6, n->not_after);
-	sqlite3_bind_int64(q, 7, n->revoked_at);
-	bind_text(q, 8, n->revoke_reason);
-	bind_text(q, 9, n->hostname);
-	bind_text(q, 10, n->software);
-	return finish(q);
-}
-
-static void take_nic(sqlite3_stmt *q, struct store_nic *n)
-{
-	copy_text(q, 0, n->id, sizeof(n->id));
-	copy_blob(q, 1, n->fingerprint, sizeof(n->fingerprint));
-	copy_blob(q, 2, n->previous, sizeof(n->previous));
-	n->enrolled_at = sqlite3_column_int64(q, 3);
-	n->renewed_at = sqlite3_column_int64(q, 4);
-	n->not_after = sqlite3_column_int64(q, 5);
-	n->revoked_at = sqlite3_column_int64(q, 6);
-	copy_text(q, 7, n->revoke_reason, sizeof(n->revoke_reason));
-	copy_text(q, 8, n->hostname, sizeof(n->hostname));
-	copy_text(q, 9, n->software, sizeof(n->software));
-}
-
-static void on_nic(sqlite3_stmt *q, void *data)
-{
-	take_nic(q, data);
-}
-
-int store_nic_get(struct store *s, const char *id, struct store_nic *ret_nic)
-{
-	struct store_nic n;
-	int r;
-	sqlite3_stmt *q = start(s, ST_NIC_GET, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, id);
-	r = walk(q, on_nic, &n);
-	if (r > 0)
-		*ret_nic = n;
-	return r < 0 ? r : r ? 0 : -ENOENT;
-}
-
-struct nic_walk {
-	void (*fn)(const struct store_nic *n, void *data);
-	void *data;
-};
-
-static void on_each_nic(sqlite3_stmt *q, void *data)
-{
-	struct nic_walk *w = data;
-	struct store_nic n;
-
-	take_nic(q, &n);
-	w->fn(&n, w->data);
-}
-
-int store_nic_each(struct store *s, void (*fn)(const struct store_nic *n, void *data), void *data)
-{
-	struct nic_walk w = { fn, data };
-	int r;
-	sqlite3_stmt *q = start(s, ST_NIC_EACH, &r);
-
-	if (r == 0)
-		r = walk(q, on_each_nic, &w);
-	return MIN(r, 0);
-}
-
-/* --- revocations --- */
-
-int store_revoked_add(struct store *s, const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_REVOKED_ADD, &r);
-
-	if (r < 0)
-		return r;
-	bind_blob(q, 1, origin, STORE_ORIGIN_LEN);
-	sqlite3_bind_int64(q, 2, until);
-	return finish(q);
-}
-
-struct revoked_walk {
-	void (*fn)(const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until, void *data);
-	void *data;
-};
-
-static void on_each_revoked(sqlite3_stmt *q, void *data)
-{
-	struct revoked_walk *w = data;
-	uint8_t origin[STORE_ORIGIN_LEN];
-
-	copy_blob(q, 0, origin, sizeof(origin));
-	w->fn(origin, sqlite3_column_int64(q, 1), w->data);
-}
-
-int store_revoked_each(struct store *s, void (*fn)(const uint8_t origin[static STORE_ORIGIN_LEN], int64_t until, void *data), void *data)
-{
-	struct revoked_walk w = { fn, data };
-	int r;
-	sqlite3_stmt *q = start(s, ST_REVOKED_EACH, &r);
-
-	if (r == 0)
-		r = walk(q, on_each_revoked, &w);
-	return MIN(r, 0);
-}
-
-/* --- certificates --- */
-
-int store_cert_add(struct store *s, const struct store_cert *c)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_CERT_ADD, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, c->serial);
-	bind_text(q, 2, c->subject);
-	sqlite3_bind_int64(q, 3, c->issued_at);
-	sqlite3_bind_int64(q, 4, c->not_after);
-	return finish(q);
-}
-
-int store_cert_prune(struct store *s, int64_t now)
-{
-	enum { KEEP_TOKENS_S = 30 * 86400 };
-	int r;
-	sqlite3_stmt *q = start(s, ST_CERT_PRUNE, &r);
-
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(q, 1, now);
-	r = finish(q);
-	if (r < 0)
-		return r;
-	q = start(s, ST_REVOKED_PRUNE, &r);
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(q, 1, now);
-	r = finish(q);
-	if (r < 0)
-		return r;
-	q = start(s, ST_TOKEN_PRUNE, &r);
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(q, 1, now - KEEP_TOKENS_S);
-	return finish(q);
-}
-
-struct cert_walk {
-	void (*fn)(const struct store_cert *c, void *data);
-	void *data;
-};
-
-static void on_each_cert(sqlite3_stmt *q, void *data)
-{
-	struct cert_walk *w = data;
-	struct store_cert c;
-
-	copy_text(q, 0, c.serial, sizeof(c.serial));
-	copy_text(q, 1, c.subject, sizeof(c.subject));
-	c.issued_at = sqlite3_column_int64(q, 2);
-	c.not_after = sqlite3_column_int64(q, 3);
-	w->fn(&c, w->data);
-}
-
-int store_cert_each(struct store *s, size_t max, void (*fn)(const struct store_cert *c, void *data), void *data)
-{
-	struct cert_walk w = { fn, data };
-	int r;
-	sqlite3_stmt *q = start(s, ST_CERT_EACH, &r);
-
-	if (r < 0)
-		return r;
-	sqlite3_bind_int64(q, 1, (int64_t)max);
-	r = walk(q, on_each_cert, &w);
-	return MIN(r, 0);
-}
-
-/* --- virtual addresses --- */
-
-int store_vip_put(struct store *s, const char *key, const struct ip *ip)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_VIP_PUT, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, key);
-	bind_blob(q, 2, ip->b, sizeof(ip->b));
-	return finish(q);
-}
-
-struct vip_walk {
-	void (*fn)(const char *key, const struct ip *ip, void *data);
-	void *data;
-};
-
-static void on_each_vip(sqlite3_stmt *q, void *data)
-{
-	struct vip_walk *w = data;
-	struct ip ip;
-
-	copy_blob(q, 1, ip.b, sizeof(ip.b));
-	w->fn((const char *)sqlite3_column_text(q, 0), &ip, w->data);
-}
-
-int store_vip_each(struct store *s, void (*fn)(const char *key, const struct ip *ip, void *data), void *data)
-{
-	struct vip_walk w = { fn, data };
-	int r;
-	sqlite3_stmt *q = start(s, ST_VIP_EACH, &r);
-
-	if (r == 0)
-		r = walk(q, on_each_vip, &w);
-	return MIN(r, 0);
-}
-
-/* --- guests --- */
-
-int store_guest_put(struct store *s, const char *id, const char *nic, const void *data, size_t len)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_GUEST_PUT, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, id);
-	bind_text(q, 2, nic);
-	bind_blob(q, 3, data, len);
-	return finish(q);
-}
-
-int store_guest_remove(struct store *s, const char *id)
-{
-	int r;
-	sqlite3_stmt *q = start(s, ST_GUEST_REMOVE, &r);
-
-	if (r < 0)
-		return r;
-	bind_text(q, 1, id);
-	return finish(q);
-}
-
-struct guest_walk {
-	void (*fn)(const char *id, const char *nic, const void *bytes, size_t len, void *data);
-	void *data;
-};
-
-static void on_each_guest(sqlite3_stmt *q, void *data)
-{
-	struct guest_walk *w = data;
-
-	w->fn((const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1), sqlite3_column_blob(q, 2),
-	      (size_t)sqlite3_column_bytes(q, 2), w->data);
-}
-
-int store_guest_each(struct store *s, void (*fn)(const char *id, const char *nic, const void *bytes, size_t len, void *data),
-		     void *data)
-{
-	struct guest_walk w = { fn, data };
-	int r;
-	sqlite3_stmt *q = start(s, ST_GUEST_EACH, &r);
-
-	if (r == 0)
-		r = walk(q, on_each_guest, &w);
-	return MIN(r, 0);
-}
-
 /* --- many writes as one --- */
 
-static int run(struct store *s, enum statement st)
+static int run(struct store *s, enum store_statement st)
 {
 	int r;
-	sqlite3_stmt *q = start(s, st, &r);
+	sqlite3_stmt *q = sql_start(s, st, &r);
 
-	return r < 0 ? r : finish(q);
+	return r < 0 ? r : sql_finish(q);
 }
 
 int store_begin(struct store *s)
