@@ -11,6 +11,7 @@
 #include "agent/state.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "mesh/cert.h"
 
 enum {
@@ -28,8 +29,8 @@ void nic_cert_init(struct nic_cert *c, const char *nic, const char *state_dir)
 
 void nic_cert_deinit(struct nic_cert *c)
 {
-	cert_pem_wipe(c->key_pem);
-	cert_pem_wipe(c->new_key_pem);
+	secret_free(c->key_pem);
+	secret_free(c->new_key_pem);
 	free(c->chain_pem);
 }
 
@@ -53,7 +54,7 @@ static int set(struct nic_cert *c, char *key_pem, char *chain_pem)
 	snprintf(c->trust_domain, sizeof(c->trust_domain), "%s", id.trust_domain);
 	c->not_after = info.not_after;
 	c->renew_at = info.not_before + (info.not_after - info.not_before) / 2;
-	cert_pem_wipe(c->key_pem);
+	secret_free(c->key_pem);
 	free(c->chain_pem);
 	c->key_pem = key_pem;
 	c->chain_pem = chain_pem;
@@ -81,7 +82,7 @@ void nic_cert_load(struct nic_cert *c)
 	if (r == 0)
 		return;
 	log_warn("the NIC's certificate cannot be used: a join token is needed", log_str("dir", c->state_dir), log_errno(r));
-	cert_pem_wipe(text);
+	secret_free(text);
 	free(chain);
 }
 
@@ -106,8 +107,7 @@ int nic_cert_request(struct nic_cert *c, const char *trust_domain, char **ret_cs
 	r = cert_key_new(&key);
 	if (r < 0)
 		return r;
-	cert_pem_wipe(c->new_key_pem);
-	c->new_key_pem = NULL;
+	c->new_key_pem = secret_free(c->new_key_pem);
 	r = cert_key_to_pem(key, &c->new_key_pem);
 	if (r < 0)
 		return r;
@@ -134,7 +134,7 @@ static void save(const struct nic_cert *c)
 
 	if (r == 0) {
 		r = state_save(c->state_dir, file, STATE_VERSION, text, strlen(text), 0600);
-		cert_pem_wipe(text);
+		secret_free(text);
 	}
 	if (r < 0)
 		log_error("the NIC's certificate could not be stored: a restart will need a join token", log_str("dir", c->state_dir), log_errno(r));

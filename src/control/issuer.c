@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "mesh/cert.h"
 
 enum { MAX_KEYS = 8, CHECK_MS = 60000, LEEWAY_S = 10, MAX_KEY_FILE = 8192 };
@@ -124,7 +125,7 @@ static int make_key(struct issuer *i, struct diag *d)
 	path_of(i, now, path, sizeof(path));
 	if (r == 0)
 		r = write_key(path, pem);
-	cert_pem_wipe(pem);
+	secret_free(pem);
 	if (r == 0)
 		r = add_key(i, now, key);
 	if (r < 0) {

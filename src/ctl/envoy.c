@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/opt.h"
+#include "base/secret.h"
 #include "ctl/command.h"
 #include "ctl/commands.h"
 #include "ctl/envoy_bootstrap.h"
@@ -208,7 +209,7 @@ static int write_secrets(struct envoy *e, const struct ca_credential *c, struct 
 		return r;
 	}
 	r = envoy_dir_write_json(&e->secrets, "workload.json", envoy_sds_certificate(c->chain_pem, key_pem), d);
-	cert_pem_wipe(key_pem);
+	secret_free(key_pem);
 	if (r == 0)
 		r = envoy_dir_write_json(&e->secrets, "roots.json", envoy_sds_roots(e->roots_pem), d);
 	return r;
@@ -300,7 +301,7 @@ static void on_failed(struct ca_client *ca, void *data, const struct grpc_status
 
 		if (token && ca_client_set_token(e->ca, token) < 0)
 			log_error("cannot use the token", log_str("error", "out of memory"));
-		cert_pem_wipe(token);
+		secret_free(token);
 	}
 }
 
@@ -312,10 +313,10 @@ static int on_token_timer(struct timer *t)
 	char *token = e->has_certificate ? NULL : read_token(e, &d);
 
 	if (token && strcmp(token, e->token) != 0 && ca_client_set_token(e->ca, token) == 0) {
-		cert_pem_wipe(e->token);
+		secret_free(e->token);
 		e->token = steal_ptr(&token);
 	}
-	cert_pem_wipe(token);
+	secret_free(token);
 	return timer_arm(e->loop, t, TOKEN_CHECK_MS, on_token_timer);
 }
 
@@ -490,7 +491,7 @@ static void clean_up(struct envoy *e)
 	}
 	envoy_dir_close(&e->secrets);
 	envoy_dir_close(&e->dir);
-	cert_pem_wipe(e->token);
+	secret_free(e->token);
 	free(e->roots_pem);
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/backoff.h"
 #include "base/clock.h"
+#include "base/secret.h"
 #include "istio/ca.pb-c.h"
 #include "mesh/cert.h"
 #include "mesh/pb.h"
@@ -70,7 +71,7 @@ static void leave(struct ca_client *c)
 		return;
 	EVP_PKEY_free(c->key);
 	tls_ctx_unref(c->own);
-	cert_pem_wipe(c->authorization);
+	secret_free(c->authorization);
 	free(c->cluster_id);
 	free(c->roots_pem);
 	free(c->id);
@@ -408,7 +409,7 @@ static int set_authorization(struct ca_client *c, const char *token)
 	if (!text)
 		return -ENOMEM;
 	snprintf(text, len + 8, "Bearer %s", token);
-	cert_pem_wipe(c->authorization);
+	secret_free(c->authorization);
 	c->authorization = text;
 	return 0;
 }
@@ -453,8 +454,7 @@ int ca_client_set_token(struct ca_client *c, const char *token)
 	if (token) {
 		r = set_authorization(c, token);
 	} else {
-		cert_pem_wipe(c->authorization);
-		c->authorization = NULL;
+		c->authorization = secret_free(c->authorization);
 		c->needs_token = false;
 	}
 	if (r < 0)

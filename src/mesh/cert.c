@@ -184,13 +184,6 @@ int cert_key_from_pem(const char *pem, EVP_PKEY **ret_key)
 	return 0;
 }
 
-void cert_pem_wipe(char *pem)
-{
-	if (pem)
-		OPENSSL_cleanse(pem, strlen(pem));
-	free(pem);
-}
-
 /* --- requests --- */
 
 static int add_san_request(X509_REQ *req, const char *spiffe_id)

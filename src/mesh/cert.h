@@ -21,10 +21,9 @@ enum {
 };
 
 MUST_CHECK int cert_key_new(EVP_PKEY **ret_key);	/* -ENOMEM, -EIO when libcrypto cannot */
-/* The private key as PKCS#8 PEM; free it by cert_pem_wipe(). For NICs and authorities; a workload's key never leaves memory. */
+/* The private key as PKCS#8 PEM; free it by secret_free(). For NICs and authorities; a workload's key never leaves memory. */
 MUST_CHECK int cert_key_to_pem(EVP_PKEY *key, char **ret_pem);
 MUST_CHECK int cert_key_from_pem(const char *pem, EVP_PKEY **ret_key);	/* -EINVAL, -ENOMEM */
-void cert_pem_wipe(char *pem);		/* overwrites and frees; NULL is allowed */
 void cert_key_cleanup(EVP_PKEY **key);
 #define CLEANUP_KEY	CLEANUP(cert_key_cleanup)
 

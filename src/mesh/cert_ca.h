@@ -34,7 +34,7 @@ MUST_CHECK int cert_ca_load(const char *dir, struct cert_ca **ret_ca, struct dia
 const char *cert_ca_trust_domain(const struct cert_ca *ca);	/* of its certificate's URI name; "" without */
 const char *cert_ca_roots_pem(const struct cert_ca *ca);	/* what peers trust */
 const char *cert_ca_cert_pem(const struct cert_ca *ca);		/* its own certificate */
-MUST_CHECK int cert_ca_key_pem(const struct cert_ca *ca, char **ret_pem);	/* for its files; cert_pem_wipe() it */
+MUST_CHECK int cert_ca_key_pem(const struct cert_ca *ca, char **ret_pem);	/* for its files; secret_free() it */
 const char *cert_ca_chain_pem(const struct cert_ca *ca);	/* the CA and what is between it and the root; "" for a root */
 int64_t cert_ca_not_after(const struct cert_ca *ca);
 

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/secret.h"
+
 enum { FILE_CERT, FILE_KEY, FILE_CHAIN, FILE_ROOTS, _FILE_N };
 
 static const struct {
@@ -111,7 +113,7 @@ int cert_ca_store(struct cert_ca *ca, const char *dir, struct diag *reterr_diag)
 		[FILE_ROOTS] = cert_ca_roots_pem(ca),
 	};
 	r = store(dir_fd, dir, texts, reterr_diag);
-	cert_pem_wipe(key_pem);
+	secret_free(key_pem);
 	return r;
 }
 
@@ -135,7 +137,7 @@ static int read_file(int dir_fd, int i, char **ret_text)
 		if (n < 0 || len > CERT_PEM_MAX) {
 			int r = n < 0 ? -errno : -EFBIG;
 
-			cert_pem_wipe(text);
+			secret_free(text);
 			return r;
 		}
 	}
@@ -220,6 +222,6 @@ int cert_ca_load(const char *dir, struct cert_ca **ret_ca, struct diag *reterr_d
 			snprintf(reterr_diag->file, sizeof(reterr_diag->file), "%s", dir);
 	}
 	for (int i = 0; i < _FILE_N; i++)
-		cert_pem_wipe(texts[i]);
+		secret_free(texts[i]);
 	return r;
 }

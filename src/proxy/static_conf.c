@@ -20,6 +20,7 @@
 #include "base/arena.h"
 #include "base/conf_tree.h"
 #include "base/fdmsg.h"
+#include "base/secret.h"
 #include "mesh/cert.h"
 #include "mesh/model.h"
 #include "proxy/sidecar.h"
@@ -472,7 +473,7 @@ static int read_credential(struct reading *rd, struct proxy *p, const struct con
 		if (r == -EINVAL)
 			r = wrong(rd, cert, d.msg);
 	}
-	cert_pem_wipe(pem);
+	secret_free(pem);
 	return r;
 }
 

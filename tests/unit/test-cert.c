@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "base/clock.h"
+#include "base/secret.h"
 #include "lib/unit.h"
 
 static const char ID[] = "spiffe://mesh.internal/ns/shop/sa/orders";
@@ -413,7 +414,7 @@ static void keys_survive_pem(void **state)
 	assert_int_equal(cert_key_to_pem(key, &pem), 0);
 	assert_int_equal(cert_key_from_pem(pem, &again), 0);
 	assert_int_equal(EVP_PKEY_eq(key, again), 1);
-	cert_pem_wipe(pem);
+	secret_free(pem);
 	assert_int_equal(cert_key_from_pem("x", &again), -EINVAL);
 }
 
@@ -492,6 +493,16 @@ static void bad_files_are_refused_with_their_name(void **state)
 	assert_int_equal(cert_ca_load(folder, &loaded, &diag), -EINVAL);
 	assert_string_equal(diag.file, path);
 
+	FILE *f = fopen(path, "w");			/* longer than is read: no end is found in what was */
+	assert_non_null(f);
+	for (int i = 0; i <= CERT_PEM_MAX; i++)
+		fputc('A', f);
+	assert_int_equal(fclose(f), 0);
+	assert_int_equal(chmod(path, 0600), 0);
+	memset(&diag, 0, sizeof(diag));
+	assert_int_equal(cert_ca_load(folder, &loaded, &diag), -EFBIG);
+	assert_string_equal(diag.file, path);
+
 	assert_int_equal(unlink(path), 0);
 	memset(&diag, 0, sizeof(diag));
 	assert_int_equal(cert_ca_load(folder, &loaded, &diag), -EINVAL);
@@ -509,7 +520,7 @@ static void a_key_that_does_not_fit_is_refused(void **state)
 	assert_int_equal(cert_ca_key_pem(b, &key_pem), 0);
 	assert_int_equal(cert_ca_from_pem(cert_ca_cert_pem(a), key_pem, NULL, NULL, &loaded, &diag), -EINVAL);
 	assert_non_null(strstr(diag.msg, "not that of the certificate"));
-	cert_pem_wipe(key_pem);
+	secret_free(key_pem);
 	cert_ca_free(a);
 	cert_ca_free(b);
 }
@@ -526,7 +537,7 @@ static void a_leaf_is_no_authority(void **state)
 	assert_int_equal(cert_key_to_pem(key, &key_pem), 0);
 	assert_int_equal(cert_ca_from_pem(chain.pem[0], key_pem, NULL, cert_ca_roots_pem(ca), &loaded, &diag), -EINVAL);
 	assert_non_null(strstr(diag.msg, "authority"));
-	cert_pem_wipe(key_pem);
+	secret_free(key_pem);
 	cert_list_deinit(&chain);
 	cert_ca_free(ca);
 }
