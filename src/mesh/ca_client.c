@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/secret.h"
 #include "istio/ca.pb-c.h"
+#include "mesh/bearer.h"
 #include "mesh/cert.h"
 #include "mesh/pb.h"
 #include "mesh/tls.h"
@@ -24,7 +25,6 @@ enum {
 	JITTER_PERCENT = 5,
 	RENEW_MIN_MS = 1000,		/* whatever the certificate says */
 	TIMER_MAX_MS = 600000,		/* the clock on the wall may be set meanwhile: look again */
-	TOKEN_MAX = 16 * 1024,
 };
 
 static const char PATH[] = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
@@ -400,15 +400,11 @@ static int set_text(char **to, const char *text)
 
 static int set_authorization(struct ca_client *c, const char *token)
 {
-	size_t len = strnlen(token, TOKEN_MAX + 1);
 	char *text;
+	int r = bearer_from_token(token, &text);
 
-	if (len > TOKEN_MAX)
-		return -EINVAL;
-	text = malloc(len + 8);
-	if (!text)
-		return -ENOMEM;
-	snprintf(text, len + 8, "Bearer %s", token);
+	if (r < 0)
+		return r;
 	secret_free(c->authorization);
 	c->authorization = text;
 	return 0;

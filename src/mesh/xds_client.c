@@ -9,9 +9,10 @@
 
 #include "base/backoff.h"
 #include "base/secret.h"
+#include "mesh/bearer.h"
 #include "mesh/pb_json.h"
 
-enum { BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 10000, FIELDS_MAX = 64, TOKEN_MAX = 16 * 1024 };
+enum { BACKOFF_MIN_MS = 50, BACKOFF_MAX_MS = 10000, FIELDS_MAX = 64 };
 
 static const char PATH[] = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
@@ -366,21 +367,6 @@ static int on_flush(struct defer *d)
 
 /* --- interface --- */
 
-static int make_authorization(const char *token, char **ret_text)
-{
-	size_t len = strnlen(token, TOKEN_MAX + 1);
-	char *text;
-
-	if (len > TOKEN_MAX)
-		return -EINVAL;
-	text = malloc(len + 8);
-	if (!text)
-		return -ENOMEM;
-	snprintf(text, len + 8, "Bearer %s", token);
-	*ret_text = text;
-	return 0;
-}
-
 int xds_client_new(struct loop *loop, const struct xds_client_options *o, const struct xds_client_ops *ops, struct xds_client **ret_client)
 {
 	struct xds_client *c = calloc(1, sizeof(*c));
@@ -400,7 +386,7 @@ int xds_client_new(struct loop *loop, const struct xds_client_options *o, const 
 		r = node_init(&c->node, o);
 	c->n_metadata = c->node.metadata.n_fields;
 	if (r == 0 && o->token)
-		r = make_authorization(o->token, &c->authorization);
+		r = bearer_from_token(o->token, &c->authorization);
 	if (r == 0 && o->cluster_id)
 		r = copy_text(&c->cluster_id, o->cluster_id);
 	if (r < 0) {
@@ -415,7 +401,7 @@ int xds_client_new(struct loop *loop, const struct xds_client_options *o, const 
 int xds_client_set_token(struct xds_client *c, const char *token)
 {
 	char *text;
-	int r = make_authorization(token, &text);
+	int r = bearer_from_token(token, &text);
 
 	if (r < 0)
 		return r;
