@@ -30,9 +30,12 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 	struct vm *vm = v->vm;
 	struct flow *f;
 
-	if (__atomic_add_fetch(&vm->n_connections, 1, __ATOMIC_RELAXED) > v->conf->limits.connections || !(f = calloc(1, sizeof(*f)))) {
+	bool may = __atomic_add_fetch(&vm->n_connections, 1, __ATOMIC_RELAXED) <= v->conf->limits.connections;
+
+	f = may ? calloc(1, sizeof(*f)) : NULL;
+	if (!f) {
 		__atomic_sub_fetch(&vm->n_connections, 1, __ATOMIC_RELAXED);
-		worker_over(v, VM_B_CONNECTIONS);
+		worker_over(v, may ? VM_B_MEMORY : VM_B_CONNECTIONS);
 		return NULL;
 	}
 	share_use(&v->share, SHARE_ACCEPT);
@@ -378,10 +381,12 @@ static size_t read_size(const struct flow *f)
 /* A socket call said no. */
 static void broken(struct flow *f, int r)
 {
-	if (r == -ENOMEM || r == -ENOBUFS)
+	if (r == -ENOMEM || r == -ENOBUFS) {
+		worker_over(f->v, VM_B_MEMORY);
 		flow_end(f, FLOW_R_INTERNAL, "out of memory");
-	else
+	} else {
 		flow_end(f, FLOW_R_RESET, strerror(-r));
+	}
 }
 
 static bool is_from_client(const struct flow *f, const struct sock *s)

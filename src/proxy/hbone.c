@@ -150,6 +150,12 @@ static void mark_dirty(struct hbone *t)
 		list_append(&t->v->w->dirty, &t->dirty);
 }
 
+static void no_memory(struct hbone *t)
+{
+	worker_over(t->v, VM_B_MEMORY);
+	hbone_break(t, "out of memory");
+}
+
 /* Sends @len bytes, keeps what the kernel does not take. */
 static void send_bytes(struct hbone *t, const uint8_t *data, size_t len)
 {
@@ -165,7 +171,10 @@ static void send_bytes(struct hbone *t, const uint8_t *data, size_t len)
 		}
 		n = MAX(n, 0);
 	}
-	if (bytes_append(&t->out, data + n, len - (size_t)n) < 0)
+	int r = bytes_append(&t->out, data + n, len - (size_t)n);
+	if (r == -ENOMEM)
+		no_memory(t);
+	else if (r < 0)
 		hbone_break(t, "too many bytes wait for the peer");
 	else if (t->out.len)
 		rewatch(t);
@@ -216,15 +225,31 @@ void hbone_flush(struct hbone *t)
 	t->h2.out = (struct h2_out){};
 }
 
+/* A buffer for what this turn produces. Without memory for another one, tunnels take turns with those that there are: what waits in one is sent now. */
+static struct staging *get_staging(struct worker *w)
+{
+	struct staging *s = worker_staging_get(w);
+
+	list_for_each_safe(l, &w->dirty) {
+		if (s)
+			break;
+		hbone_flush(list_entry(l, struct hbone, dirty));
+		s = worker_staging_get(w);
+	}
+	return s;
+}
+
 /* h2 wants room. */
 static bool on_room(struct h2 *h, size_t n)
 {
 	struct hbone *t = container_of(h, struct hbone, h2);
 
 	if (!t->staging) {
-		t->staging = worker_staging_get(t->v->w);
-		if (!t->staging)
+		t->staging = get_staging(t->v->w);
+		if (!t->staging) {
+			worker_over(t->v, VM_B_MEMORY);
 			return false;
+		}
 		h->out = (struct h2_out){ t->staging->data, 0, WORKER_STAGING_SIZE };
 		mark_dirty(t);
 	}
@@ -570,6 +595,7 @@ struct hbone *hbone_dial(struct worker_vm *v, struct pool_entry *pool, char why[
 	t = hbone_new(v, fd, false, v->conf->client, &expect);
 	if (!t) {
 		snprintf(why, 160, "out of memory");
+		worker_over(v, VM_B_MEMORY);
 		close_fd(fd);
 		return NULL;
 	}
@@ -589,6 +615,8 @@ void hbone_accept(struct worker_vm *v, int fd, const struct ip_port *src, const 
 	}
 	t = v->conf->server ? hbone_new(v, fd, true, v->conf->server, &expect) : NULL;
 	if (!t) {
+		if (v->conf->server)
+			worker_over(v, VM_B_MEMORY);
 		__atomic_sub_fetch(&v->vm->n_handshakes, 1, __ATOMIC_RELAXED);
 		__atomic_sub_fetch(&v->vm->n_tunnels, 1, __ATOMIC_RELAXED);
 		worker_add(&v->count->tunnels_failed[FLOW_INBOUND], 1);

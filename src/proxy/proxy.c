@@ -67,11 +67,14 @@ void proxy_publish(struct proxy *p)
 {
 	struct snapshot *s = knowledge_snapshot(p->knowledge);
 
+	p->unpublished = false;
 	for (size_t i = 0; i < p->n_workers; i++) {
 		int r = worker_set_snapshot(p->workers[i], s);
 
-		if (r < 0)
-			log_error("worker does not take a snapshot", log_int("worker", (int64_t)i), log_errno(r));
+		if (r < 0) {	/* the next tick tries again */
+			LOG_LIMITED(LOG_L_ERROR, "worker does not take a snapshot", log_int("worker", (int64_t)i), log_errno(r));
+			p->unpublished = true;
+		}
 	}
 }
 
@@ -722,6 +725,8 @@ static int on_tick(struct timer *t)
 	map_for_each(l, &p->sidecars)
 		sidecar_tick(container_of(l, struct sidecar, link));
 	drop_restored(p);
+	if (p->unpublished)
+		proxy_publish(p);
 	return_memory(p);
 	if (++p->n_ticks % SAVE_EVERY == 0)
 		save_state(p);

@@ -73,6 +73,7 @@ struct proxy {
 	Outrigger__Ipc__Setup *setup;	/* NULL: has not come yet */
 	struct channel *channel;	/* to the mesh controller; NULL without one */
 	struct channel_user channel_watch;	/* tells the VMs when it cannot be reached */
+	bool unpublished;		/* a worker has not got the newest snapshot: no memory */
 	struct revocations *revoked;	/* certificates that peers must not show any more; NULL: none */
 	struct map sidecars;		/* by VM id */
 	struct list leaving;		/* sidecars that drain */

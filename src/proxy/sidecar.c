@@ -172,11 +172,13 @@ static int push(struct sidecar *s)
 {
 	struct vm_conf *c;
 	int r = sidecar_conf_make(s, &c);
+	bool made = r == 0;
 
 	for (size_t i = 0; r == 0 && i < s->proxy->n_workers; i++)
 		r = worker_put_vm(s->proxy->workers[i], c);
-	if (r == 0)
+	if (made)
 		vm_conf_unref(c);
+	s->unpushed = r < 0;
 	return r;
 }
 
@@ -302,6 +304,8 @@ void sidecar_tick(struct sidecar *s)
 	uint64_t now_ms = loop_now_ms(s->proxy->loop);
 
 	tell_budgets(s, now_ms);
+	if (s->unpushed && s->serving && s->state != SIDECAR_DRAINING && push(s) < 0)
+		LOG_LIMITED(LOG_L_ERROR, "workers do not get a service proxy yet", log_str("vm", s->put->vm_id), log_errno(-ENOMEM));
 	demand_sweep(&s->demand, now_ms, DEMAND_IDLE_MS);
 	if (s->dns)
 		vm_dns_tick(s->dns);

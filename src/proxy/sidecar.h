@@ -69,6 +69,7 @@ struct sidecar {
 	bool has_config;
 	bool in_sync;
 	bool serving;			/* the workers have it */
+	bool unpushed;			/* they have not got what it is now: no memory */
 
 	struct vm *vm;
 	struct budget_watch budgets;

@@ -86,16 +86,21 @@ void worker_ask(struct worker *w, struct vm *vm, const struct ip *ip)
 
 /* --- buffers of a turn --- */
 
+static struct staging *staging_new(void)
+{
+	struct staging *s = malloc(sizeof(*s));
+
+	if (s)
+		list_init(&s->link);
+	return s;
+}
+
 struct staging *worker_staging_get(struct worker *w)
 {
 	struct staging *s = list_first(&w->staging, struct staging, link);
 
-	if (!s) {
-		s = malloc(sizeof(*s));
-		if (s)
-			list_init(&s->link);
-		return s;
-	}
+	if (!s)
+		return staging_new();
 	list_unlink(&s->link);
 	w->n_staging--;
 	return s;
@@ -111,13 +116,13 @@ void worker_staging_put(struct worker *w, struct staging *s)
 	w->n_staging++;
 }
 
-static void free_staging(struct worker *w)
+static void free_staging(struct worker *w, size_t keep)
 {
-	for (struct staging *s; (s = list_first(&w->staging, struct staging, link));) {
+	for (struct staging *s; w->n_staging > keep && (s = list_first(&w->staging, struct staging, link));) {
 		list_unlink(&s->link);
 		free(s);
+		w->n_staging--;
 	}
-	w->n_staging = 0;
 }
 
 /* --- turns --- */
@@ -196,7 +201,70 @@ static void release_buffers(struct worker *w)
 	release_pages(w->net, WORKER_NET_SIZE);
 	release_pages(w->plain, WORKER_PLAIN_SIZE);
 	release_pages(w->cipher, WORKER_CIPHER_SIZE);
-	free_staging(w);
+	free_staging(w, 1);	/* one stays: what is open goes on when there is no memory to be had */
+	list_for_each(l, &w->staging)
+		release_pages(list_entry(l, struct staging, link)->data, WORKER_STAGING_SIZE);
+}
+
+/* What the main thread wants done. */
+struct command {
+	struct mail mail;
+	struct snapshot *snapshot;
+	struct revocations *revoked;
+	struct vm_conf *conf;
+	struct vm *vm;
+	uint32_t drain_ms, linger_ms;
+	int fd;
+	struct ip_port src, dst;
+	struct list late;
+	struct worker *worker;
+};
+
+static struct command *command_new(void (*fn)(struct mail *m, void *receiver))
+{
+	struct command *c = calloc(1, sizeof(*c));
+
+	if (c)
+		c->mail.fn = fn;
+	return c;
+}
+
+/*
+ * Configurations of VMs for which there was no memory wait for the next tick:
+ * nobody says them again, and a certificate may be among it.
+ */
+static void late_free(struct command *c)
+{
+	list_unlink(&c->late);
+	vm_conf_unref(c->conf);
+	free(c);
+}
+
+static bool late_drop(struct worker *w, const struct vm *vm)
+{
+	bool dropped = false;
+
+	list_for_each_safe(l, &w->late) {
+		struct command *c = list_entry(l, struct command, late);
+
+		if (c->conf->vm != vm)
+			continue;
+		late_free(c);
+		dropped = true;
+	}
+	return dropped;
+}
+
+static void put_late(struct worker *w)
+{
+	list_for_each_safe(l, &w->late) {
+		struct command *c = list_entry(l, struct command, late);
+
+		if (worker_vm_put(w, vm_conf_ref(c->conf)) < 0)
+			continue;
+		late_free(c);
+		wake(w, &w->parked);
+	}
 }
 
 static int on_tick(struct timer *t)
@@ -209,30 +277,11 @@ static int on_tick(struct timer *t)
 	loop_set_batch(w->loop, share_contended(&w->share) ? LOOP_BATCH_WIDE : LOOP_BATCH);
 	map_for_each(l, &w->vms)
 		worker_vm_tick(container_of(l, struct worker_vm, link), now);
+	put_late(w);
 	return timer_arm(w->loop, &w->tick_timer, TICK_MS, on_tick);
 }
 
 /* --- commands --- */
-
-struct command {
-	struct mail mail;
-	struct snapshot *snapshot;
-	struct revocations *revoked;
-	struct vm_conf *conf;
-	struct vm *vm;
-	uint32_t drain_ms, linger_ms;
-	int fd;
-	struct ip_port src, dst;
-};
-
-static struct command *command_new(void (*fn)(struct mail *m, void *receiver))
-{
-	struct command *c = calloc(1, sizeof(*c));
-
-	if (c)
-		c->mail.fn = fn;
-	return c;
-}
 
 static void do_snapshot(struct mail *m, void *receiver)
 {
@@ -290,8 +339,13 @@ static void do_put(struct mail *m, void *receiver)
 	struct command *c = container_of(m, struct command, mail);
 	struct worker *w = receiver;
 
-	(void)!worker_vm_put(w, c->conf);	/* out of memory: the VM is not served by this worker, others do */
-	free(c);
+	late_drop(w, c->conf->vm);
+	list_init(&c->late);
+	if (worker_vm_put(w, vm_conf_ref(c->conf)) < 0) {
+		list_append(&w->late, &c->late);
+		return;
+	}
+	late_free(c);
 	wake(w, &w->parked);
 }
 
@@ -306,11 +360,30 @@ int worker_put_vm(struct worker *w, struct vm_conf *conf)
 	return 0;
 }
 
-static void do_remove(struct mail *m, void *receiver)
+/* On the main thread. */
+static void deliver_removed(struct mail *m, void *receiver)
 {
 	struct command *c = container_of(m, struct command, mail);
 
-	worker_vm_remove(receiver, c->vm, c->drain_ms, c->linger_ms);
+	(void)receiver;
+	if (c->worker->conf.events->removed)
+		c->worker->conf.events->removed(c->worker->conf.events_data, c->vm);
+	vm_unref(c->vm);
+	free(c);
+}
+
+static void do_remove(struct mail *m, void *receiver)
+{
+	struct command *c = container_of(m, struct command, mail);
+	struct worker *w = receiver;
+	bool late = late_drop(w, c->vm), had = worker_vm_remove(w, c->vm, c->drain_ms, c->linger_ms);
+
+	if (late && !had) {		/* there never was the memory to begin with it */
+		c->worker = w;
+		c->mail.fn = deliver_removed;
+		worker_post(w, &c->mail);
+		return;
+	}
 	vm_unref(c->vm);
 	free(c);
 }
@@ -404,7 +477,10 @@ static int worker_init(struct worker *w)
 	w->net = malloc(WORKER_NET_SIZE);
 	w->plain = malloc(WORKER_PLAIN_SIZE);
 	w->cipher = malloc(WORKER_CIPHER_SIZE);
-	if (!w->net || !w->plain || !w->cipher)
+	struct staging *s = staging_new();
+	if (s)
+		worker_staging_put(w, s);
+	if (!w->net || !w->plain || !w->cipher || !s)
 		return -ENOMEM;
 	if (w->conf.sockd_sock >= 0) {
 		r = sockd_pool_new(w->loop, steal_fd(&w->conf.sockd_sock), w->conf.spare_sockets, &w->sockd);
@@ -417,7 +493,9 @@ static int worker_init(struct worker *w)
 
 static void worker_free(struct worker *w)
 {
-	free_staging(w);
+	free_staging(w, 0);
+	list_for_each_safe(l, &w->late)
+		late_free(list_entry(l, struct command, late));
 	peers_clear(w);
 	snapshot_unref(w->snap);
 	revocations_unref(w->revoked);
@@ -449,6 +527,7 @@ int worker_new(const struct worker_conf *conf, struct worker **ret_worker)
 	share_init(&w->share);
 	list_init(&w->dirty);
 	list_init(&w->staging);
+	list_init(&w->late);
 	list_init(&w->parked);
 	list_init(&w->waking);
 	list_init(&w->wake_defer.link);

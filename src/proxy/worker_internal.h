@@ -57,6 +57,7 @@ struct worker {
 	struct list dirty;		/* tunnels that have something to send */
 	struct list staging;		/* free ones */
 	size_t n_staging;
+	struct list late;		/* commands: configurations for which there was no memory */
 	struct list parked;		/* flows that wait for a newer snapshot or configuration */
 	struct list waking;		/* those for which there is news, a turn's worth at a time */
 	struct defer wake_defer;
@@ -111,6 +112,7 @@ struct worker_vm {
 	struct timer drain_timer;
 	uint32_t drain_ms;		/* once it has lingered */
 	struct defer free_defer;
+	struct removed_mail *last;	/* for its end, which must be told with or without memory */
 	bool removed;
 	uint64_t missing_since_ms;	/* open flows wait for a policy since then; 0: they do not */
 };
@@ -147,7 +149,8 @@ void worker_staging_put(struct worker *w, struct staging *s);
 /* The VM of this process that has the address, or NULL. */
 struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip);
 int worker_vm_put(struct worker *w, struct vm_conf *c);		/* takes the reference */
-void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms);
+/* false: it is not here. */
+bool worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms);
 /* An outbound connection that was accepted elsewhere; @fd is taken over. */
 void worker_vm_take(struct worker *w, const struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
 /* Something of it has gone: is it all, after a removal? */

@@ -94,7 +94,7 @@ static bool is_exhausted(struct worker_vm *v, int r)
 {
 	if (r != -EMFILE && r != -ENFILE && r != -ENOBUFS && r != -ENOMEM)
 		return false;
-	worker_over(v, VM_B_DESCRIPTORS);
+	worker_over(v, r == -ENOBUFS || r == -ENOMEM ? VM_B_MEMORY : VM_B_DESCRIPTORS);
 	return true;
 }
 
@@ -207,43 +207,66 @@ static int listen_all(struct worker_vm *v)
 	return r < 0 ? r : listen_on(v->w, &v->inbound, v->vm->inbound_fd, on_inbound);
 }
 
+struct removed_mail {
+	struct mail mail;
+	struct worker *w;
+	struct vm *vm;
+};
+
+/* On the main thread. */
+static void removed(struct mail *m, void *receiver)
+{
+	struct removed_mail *r = container_of(m, struct removed_mail, mail);
+
+	(void)receiver;
+	if (r->w->conf.events->removed)
+		r->w->conf.events->removed(r->w->conf.events_data, r->vm);
+	vm_unref(r->vm);
+	free(r);
+}
+
 /* --- coming --- */
+
+static int vm_begin(struct worker_vm *v)
+{
+	int r = map_add(&v->w->vms, &v->link, &v->vm->slot, sizeof(v->vm->slot));
+
+	if (r < 0)
+		return r;
+	r = listen_all(v);
+	if (r < 0) {
+		watch_remove(&v->outbound);
+		map_remove(&v->w->vms, &v->link);
+	}
+	return r;
+}
 
 static int vm_add(struct worker *w, struct vm_conf *c)
 {
 	struct worker_vm *v = calloc(1, sizeof(*v));
 	struct vm_address *addresses = calloc(c->n_addresses + 1, sizeof(*addresses));
-	int r;
+	struct removed_mail *last = malloc(sizeof(*last));
+	int r = v && addresses && last ? 0 : -ENOMEM;
 
-	if (!v || !addresses) {
-		free(v);
-		free(addresses);
-		return -ENOMEM;
+	if (r == 0) {
+		v->w = w;
+		v->vm = c->vm;
+		v->conf = c;
+		v->count = &c->vm->counters[w->conf.index];
+		v->last = last;
+		list_init(&v->flows);
+		list_init(&v->tunnels);
+		list_init(&v->from_neighbours);
+		map_init(&v->pool);
+		r = vm_begin(v);
 	}
-	v->w = w;
-	v->vm = vm_ref(c->vm);
-	v->conf = c;
-	v->count = &c->vm->counters[w->conf.index];
-	list_init(&v->flows);
-	list_init(&v->tunnels);
-	list_init(&v->from_neighbours);
-	map_init(&v->pool);
-	r = map_add(&w->vms, &v->link, &v->vm->slot, sizeof(v->vm->slot));
 	if (r < 0) {
-		vm_unref(v->vm);
+		free(last);
 		free(addresses);
 		free(v);
 		return r;
 	}
-	r = listen_all(v);
-	if (r < 0) {
-		watch_remove(&v->outbound);
-		map_remove(&w->vms, &v->link);
-		vm_unref(v->vm);
-		free(addresses);
-		free(v);
-		return r;
-	}
+	vm_ref(c->vm);
 	note_addresses(v, addresses);
 	return 0;
 }
@@ -289,42 +312,19 @@ int worker_vm_put(struct worker *w, struct vm_conf *c)
 
 /* --- going --- */
 
-static void removed(struct mail *m, void *receiver);
-
-struct removed_mail {
-	struct mail mail;
-	struct worker *w;
-	struct vm *vm;
-};
-
-/* On the main thread. */
-static void removed(struct mail *m, void *receiver)
-{
-	struct removed_mail *r = container_of(m, struct removed_mail, mail);
-
-	(void)receiver;
-	if (r->w->conf.events->removed)
-		r->w->conf.events->removed(r->w->conf.events_data, r->vm);
-	vm_unref(r->vm);
-	free(r);
-}
-
 static int really_free(struct defer *d)
 {
 	struct worker_vm *v = container_of(d, struct worker_vm, free_defer);
 	struct worker *w = v->w;
-	struct removed_mail *m = calloc(1, sizeof(*m));
+	struct removed_mail *m = v->last;
 
 	timer_cancel(&v->drain_timer);
 	map_remove(&w->vms, &v->link);
 	forget_addresses(v);
 	pool_free_all(v);
 	vm_conf_unref(v->conf);
-	if (m) {
-		*m = (struct removed_mail){ .mail.fn = removed, .w = w, .vm = vm_ref(v->vm) };
-		worker_post(w, &m->mail);	/* behind the reports of its last connections */
-	}
-	vm_unref(v->vm);
+	*m = (struct removed_mail){ .mail.fn = removed, .w = w, .vm = v->vm };
+	worker_post(w, &m->mail);	/* behind the reports of its last connections */
 	free(v);
 	return 0;
 }
@@ -401,23 +401,24 @@ static int on_lingered(struct timer *t)
 	return 0;
 }
 
-void worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms)
+bool worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms)
 {
 	struct worker_vm *v = worker_vm_find(w, vm->slot);
 
 	if (!v)
-		return;
+		return false;
 	if (v->removed) {
 		if (!drain_ms) {	/* it drains, and now the VM is gone */
 			timer_cancel(&v->drain_timer);
 			cut(v);
 			worker_vm_check(v);
 		}
-		return;
+		return true;
 	}
 	v->drain_ms = drain_ms - MIN(linger_ms, drain_ms);
 	if (!linger_ms || timer_arm(w->loop, &v->drain_timer, linger_ms, on_lingered) < 0)
 		drain(v, drain_ms);
+	return true;
 }
 
 /* The loop has ended: everything goes at once. */

@@ -7,6 +7,7 @@
     VMs          a namespace each, behind a port of a or b; their server says "hello from NAME"
 """
 
+import errno
 import json
 import os
 import re
@@ -62,9 +63,13 @@ class Nic:
 
     def configuration(self):
         d, run = self.lab.dir, "%s/run-%s" % (self.lab.dir, self.name)
-        proxy = {"path": self.lab.proxy_path, "access_log": run + "/proxies/access.log", "access_log_json": "true", "drain": self.lab.drain, "upgrade_drain": self.lab.upgrade_drain}
+        proxy = {"path": self.lab.proxy_path, "access_log": self.access_log(), "access_log_json": "true", "drain": self.lab.drain, "upgrade_drain": self.lab.upgrade_drain}
         return meshconf.agent(d, "nic-" + self.name, EDGE, self.lab.guest_names(), "%s/bpf/%s" % (d, self.name), proxy, join="%s/join-%s" % (d, self.name),
                               state="%s/state-%s" % (d, self.name), run=run, more="log: { level: %s }\n" % self.lab.log_level)
+
+    def access_log(self):
+        folder = "logs-" + self.name
+        return os.path.join(self.lab.dir, folder if folder in self.lab.disks else "run-%s/proxies" % self.name, "access.log")
 
     def log(self):
         return self.lab.log(self.name + ".agent")
@@ -116,13 +121,16 @@ class Nic:
 
 
 class FaultLab(Lab):
-    """@vms: {name: server}; the order gives ports and addresses. @spare: names of VMs that may come later. @onboarding, @more: the controller's."""
+    """@vms: {name: server}; the order gives ports and addresses. @spare: names of VMs that may come later. @onboarding, @more: the controller's.
+
+    @full: {folder: size}: each a disk of its own, which Disk may fill.
+    """
 
     log_level = "info"
     drain = "200ms"
     upgrade_drain = "2s"
 
-    def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS,
+    def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, full=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS,
                  namespaces="shop", more="", upgrade_drain=None):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)
@@ -137,9 +145,7 @@ class FaultLab(Lab):
         self.env = flavour.environment(self.heaps)
         self.spare = spare or ["orders-%d" % (len(vms) + i) for i in (1, 2)]
         self.state = os.path.join(self.dir, "controller")
-        if disk:
-            os.makedirs(self.state)
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + disk, "tmpfs", self.state], check=True)
+        self.disks = {name: Disk(os.path.join(self.dir, name), size) for name, size in {**({"controller": disk} if disk else {}), **(full or {})}.items()}
         bpffs = os.path.join(self.dir, "bpf")
         os.makedirs(bpffs)
         subprocess.run(["mount", "-t", "bpf", "bpf", bpffs], check=True)  # `ip netns exec` hides /sys
@@ -319,7 +325,7 @@ class FaultLab(Lab):
         """The access log of a NIC's proxies."""
         lines = []
         try:
-            with open(os.path.join(self.dir, "run-%s/proxies/access.log" % nic.name)) as f:
+            with open(nic.access_log()) as f:
                 for line in f:
                     try:
                         lines.append(json.loads(line))
@@ -338,8 +344,35 @@ class FaultLab(Lab):
                 except subprocess.TimeoutExpired:
                     pass
         subprocess.run(["umount", "-l", os.path.join(self.dir, "bpf")], check=False)
-        subprocess.run(["umount", "-l", self.state], check=False, stderr=subprocess.DEVNULL)
+        for disk in self.disks.values():
+            disk.close()
         super().close()
+
+
+class Disk:
+    """A small file system for one folder."""
+
+    def __init__(self, folder, size):
+        self.folder = folder
+        os.makedirs(folder, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + size, "tmpfs", folder], check=True)
+
+    def fill(self):
+        """To the last byte that can be had."""
+        with open(self.folder + "/ballast", "ab", buffering=0) as f:
+            for part in (4096, 1):
+                try:
+                    while True:
+                        f.write(bytes(part))
+                except OSError as e:
+                    assert e.errno == errno.ENOSPC, e
+        return self
+
+    def free(self):
+        os.unlink(self.folder + "/ballast")
+
+    def close(self):
+        subprocess.run(["umount", "-l", self.folder], check=False, stderr=subprocess.DEVNULL)
 
 
 class Watcher(threading.Thread):
@@ -456,6 +489,16 @@ def thread_runs(pid, thread):
             return f.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def limit(pid, what, value):
+    """Sets a process's soft limit, as its own user, for which it takes no privilege; returns what it was."""
+    with open("/proc/%d/status" % pid) as f:
+        ids = {line.split()[0]: int(line.split()[1]) for line in f if line.startswith(("Uid:", "Gid:"))}
+    who = {"user": ids["Uid:"], "group": ids["Gid:"], "extra_groups": []}
+    old = subprocess.run(["prlimit", "--pid", str(pid), "--" + what, "--raw", "--noheadings", "-o", "SOFT"], stdout=subprocess.PIPE, check=True, text=True, **who).stdout.strip()
+    subprocess.run(["prlimit", "--pid", str(pid), "--%s=%s:" % (what, value)], check=True, **who)
+    return old
 
 
 def rss_kib(pid):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from faultlab import REGISTRY, alive
+from faultlab import REGISTRY, alive, limit
 from flavour import sanitizer
 from netlab import wait_until
 from soak import CART, ECHO, LOSS, OUTRIGGER, PATIENCE_S, SPARE, WEB, Failed
@@ -355,16 +355,6 @@ def hostile_guest(s):
 
 
 # --- what a process has to live on ---
-
-def limit(pid, what, value):
-    """Sets a process's soft limit, as its own user, for which it takes no privilege; returns what it was."""
-    with open("/proc/%d/status" % pid) as f:
-        ids = {line.split()[0]: int(line.split()[1]) for line in f if line.startswith(("Uid:", "Gid:"))}
-    who = {"user": ids["Uid:"], "group": ids["Gid:"], "extra_groups": []}
-    old = subprocess.run(["prlimit", "--pid", str(pid), "--" + what, "--raw", "--noheadings", "-o", "SOFT"], stdout=subprocess.PIPE, check=True, text=True, **who).stdout.strip()
-    subprocess.run(["prlimit", "--pid", str(pid), "--%s=%s:" % (what, value)], check=True, **who)
-    return old
-
 
 def starve(s, what, value_of):
     """A proxy lacks something for a while, and more connections come than it can take: load is shed, and comes back. So do the worker and the controller.

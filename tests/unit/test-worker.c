@@ -1332,6 +1332,86 @@ static void the_server_s_worker_may_want_memory_at_any_time(void **state)
 	starve(&rig.b);
 }
 
+static bool is_removed(void *arg)
+{
+	return rig.n_removed >= *(size_t *)arg;
+}
+
+struct glance {
+	struct mail mail;
+	const struct vm *vm;
+	const struct vm_conf *conf;
+	sem_t done;
+};
+
+/* In the worker's thread. */
+static void on_glance(struct mail *m, void *receiver)
+{
+	struct glance *g = container_of(m, struct glance, mail);
+	struct worker *w = receiver;
+	struct map_link *l = map_find(&w->vms, &g->vm->slot, sizeof(g->vm->slot));
+
+	g->conf = l ? container_of(l, struct worker_vm, link)->conf : NULL;
+	sem_post(&g->done);
+}
+
+/* The configuration by which side A's worker serves @arg; NULL: it does not. */
+static const struct vm_conf *in_force(const struct vm *vm)
+{
+	struct glance g = { .mail.fn = on_glance, .vm = vm };
+
+	sem_init(&g.done, 0, 0);
+	mailbox_post(&rig.a.w->box, &g.mail);
+	sem_wait(&g.done);
+	sem_destroy(&g.done);
+	return g.conf;
+}
+
+static bool is_in_force(void *arg)
+{
+	const struct vm_conf *c = arg;
+
+	return in_force(c->vm) == c;
+}
+
+/* Nobody says it again. */
+static void a_configuration_that_finds_no_memory_is_in_force_later(void **state)
+{
+	size_t one = 1;
+	struct vm *vm;
+
+	(void)state;
+	assert_int_equal(vm_new(50, "late", -1, -1, 1, &vm), 0);
+	for (int i = 0; i < 2; i++) {	/* one of a VM that is new, one that changes it */
+		struct vm_conf *c;
+
+		assert_int_equal(vm_conf_new(vm, &c), 0);
+		c->uid = strdup("late");
+		(void)fail_at(rig.a.w, 1);
+		assert_int_equal(worker_put_vm(rig.a.w, c), 0);
+		assert_true(in_force(vm) != c);
+		(void)fail_at(rig.a.w, 0);
+		wait_until(is_in_force, c);
+		vm_conf_unref(c);
+	}
+	/* And one that is superseded, or goes, before there is memory is nothing any more. */
+	for (int i = 0; i < 2; i++) {
+		struct vm_conf *c;
+
+		assert_int_equal(vm_conf_new(vm, &c), 0);
+		c->uid = strdup(i ? "newest" : "stale");
+		(void)fail_at(rig.a.w, i ? 0 : 1);
+		assert_int_equal(worker_put_vm(rig.a.w, c), 0);
+		if (i)
+			assert_string_equal(in_force(vm)->uid, "newest");
+		vm_conf_unref(c);
+	}
+	assert_int_equal(worker_remove_vm(rig.a.w, vm, 0, 0), 0);
+	wait_until(is_removed, &one);
+	assert_null(in_force(vm));
+	vm_unref(vm);
+}
+
 /* And when a VM comes, changes and goes: it is served or it is not, and nothing is left of it. */
 static void a_vm_may_come_and_go_without_memory(void **state)
 {
@@ -1356,19 +1436,14 @@ static void a_vm_may_come_and_go_without_memory(void **state)
 
 		assert_int_equal(worker_remove_vm(rig.a.w, vm, 0, 0), 0);
 		(void)fail_at(rig.a.w, 0);	/* it has heard that */
-		for (int i = 0; i < 50 && rig.n_removed == before; i++)
-			assert_int_equal(loop_turn(rig.loop, 2), 0);
+		before++;
+		wait_until(is_removed, &before);
 		vm_unref(vm);
 		if (whole)
 			break;
 	}
 	assert_true(n > 2 && n < 200);
 	assert_true(goes_through());
-}
-
-static bool is_removed(void *arg)
-{
-	return rig.n_removed >= *(size_t *)arg;
 }
 
 static void a_vm_that_goes_lets_its_connections_end(void **state)
@@ -1479,6 +1554,7 @@ int main(void)
 		T(the_client_s_worker_may_want_memory_at_any_time),
 		T(the_server_s_worker_may_want_memory_at_any_time),
 		T(a_vm_may_come_and_go_without_memory),
+		T(a_configuration_that_finds_no_memory_is_in_force_later),
 		T(a_vm_that_goes_lets_its_connections_end),
 		T(a_vm_that_lingers_is_served_meanwhile),
 		T(what_does_not_end_in_time_is_cut),
