@@ -144,12 +144,13 @@ void worker_vm_take(struct worker *w, const struct vm *vm, int fd, const struct 
 
 /* --- what is accepted --- */
 
-static int on_outbound(struct watch *watch, uint32_t events)
+typedef void accepted_fn(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
+
+/* Takes what waits, but no more than is fair to the others on the loop. */
+static void accept_some(struct worker_vm *v, struct watch *watch, accepted_fn *fn)
 {
-	struct worker_vm *v = container_of(watch, struct worker_vm, outbound);
 	struct ip_port src, dst;
 
-	(void)events;
 	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, 1); i++) {
 		int fd = accept_one(watch->fd, &src, &dst);
 
@@ -159,32 +160,35 @@ static int on_outbound(struct watch *watch, uint32_t events)
 			watch_remove(watch);
 		if (fd < 0)
 			break;
-		if (!is_for_names(v, fd, &src, &dst))
-			flow_out_accepted(v, fd, &src, &dst);
+		fn(v, fd, &src, &dst);
 	}
+}
+
+static void outbound_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	if (!is_for_names(v, fd, src, dst))
+		flow_out_accepted(v, fd, src, dst);
+}
+
+static void inbound_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	if (dst->port == v->w->conf.hbone_port)
+		hbone_accept(v, fd, src, dst);
+	else
+		flow_in_accepted(v, fd, src, dst);
+}
+
+static int on_outbound(struct watch *watch, uint32_t events)
+{
+	(void)events;
+	accept_some(container_of(watch, struct worker_vm, outbound), watch, outbound_accepted);
 	return 0;
 }
 
 static int on_inbound(struct watch *watch, uint32_t events)
 {
-	struct worker_vm *v = container_of(watch, struct worker_vm, inbound);
-	struct ip_port src, dst;
-
 	(void)events;
-	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, 1); i++) {
-		int fd = accept_one(watch->fd, &src, &dst);
-
-		if (fd == -ECONNABORTED || fd == -EINTR)
-			continue;
-		if (is_exhausted(v, fd))
-			watch_remove(watch);
-		if (fd < 0)
-			break;
-		if (dst.port == v->w->conf.hbone_port)
-			hbone_accept(v, fd, &src, &dst);
-		else
-			flow_in_accepted(v, fd, &src, &dst);
-	}
+	accept_some(container_of(watch, struct worker_vm, inbound), watch, inbound_accepted);
 	return 0;
 }
 
