@@ -19,30 +19,40 @@ static int set_int(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof(value)) < 0 ? -errno : 0;
 }
 
-static int set_transparent(int fd, uint32_t mark)
+struct option {
+	int level, name, value;
+};
+
+static int set_options(int fd, const struct option *options, size_t n)
 {
-	int r = set_int(fd, SOL_IPV6, IPV6_V6ONLY, 0);
-	if (r < 0)
-		return r;
-	r = set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
-	if (r < 0)
-		return r;
-	r = set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1);
-	if (r < 0)
-		return r;
-	return set_int(fd, SOL_SOCKET, SO_MARK, (int)mark);
+	int r = 0;
+
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = set_int(fd, options[i].level, options[i].name, options[i].value);
+	return r;
 }
 
-static int set_listener_options(int fd, uint32_t mark)
+static int set_transparent(int fd, uint32_t mark)
 {
-	int r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	if (r < 0)
-		return r;
-	r = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 0);
-	if (r < 0)
-		return r;
-	return set_transparent(fd, mark);
+	const struct option options[] = {
+		{ SOL_IPV6, IPV6_V6ONLY, 0 },
+		{ SOL_IP, IP_TRANSPARENT, 1 },
+		{ SOL_IPV6, IPV6_TRANSPARENT, 1 },
+		{ SOL_SOCKET, SO_MARK, (int)mark },
+	};
+
+	return set_options(fd, options, ELEMENTS(options));
 }
+
+static const struct option listener_options[] = {
+	{ SOL_SOCKET, SO_REUSEADDR, 1 },
+	{ SOL_SOCKET, SO_REUSEPORT, 0 },
+};
+
+static const struct option dns_options[] = {
+	{ SOL_IP, IP_RECVORIGDSTADDR, 1 },
+	{ SOL_IPV6, IPV6_RECVORIGDSTADDR, 1 },
+};
 
 /*
  * The port it is bound to does not matter to anybody, since connections come
@@ -66,10 +76,11 @@ int steer_socket_listen(const struct steer_conf *conf, uint16_t port)
 
 	if (fd < 0)
 		return -errno;
-	int r = set_listener_options(fd, conf->mark_base + STEER_MARK_ANSWER);
-	if (r < 0)
-		return r;
-	r = bind_any(fd, port);
+	int r = set_options(fd, listener_options, ELEMENTS(listener_options));
+	if (r == 0)
+		r = set_transparent(fd, conf->mark_base + STEER_MARK_ANSWER);
+	if (r == 0)
+		r = bind_any(fd, port);
 	if (r < 0)
 		return r;
 	if (listen(fd, BACKLOG) < 0)
@@ -84,18 +95,11 @@ int steer_socket_dns(const struct steer_conf *conf, enum steer_mark mark)
 	if (fd < 0)
 		return -errno;
 	int r = set_transparent(fd, conf->mark_base + mark);
-	if (r < 0)
-		return r;
-	r = set_int(fd, SOL_IP, IP_RECVORIGDSTADDR, 1);
-	if (r < 0)
-		return r;
-	r = set_int(fd, SOL_IPV6, IPV6_RECVORIGDSTADDR, 1);
-	if (r < 0)
-		return r;
-	r = bind_any(fd, 0);
-	if (r < 0)
-		return r;
-	return steal_fd(&fd);
+	if (r == 0)
+		r = set_options(fd, dns_options, ELEMENTS(dns_options));
+	if (r == 0)
+		r = bind_any(fd, 0);
+	return r < 0 ? r : steal_fd(&fd);
 }
 
 static int bind_spare(int fd, int family, const struct ip *source)
