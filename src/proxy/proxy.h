@@ -107,15 +107,10 @@ MUST_CHECK int proxy_init(struct proxy *p, const struct proxy_options *options, 
 void proxy_deinit(struct proxy *p);
 unsigned proxy_n_workers(const struct proxy_options *options);
 
-/* Puts everything of a Setup into force that can change. @m is copied. @state_fds: two, taken over (then -1), or NULL. */
-MUST_CHECK int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, int *state_fds, struct diag *reterr_diag);
 MUST_CHECK int proxy_vm_put(struct proxy *p, const Outrigger__Ipc__VmPut *m, int *fds, size_t n_fds, struct diag *reterr_diag);
-
-/* Gives the workers the newest snapshot. */
-/* The mesh controller is not ours. */
-bool proxy_is_istio(const Outrigger__Ipc__MeshController *mc);
 /* What @bytes (outrigger.v1.Revocations) says is revoked, from now on. -EBADMSG with the reason, -E2BIG, -ENOMEM. */
 MUST_CHECK int proxy_revoke(struct proxy *p, const void *bytes, size_t len, struct diag *reterr_diag);
+/* Gives the workers the newest snapshot. */
 void proxy_publish(struct proxy *p);
 /* Has a worker take @fd for a connection of @vm; @fd is taken over. -ENOMEM. */
 MUST_CHECK int proxy_dial(struct proxy *p, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
@@ -125,6 +120,18 @@ MUST_CHECK int proxy_slot_take(struct proxy *p, struct sidecar *s);
 void proxy_slot_release(struct proxy *p, uint32_t slot);
 /* A sidecar has ended. */
 void proxy_forget(struct proxy *p, struct sidecar *s);
+
+/* --- proxy_setup.c --- */
+
+/* Puts everything of a Setup into force that can change. @m is copied. @state_fds: two, taken over (then -1), or NULL. */
+MUST_CHECK int proxy_setup(struct proxy *p, const Outrigger__Ipc__Setup *m, int *state_fds, struct diag *reterr_diag);
+/* The mesh controller is not ours. */
+bool proxy_is_istio(const Outrigger__Ipc__MeshController *mc);
+
+/* --- proxy_load.c --- */
+
+/* Answers the agent's LoadRequest. */
+void proxy_send_load(struct proxy *p);
 
 /* --- admin.c --- */
 MUST_CHECK int admin_listen(struct proxy *p, const char *path, struct diag *reterr_diag);
