@@ -13,7 +13,7 @@
 
 enum {
 	IN_BYTES_MAX = 32 << 20,	/* held by all calls of a connection */
-	STRANGER_MAX = 4 << 20,		/* the same, of a peer that has not shown who it is */
+	STRANGER_MAX = 4608 << 10,	/* the same, of a peer that has not shown who it is: a message of 4 MiB and its call */
 	MAX_SETTINGS = 32,		/* entries in one frame: a flood otherwise */
 };
 
