@@ -17,7 +17,7 @@ from lab import BUILD, LOAD_CPU, PROXY_CPU, Namespace
 
 SERVICES, EACH, CHANGES, TOGETHER = 1000, 10, 10000, 50
 EDS_PORT, EDS_CHANGES = 2100, 2000
-PYTHON_GRPC = os.path.join(BUILD, "cache", "venv-grpc", "bin", "python3")     # tests/interop/test_grpc.py makes it
+GRPCIO = os.path.join(BUILD, "cache", "grpcio")
 
 
 class Config:
@@ -35,7 +35,7 @@ class Config:
             self.ours()
             if not known.HAProxy.missing():
                 self.haproxy()
-            if not known.Envoy.missing() and os.access(PYTHON_GRPC, os.X_OK):
+            if not known.Envoy.missing() and os.path.isdir(GRPCIO):
                 self.envoy()
 
     def add(self, name, load_s, memory, change_us, alone_us):
@@ -69,8 +69,8 @@ class Config:
 
     def start_envoy(self, services):
         """(Envoy with its endpoints, the server of them)"""
-        eds = self.ns.popen([PYTHON_GRPC, os.path.join(os.path.dirname(os.path.abspath(__file__)), "eds.py"), EDS_PORT, services, EACH],
-                            LOAD_CPU, "eds", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        eds = self.ns.popen(["/usr/bin/python3", os.path.join(os.path.dirname(os.path.abspath(__file__)), "eds.py"), EDS_PORT, services, EACH],
+                            LOAD_CPU, "eds", stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=GRPCIO))
         self.heard(eds, b"ready")
         c = known.Envoy(self.ns, 2000)
         binary = os.environ.get("ENVOY_BIN", c.binary)

@@ -1,4 +1,4 @@
-"""Endpoints for Envoy: a delta ADS server that speaks grpcio and encodes by hand (run inside a venv that has it; bench/config.py does).
+"""Endpoints for Envoy: a delta ADS server that speaks grpcio and encodes by hand (tools/fetch-grpcio has it).
 
     eds.py PORT SERVICES EACH       prints "ready", then "loaded" once all services were acknowledged, and for each line
     COUNT TOGETHER                  that it reads: COUNT changes of one endpoint's address, TOGETHER services an answer, each

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -33,15 +34,26 @@ def prepare():
         subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "wrk", "haproxy", "nginx-light", "libnginx-mod-stream", "iperf3"],
                        stdout=subprocess.DEVNULL, check=False)
     subprocess.run([os.path.join(TOP, "tools", "fetch-envoy")], check=False)
+    subprocess.run([os.path.join(TOP, "tools", "fetch-grpcio")], check=False)
 
 
-def run(bench, parts):
+def hold(name, report, make, parts=("run",)):
+    """One bench; what goes wrong in it takes the others' figures not away. False: it went wrong."""
     try:
-        for part in parts:
-            print("== %s: %s" % (type(bench).__name__, part), flush=True)
-            getattr(bench, part)()
+        bench = make()
+        try:
+            for part in parts:
+                print("== %s" % (part if part != "run" else name), flush=True)
+                getattr(bench, part)()
+        finally:
+            bench.close()
+    except Exception:
+        traceback.print_exc()
+        print("== %s: broken off" % name, flush=True)
+        return False
     finally:
-        bench.close()
+        report.write(os.path.join(BUILD, "bench", "report.json"))
+    return True
 
 
 def main():
@@ -60,24 +72,23 @@ def main():
     prepare()
     wanted = args.contenders.split(",") if args.contenders else []
     report = Report()
-    hop = [p for p in parts if p in two_hop.PARTS]
     chosen = [c for c in ALL if not wanted or c.name in wanted or c.name in ("direct", report.ours)]
-    if hop:
-        run(two_hop.TwoHop(report, chosen, args.rounds, args.seconds, args.seed), hop)
-    if "fleet" in parts:
-        run(fleet.Fleet(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
-    if "isolation" in parts:
-        run(isolation.Isolation(report, args.rounds, args.seconds, args.seed), ["run"])
-    if "deployed" in parts:
-        run(deployed.Deployed(report, chosen, args.rounds, args.seconds, args.seed), ["run"])
-    if "sniff" in parts:
-        run(sniff.Sniff(report, args.rounds), ["run"])
-    if "config" in parts:
-        run(config.Config(report, args.rounds), ["run"])
-    if "join" in parts:
-        run(join.Join(report), ["run"])
+    rounds = (args.rounds, args.seconds, args.seed)
+    makers = {
+        "fleet": lambda: fleet.Fleet(report, chosen, *rounds),
+        "isolation": lambda: isolation.Isolation(report, *rounds),
+        "deployed": lambda: deployed.Deployed(report, chosen, *rounds),
+        "sniff": lambda: sniff.Sniff(report, args.rounds),
+        "config": lambda: config.Config(report, args.rounds),
+        "join": lambda: join.Join(report),
+    }
+    hop = [p for p in parts if p in two_hop.PARTS]
+    ok = not hop or hold("two-hop", report, lambda: two_hop.TwoHop(report, chosen, *rounds), hop)
+    for name in makers:
+        if name in parts:
+            ok = hold(name, report, makers[name]) and ok
     report.show()
-    report.write(os.path.join(BUILD, "bench", "report.json"))
+    sys.exit(not ok)
 
 
 main()

@@ -1,4 +1,4 @@
-"""The other end of gRPC: Google's implementation (grpcio), as server and as client. Run inside a venv that has it.
+"""The other end of gRPC: Google's implementation (grpcio), as server and as client. tools/fetch-grpcio has it.
 
     grpc_python.py serve [CERT KEY ROOTS]     prints "listening ADDR", serves until stdin ends
     grpc_python.py health ADDR FILE           grpc.health.v1.Health as FILE says: a status' number, or a code's name

@@ -2,26 +2,23 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(HERE, "..", "..", "build"))
+TOP = os.path.dirname(os.path.dirname(HERE))
+BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(TOP, "build"))
 PEER = os.path.join(BUILD, "tests", "lib", "grpc-peer")
-THEIRS = os.path.join(HERE, "grpc_python.py")
-GRPCIO = "grpcio==1.85.1"
+THEIRS = ["/usr/bin/python3", os.path.join(HERE, "grpc_python.py")]
 
 
-@pytest.fixture(scope="session")
-def python():
-    """An interpreter that has grpcio: made once, kept in the build folder."""
-    venv = os.path.join(BUILD, "cache", "venv-grpc")
-    interpreter = os.path.join(venv, "bin", "python3")
-    if subprocess.run([interpreter, "-c", "import grpc"], stderr=subprocess.DEVNULL).returncode if os.path.exists(interpreter) else True:
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([interpreter, "-m", "pip", "-q", "install", GRPCIO], check=True)
-    return interpreter
+@pytest.fixture(scope="session", autouse=True)
+def grpcio():
+    """What grpc_python.py imports: fetched once, kept in the build folder."""
+    subprocess.run([os.path.join(TOP, "tools", "fetch-grpcio")], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.path.join(TOP, "build", "cache", "grpcio"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -72,22 +69,22 @@ EXPECTED = {
 }
 
 
-def test_their_client_talks_to_our_server(python):
+def test_their_client_talks_to_our_server():
     with Server([PEER, "serve", "127.0.0.1:0"]) as server:
-        assert json.loads(run([python, THEIRS, "call", server.address]).stdout) == dict(EXPECTED, metadata="Bearer abc nobody")
+        assert json.loads(run([*THEIRS, "call", server.address]).stdout) == dict(EXPECTED, metadata="Bearer abc nobody")
 
 
-def test_their_client_talks_to_our_server_over_tls(python, pki):
+def test_their_client_talks_to_our_server_over_tls(pki):
     with Server([PEER, "serve", "127.0.0.1:0", pki("server.pem"), pki("server.key"), pki("root.pem")]) as server:
-        argv = [python, THEIRS, "call", server.address, pki("root.pem"), pki("client.key"), pki("client.pem")]
+        argv = [*THEIRS, "call", server.address, pki("root.pem"), pki("client.key"), pki("client.pem")]
         assert json.loads(run(argv).stdout) == dict(EXPECTED, metadata="Bearer abc spiffe://td/ns/a/sa/b")
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_our_client_talks_to_their_server(python, pki, tls):
+def test_our_client_talks_to_their_server(pki, tls):
     serve = [pki("server.pem"), pki("server.key"), pki("root.pem")] if tls else []
     trust = [pki("root.pem"), pki("client.pem"), pki("client.key")] if tls else []
-    with Server([python, THEIRS, "serve", *serve]) as server:
+    with Server([*THEIRS, "serve", *serve]) as server:
         def call(mode, n, size):
             done = run([PEER, mode, server.address, str(n), str(size), *trust])
             assert "echo is not" not in done.stderr
@@ -101,9 +98,9 @@ def test_our_client_talks_to_their_server(python, pki, tls):
         assert call("fail", 0, 1)[3] == "100% no,\n\u00e4h"
 
 
-def test_our_client_refuses_a_server_it_does_not_trust(python, pki, tmp_path):
+def test_our_client_refuses_a_server_it_does_not_trust(pki, tmp_path):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "/dev/null", "-out",
                     str(tmp_path / "other.pem"), "-subj", "/CN=other", "-days", "2"], check=True, stderr=subprocess.DEVNULL)
-    with Server([python, THEIRS, "serve", pki("server.pem"), pki("server.key"), pki("root.pem")]) as server:
+    with Server([*THEIRS, "serve", pki("server.pem"), pki("server.key"), pki("root.pem")]) as server:
         done = run([PEER, "unary", server.address, "1", "1", str(tmp_path / "other.pem")])
         assert done.stdout.startswith("UNAVAILABLE ")

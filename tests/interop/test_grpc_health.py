@@ -5,14 +5,14 @@ import pytest
 
 from agentlab import ONBOARDING, AgentLab
 from netlab import wait_until
-from test_grpc import THEIRS, python  # noqa: F401
+from test_grpc import THEIRS, grpcio  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
 CHECK = "    health: { kind: grpc, service: orders, interval: 200ms, timeout: 1s, failures: 2 }\n"
 
 
-def test_a_grpc_server_says_how_it_is(python):  # noqa: F811
+def test_a_grpc_server_says_how_it_is():
     lab = AgentLab("ogg", onboarding=ONBOARDING.replace("  - name: shoppers", CHECK + "  - name: shoppers"))
     path = lab.dir + "/status"
 
@@ -28,7 +28,7 @@ def test_a_grpc_server_says_how_it_is(python):  # noqa: F811
         lab.start()
         a, _ = lab.vms
         say("1")
-        a.popen([python, THEIRS, "health", a.address + ":8080", path], "grpc")
+        a.popen([*THEIRS, "health", a.address + ":8080", path], "grpc")
         lab.register(a)
         becomes("passing", "")
         say("2")
