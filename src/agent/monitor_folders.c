@@ -11,7 +11,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -52,6 +54,24 @@ static int put_away(const char *dir, const char *path)
 	return rename(path, aside) < 0 ? -errno : 0;
 }
 
+/* Names of processes that ended while no monitor was there to see it. What begins with no pid, or one that is in use, is left. */
+static void sweep(const char *path)
+{
+	DIR *d = opendir(path);
+	struct dirent *e;
+
+	if (!d)
+		return;
+	while ((e = readdir(d))) {
+		char *end;
+		long pid = strtol(e->d_name, &end, 10);
+
+		if (*end == '.' && pid > 1 && pid <= INT_MAX && kill((pid_t)pid, 0) < 0 && errno == ESRCH)
+			(void)unlinkat(dirfd(d), e->d_name, 0);
+	}
+	closedir(d);
+}
+
 int monitor_folder_make(const char *dir, const char *group, gid_t gid)
 {
 	char path[PATH_MAX];
@@ -62,8 +82,10 @@ int monitor_folder_make(const char *dir, const char *group, gid_t gid)
 		return 0;
 	r = path_of(dir, group, path);
 	if (r == 0 && lstat(path, &st) == 0) {
-		if (S_ISDIR(st.st_mode) && st.st_uid == 0 && st.st_gid == gid && (st.st_mode & 07777) == MODE)
+		if (S_ISDIR(st.st_mode) && st.st_uid == 0 && st.st_gid == gid && (st.st_mode & 07777) == MODE) {
+			sweep(path);
 			return 0;
+		}
 		r = put_away(dir, path);
 	}
 	if (r < 0)

@@ -11,8 +11,8 @@
 
 /*
  * In the process that is to become a proxy: still root, but already with the
- * gid @gid. One that is there and not as it must be is replaced. @dir "": no
- * folders are kept.
+ * gid @gid. One that is there and not as it must be is replaced, and one that
+ * is has the names of dead processes removed. @dir "": no folders are kept.
  */
 MUST_CHECK int monitor_folder_make(const char *dir, const char *group, gid_t gid);
 

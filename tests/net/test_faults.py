@@ -90,6 +90,8 @@ def test_a_strict_vm_that_nobody_remembers_can_register_again(mesh):
     mesh.register(vm)
     mesh.wait_joined("orders-1")
     assert mesh.fetch(mesh.reg, vm.address) == ""
+    names = glob.glob(mesh.dir + "/run-a/proxies/*/*")
+    assert names and not [n for n in names if os.path.basename(n).startswith("%d." % pid)], names     # what the dead one had
 
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "b"}}], indirect=True)
