@@ -22,16 +22,63 @@ static const char policies_file[] = "policies";
 static const char containers_file[] = "containers";
 static const char nodes_file[] = "nodes";
 
+/* What could not be written: the controller does not say it again. */
+struct knowledge_file {
+	struct knowledge_file *next;
+	const char *name;
+	size_t len;
+	uint8_t data[];
+};
+
+static int write_file(const struct worker *w, const char *name, const uint8_t *data, size_t len)
+{
+	return state_save(w->conf->state_dir, name, STATE_VERSION, len ? data : (const uint8_t *)"", len, 0600);
+}
+
+/* True: there was one of that name. */
+static bool forget_unsaved(struct worker *w, const char *name)
+{
+	for (struct knowledge_file **at = &w->unsaved; *at; at = &(*at)->next) {
+		struct knowledge_file *f = *at;
+
+		if (strcmp(f->name, name))
+			continue;
+		*at = f->next;
+		free(f);
+		return true;
+	}
+	return false;
+}
+
 static void save(struct worker *w, const char *name, const ProtobufCMessage *m)
 {
+	bool unsaved = forget_unsaved(w, name);
 	CLEANUP_FREE uint8_t *data = NULL;
+	struct knowledge_file *f;
 	size_t len;
 	int r = pb_pack(m, &data, &len);
 
 	if (r == 0)
-		r = state_save(w->conf->state_dir, name, STATE_VERSION, data ? data : (const uint8_t *)"", len, 0600);
-	if (r < 0)
-		log_error("what the controller said could not be stored: a restart without it starts from older", log_str("file", name), log_errno(r));
+		r = write_file(w, name, data, len);
+	state_note(&unsaved, name, "a restart without the controller starts from older", r);
+	f = unsaved && data ? malloc(sizeof(*f) + len) : NULL;
+	if (!f)
+		return;
+	*f = (struct knowledge_file){ .next = w->unsaved, .name = name, .len = len };
+	memcpy(f->data, data, len);
+	w->unsaved = f;
+}
+
+void knowledge_save_again(struct worker *w)
+{
+	for (struct knowledge_file *f = w->unsaved, *next; f; f = next) {
+		bool unsaved = true;
+
+		next = f->next;
+		state_note(&unsaved, f->name, "", write_file(w, f->name, f->data, f->len));
+		if (!unsaved)
+			forget_unsaved(w, f->name);
+	}
 }
 
 /* --- the mesh's control plane --- */

@@ -21,3 +21,5 @@ void knowledge_repeat_welcome(struct worker *w);
 
 /* What is on disk. A file that cannot be used is named in the log and left out. -ENOMEM. */
 MUST_CHECK int knowledge_load(struct worker *w);
+/* What could not be written to disk. */
+void knowledge_save_again(struct worker *w);

@@ -26,6 +26,18 @@ static const char file[] = "memory";
 
 /* --- saving --- */
 
+static json_t *drop(json_t *v)
+{
+	json_decref(v);
+	return NULL;
+}
+
+/* Takes both; NULL when there was no memory for one of them: a part of it all is no memory of a guest. */
+static json_t *append(json_t *array, json_t *value)
+{
+	return json_array_append_new(array, value) < 0 ? drop(array) : array;
+}
+
 static json_t *address_text(const struct ip *ip)
 {
 	char text[IP_TEXT_LEN];
@@ -47,9 +59,10 @@ static json_t *save_claim(const struct claim *c)
 	json_t *sources = json_array(), *metadata = json_object();
 
 	for (size_t i = 0; i < c->n_sources; i++)
-		json_array_append_new(sources, save_source(&c->sources[i]));
+		sources = append(sources, save_source(&c->sources[i]));
 	for (size_t i = 0; i < c->n_metadata; i++)
-		json_object_set_new(metadata, c->metadata[i].key, json_string(c->metadata[i].value));
+		if (json_object_set_new(metadata, c->metadata[i].key, json_string(c->metadata[i].value)) < 0)
+			metadata = drop(metadata);
 	return json_pack("{s:s, s:o, s:i, s:b, s:s?, s:o, s:o}", "service", c->service, "address", address_text(&c->address), "port", (int)c->port,
 			 "udp", c->udp, "app_protocol", c->app_protocol, "sources", sources, "metadata", metadata);
 }
@@ -61,17 +74,17 @@ static json_t *save_guest(const struct guest *g)
 	char mac[GUEST_MAC_TEXT_LEN];
 
 	for (size_t i = 0; i < g->n_addresses; i++)
-		json_array_append_new(addresses, json_pack("{s:o, s:i}", "ip", address_text(&g->addresses[i]->ip), "source",
-							   (int)g->addresses[i]->source));
+		addresses = append(addresses, json_pack("{s:o, s:i}", "ip", address_text(&g->addresses[i]->ip), "source",
+							(int)g->addresses[i]->source));
 	if (cg) {
 		list_for_each(l, &cg->claims) {
 			const struct claim *c = list_entry(l, struct claim, link);
 
 			if (!c->behind)
-				json_array_append_new(claims, save_claim(c));
+				claims = append(claims, save_claim(c));
 		}
 		for (size_t i = 0; i < cg->n_lookups; i++)
-			json_array_append_new(lookups, json_pack("{s:s, s:s}", "service", cg->lookups[i].service, "protocol", cg->lookups[i].protocol));
+			lookups = append(lookups, json_pack("{s:s, s:s}", "service", cg->lookups[i].service, "protocol", cg->lookups[i].protocol));
 	}
 	return json_pack("{s:s, s:i, s:s, s:o, s:o, s:o}", "port", g->link.port, "vlan", (int)g->link.vlan, "mac", guest_mac_format(g->link.mac, mac),
 			 "addresses", addresses, "claims", claims, "lookups", lookups);
@@ -88,19 +101,19 @@ void memory_save(struct worker *w)
 	char *text;
 	int r;
 
-	if (!w->memory_dirty)
+	if (!w->memory_dirty || clock_mono_ms() < w->memory_at_ms)
 		return;
-	w->memory_dirty = false;
 	guests = json_array();
 	map_for_each(l, &w->guests.by_id)
-		json_array_append_new(guests, save_guest(container_of(l, struct guest, by_id)));
+		guests = append(guests, save_guest(container_of(l, struct guest, by_id)));
 	root = json_pack("{s:I, s:o}", "saved_at", (json_int_t)clock_wall_s(), "guests", guests);
 	text = root ? json_dumps(root, JSON_COMPACT) : NULL;
 	r = text ? state_save(w->conf->state_dir, file, STATE_VERSION, text, strlen(text), 0600) : -ENOMEM;
 	free(text);
 	json_decref(root);
-	if (r < 0)
-		LOG_LIMITED(LOG_L_WARN, "what a restart should remember could not be stored", log_errno(r));
+	w->memory_dirty = r < 0;
+	w->memory_at_ms = r < 0 ? clock_mono_ms() + STATE_RETRY_MS : 0;
+	state_note(&w->memory_unsaved, file, "a restart knows guests and services from before", r);
 }
 
 /* --- recalling --- */

@@ -127,7 +127,7 @@ static int join_chain(const Outrigger__V1__EnrollResponse *m, char **ret_chain)
 	return r;
 }
 
-static void save(const struct nic_cert *c)
+static void save(struct nic_cert *c)
 {
 	char *text;
 	int r = asprintf(&text, "%s%s", c->key_pem, c->chain_pem) < 0 ? -ENOMEM : 0;
@@ -136,8 +136,13 @@ static void save(const struct nic_cert *c)
 		r = state_save(c->state_dir, file, STATE_VERSION, text, strlen(text), 0600);
 		secret_free(text);
 	}
-	if (r < 0)
-		log_error("the NIC's certificate could not be stored: a restart will need a join token", log_str("dir", c->state_dir), log_errno(r));
+	state_note(&c->unsaved, file, "the NIC needs a join token when the certificate that it had has expired", r);
+}
+
+void nic_cert_save_again(struct nic_cert *c)
+{
+	if (c->unsaved)
+		save(c);
 }
 
 int nic_cert_take(struct nic_cert *c, const Outrigger__V1__EnrollResponse *m)

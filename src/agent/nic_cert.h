@@ -18,6 +18,7 @@ struct nic_cert {
 	char trust_domain[IDENTITY_TRUST_DOMAIN_MAX + 1];	/* "" before the first enrolment */
 	int64_t not_after;		/* seconds since 1970 */
 	int64_t renew_at;		/* half of its life */
+	bool unsaved;
 };
 
 void nic_cert_init(struct nic_cert *c, const char *nic, const char *state_dir);
@@ -29,5 +30,7 @@ bool nic_cert_usable(const struct nic_cert *c);
 
 /* A new key, which waits for its certificate, and the request for that. @trust_domain "": not known yet, the controller fills it in. */
 MUST_CHECK int nic_cert_request(struct nic_cert *c, const char *trust_domain, char **ret_csr);
-/* The answer: in force at once, and on disk (what goes wrong there is in the log). -EKEYREJECTED: for another NIC; -EBADMSG. */
+/* The answer: in force at once, and on disk (what goes wrong there is in the log, and for nic_cert_save_again()). -EKEYREJECTED: for another NIC; -EBADMSG. */
 MUST_CHECK int nic_cert_take(struct nic_cert *c, const Outrigger__V1__EnrollResponse *m);
+/* If it could not be written to disk. */
+void nic_cert_save_again(struct nic_cert *c);

@@ -39,7 +39,7 @@ static uint32_t slot_take(struct places *ps, const char *port, uint16_t vlan, bo
 }
 
 /* "<port> <vlan> <slot>" a line: so that a successor takes over what is pinned. */
-static void places_save(const struct places *ps)
+static void places_save(struct places *ps)
 {
 	struct bytes text;
 	int r = 0;
@@ -54,8 +54,13 @@ static void places_save(const struct places *ps)
 	if (r == 0)
 		r = state_save(ps->conf->state_dir, state_file, STATE_VERSION, text.len ? text.data : (const uint8_t *)"", text.len, 0600);
 	bytes_deinit(&text);
-	if (r < 0)
-		LOG_LIMITED(LOG_L_WARN, "the ports' slots could not be stored: a restart will interrupt connections", log_errno(r));
+	state_note(&ps->unsaved, state_file, "a restart interrupts connections", r);
+}
+
+void places_save_again(struct places *ps)
+{
+	if (ps->unsaved)
+		places_save(ps);
 }
 
 static int places_load(struct places *ps)

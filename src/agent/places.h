@@ -60,6 +60,7 @@ struct places {
 	size_t n_kept;
 	uint8_t uplink_vlans[4096 / 8];	/* bits: tags besides none that uplinks are watched for */
 	uint64_t n_failed;		/* what the monitor refused */
+	bool unsaved;			/* the slots, for a successor */
 };
 
 /*
@@ -70,6 +71,8 @@ MUST_CHECK int places_init(struct places *ps, struct loop *l, const struct confi
 			   const struct places_events *events);
 /* Slots of the predecessor whose ports have not come back are free now. */
 void places_drop_kept(struct places *ps);
+/* The slots, if they could not be written to disk. */
+void places_save_again(struct places *ps);
 
 struct place *places_by_slot(const struct places *ps, uint32_t slot);
 struct place *places_by_link(const struct places *ps, const struct guest_link *link);

@@ -263,6 +263,7 @@ static int on_check(struct timer *t)
 
 	if (s->info.state == SESSION_OPEN && !s->unary && clock_wall_s() >= s->cert.renew_at)
 		renew(s);
+	nic_cert_save_again(&s->cert);
 	return timer_arm(s->loop, &s->check, CHECK_MS, on_check);
 }
 

@@ -68,6 +68,15 @@ int state_save(const char *dir, const char *name, unsigned version, const void *
 	return r;
 }
 
+void state_note(bool *unsaved, const char *name, const char *without, int r)
+{
+	if (r < 0 && !*unsaved)
+		log_error("a state file cannot be written, which is tried again", log_str("file", name), log_str("without_it", without), log_errno(r));
+	else if (r >= 0 && *unsaved)
+		log_info("a state file is written again", log_str("file", name));
+	*unsaved = r < 0;
+}
+
 static int read_file(const char *path, char **ret_data, size_t *ret_len)
 {
 	CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);

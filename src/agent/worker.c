@@ -21,6 +21,7 @@
 #include "agent/member.h"
 #include "agent/memory.h"
 #include "agent/reports.h"
+#include "agent/state.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sandbox.h"
@@ -29,6 +30,7 @@ enum {
 	TICK_MS = 1000,
 	LINGER_MS = 60000,
 	LOAD_EVERY_TICKS = 10,
+	SAVE_AGAIN_TICKS = STATE_RETRY_MS / TICK_MS,
 	STATE_KEEP_MS = 3600 * 1000,	/* as long as memory.c believes what it finds */
 	MEMORY_TICKS = 60,		/* after a restart: for ports to come back */
 };
@@ -453,6 +455,10 @@ static int on_tick(struct timer *t)
 	supervisor_tick(&w->supervisor);
 	budgets_tick(w);
 	memory_save(w);
+	if (n % SAVE_AGAIN_TICKS == 0) {
+		places_save_again(&w->places);
+		knowledge_save_again(w);
+	}
 	if (w->memory_ticks && w->loaded.adopted)
 		open_forgotten(w);	/* each time: a proxy that was killed takes a while to be gone, an adopted one has its grace */
 	if (w->memory_ticks && !--w->memory_ticks) {
@@ -657,6 +663,7 @@ static int start_all(struct worker *w, const struct worker_start *start, int soc
 
 static void stop_all(struct worker *w)
 {
+	w->memory_at_ms = 0;
 	memory_save(w);
 	memory_forget(w);
 	admin_free(w->admin);

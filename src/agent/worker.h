@@ -59,7 +59,9 @@ struct worker {
 	bool told_l2;			/* the proxies know that ports are bridged */
 
 	json_t *memory;			/* memory.c: of a predecessor; NULL: nothing (any more) */
-	bool memory_dirty;
+	bool memory_dirty, memory_unsaved;
+	uint64_t memory_at_ms;		/* not before */
+	struct knowledge_file *unsaved;	/* of knowledge.c: what has to be written yet */
 	uint32_t memory_ticks;		/* until it is forgotten */
 
 	/* What is done. */

@@ -438,9 +438,31 @@ static const struct agent_link_ops link_ops = {
 static void save_state(struct proxy *p)
 {
 	struct diag d = {};
+	int r;
 
-	if (!p->restored && !p->standby && state_file_save(&p->state, p->knowledge, &d) < 0)
-		LOG_LIMITED(LOG_L_WARN, "configuration is not kept", log_str("reason", d.msg));
+	if (p->restored || p->standby)
+		return;
+	r = state_file_save(&p->state, p->knowledge, &d);
+	if (r < 0 && !p->unkept)
+		log_warn("configuration is not kept, which is tried again", log_str("reason", d.msg));
+	else if (r >= 0 && p->unkept)
+		log_info("configuration is kept again");
+	p->unkept = r < 0;
+}
+
+/* Once in a while; the log itself cannot say it. */
+static void tell_dropped(struct proxy *p)
+{
+	enum { QUIET_MS = 10000 };
+	uint64_t n = p->access_log ? access_log_dropped(p->access_log) : 0, now_ms = loop_now_ms(p->loop);
+
+	if (n < p->told_dropped)	/* another log: counted from the beginning */
+		p->told_dropped = 0;
+	if (n == p->told_dropped || now_ms < p->dropped_quiet_ms)
+		return;
+	log_warn("lines of the access log are lost", log_int("lines", (int64_t)(n - p->told_dropped)));
+	p->told_dropped = n;
+	p->dropped_quiet_ms = now_ms + QUIET_MS;
 }
 
 /*
@@ -474,6 +496,7 @@ static int on_tick(struct timer *t)
 	drop_restored(p);
 	if (p->unpublished)
 		proxy_publish(p);
+	tell_dropped(p);
 	return_memory(p);
 	if (++p->n_ticks % SAVE_EVERY == 0)
 		save_state(p);

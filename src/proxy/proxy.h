@@ -84,6 +84,8 @@ struct proxy {
 	struct httpd *admin;
 	char *admin_path;
 	struct state_file state;
+	bool unkept;			/* it could not be written */
+	uint64_t told_dropped, dropped_quiet_ms;	/* lines of the access log */
 	bool restored;			/* the last configuration is in force until the mesh controller has spoken */
 	struct tee_relay tee;
 	struct timer tick;		/* every second */

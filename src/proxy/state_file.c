@@ -161,6 +161,8 @@ static int write_one(int fd, uint64_t serial, const struct bytes *content)
 		r = write_at(fd, content->data, content->len, HEADER_LEN);
 	if (r == 0 && fdatasync(fd) < 0)
 		r = -errno;
+	if (r < 0 && ftruncate(fd, 0) < 0)	/* what is half there helps nobody, and others want the disk as well */
+		return r;
 	return r;
 }
 
@@ -178,11 +180,11 @@ int state_file_save(struct state_file *f, const struct knowledge *k, struct diag
 	if (r == 0) {
 		f->serial++;
 		f->next = !f->next;
+		f->generation = knowledge_generation(k);
 	} else {
 		diag_set(reterr_diag, "the configuration cannot be kept: %s", strerror(-r));
 	}
 	bytes_deinit(&out);
-	f->generation = knowledge_generation(k);	/* tried, at least: the next change tries again */
 	return r;
 }
 

@@ -99,3 +99,60 @@ def test_a_proxy_without_memory_sheds_what_is_new_and_keeps_what_is_open(mesh, w
         assert nic.metric("outrigger_vm_over_budget_total", budget="memory")
         wait_until("a message", lambda: "budget=memory" in nic.log())
         assert nic.log().count("budget=memory") < 20
+
+
+DISKS = {"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "a"}, "full": {"state-a": "1m", "logs-a": "1m"}}
+
+
+@pytest.mark.parametrize("mesh", [DISKS], indirect=True)
+def test_full_disks_of_an_agent_stop_it_from_nothing_but_writing(mesh):
+    orders, echo = both_services(mesh)
+    a, shopper, second = mesh.nics["a"], mesh.vms["shopper-1"], mesh.vms["orders-2"]
+    talk = Stream(shopper, echo, ECHO, 3).goes_on(6)
+    load = mesh.load(shopper, orders).goes_on()
+    wait_until("the access log", lambda: mesh.access(a))
+    for disk in mesh.disks.values():
+        disk.fill()
+
+    # Somebody comes, and the controller says something new: what the agent, its proxies and the log have to write does not fit.
+    mesh.join("orders-2")
+    mesh.onboarding += meshconf.BILLING
+    mesh.write_controller()
+    assert "error" not in mesh.ask("controller.sock", "/v1/reload", {})
+    load.goes_on(who="orders-2")    # orders-1 has the streams
+    for words in ("state file cannot be written", "file=memory", "file=policies", "configuration is not kept", "lines of the access log are lost"):
+        wait_until(words, lambda: words in a.log())
+        assert a.log().count(words) <= 8, a.log()
+    wait_until("that it is counted", lambda: a.metric("outrigger_proxy_access_log_dropped_total"))
+    load.goes_on(40)
+    said = a.log().count("cannot be written")
+
+    for disk in mesh.disks.values():
+        disk.free()
+    for words in ("state file is written again file=memory", "state file is written again file=policies", "configuration is kept again"):
+        wait_until(words, lambda: words in a.log())
+    assert a.log().count("cannot be written") == said
+    lines = len(mesh.access(a))
+    wait_until("lines in the access log", lambda: len(mesh.access(a)) > lines)
+    with open(a.access_log()) as f:
+        torn = [x for x in f.read().split("\n")[:-1] if x and not (x.startswith("{") and x.endswith("}"))]
+    assert len(torn) <= 2, torn         # where the disk was full in the middle of a line
+    got = load.goes_on(40).end()
+    assert got["failed"] == 0 and set(got["who"]) == {"orders-1", "orders-2"}, got
+    talk.goes_on(6)
+    assert not talk.failed()
+    talk.end()
+
+    # And what is on the disk is whole: without a controller the next agent and proxy begin with it, and know who came.
+    pid = a.proxy(second)["pid"]
+    mesh.kill_controller()
+    a.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until("its end", lambda: not alive(pid))
+    a.start()
+    known = wait_until("who came", lambda: [s for s in a.get("/v1/services")["services"] if s["guest"].endswith(second.mac)])
+    assert known[0]["service"] == "orders" and "state file cannot be used" not in a.log()
+    wait_until("the proxies' last configuration", lambda: "last configuration is in force" in a.log())
+    mesh.start_controller()
+    mesh.wait_joined("orders-2")
+    wait_until("answers", lambda: mesh.fetch(shopper, orders))

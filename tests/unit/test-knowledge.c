@@ -2,9 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -490,6 +492,41 @@ static void one_of_two_files_is_always_whole(void **state)
 	files_remove(&f);
 }
 
+static void a_full_disk_costs_nothing_but_the_time_that_it_is_full(void **state)
+{
+	struct rlimit before, small = { .rlim_cur = 16, .rlim_max = RLIM_INFINITY };
+	struct rig *r = *state;
+	struct state_file s;
+	struct files f;
+	struct diag d = {};
+	struct stat st;
+
+	files_make(&f);
+	assert_int_equal(files_open(&f, &s, r->k, &d), 0);
+	assert_int_equal(put(r, 1, "a", "10.0.0.1", false, &d), 0);
+	assert_int_equal(state_file_save(&s, r->k, &d), 0);
+	assert_int_equal(put(r, 1, "b", "10.0.0.2", false, &d), 0);
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	for (int i = 0; i < 3; i++) {
+		assert_true(state_file_save(&s, r->k, &d) < 0);
+		assert_non_null(strstr(d.msg, "cannot be kept"));
+	}
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	assert_int_equal(stat(f.paths[1], &st), 0);
+	assert_int_equal(st.st_size, 0);		/* nothing that is half there takes room */
+	assert_true(restored(&f, "a"));
+	assert_false(restored(&f, "b"));
+
+	/* And nobody has to change anything for it to be written. */
+	assert_int_equal(state_file_save(&s, r->k, &d), 0);
+	assert_true(restored(&f, "b"));
+	state_file_close(&s);
+	files_remove(&f);
+}
+
 static void a_state_file_of_another_format_is_not_read(void **state)
 {
 	static const char next[] = "outrigger-proxy state file 2 7 0 ";
@@ -532,6 +569,7 @@ int main(void)
 		RIGGED(a_saved_workload_is_all_that_a_snapshot_shows),
 		RIGGED(a_state_file_of_another_version_is_refused_by_name),
 		RIGGED(one_of_two_files_is_always_whole),
+		RIGGED(a_full_disk_costs_nothing_but_the_time_that_it_is_full),
 		RIGGED(a_state_file_of_another_format_is_not_read),
 	};
 
