@@ -1,4 +1,4 @@
-"""Endpoints for Envoy: a delta ADS server that speaks grpcio and encodes by hand (tools/fetch-grpcio has it).
+"""Endpoints for Envoy: a delta ADS server that speaks grpcio (tools/fetch-grpcio has it) and encodes by hand (tests/lib/pbwire.py).
 
     eds.py PORT SERVICES EACH       prints "ready", then "loaded" once all services were acknowledged, and for each line
     COUNT TOGETHER                  that it reads: COUNT changes of one endpoint's address, TOGETHER services an answer, each
@@ -7,58 +7,19 @@
 Field numbers are those of envoy/service/discovery/v3/discovery.proto and envoy/config/endpoint/v3/endpoint.proto.
 """
 
+import os
 import queue
-import struct
 import sys
 from concurrent import futures
 
 import grpc
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "lib"))
+
+from pbwire import field, fields  # noqa: E402
+
 TYPE = b"type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 METHOD = ("envoy.service.discovery.v3.AggregatedDiscoveryService", "DeltaAggregatedResources")
-
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, value):
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def fields(data):
-    """(number, value) of a message's fields: bytes, or a number."""
-    at = 0
-
-    def number():
-        nonlocal at
-        n = shift = 0
-        while True:
-            b = data[at]
-            at += 1
-            n |= (b & 127) << shift
-            shift += 7
-            if b < 128:
-                return n
-
-    while at < len(data):
-        key = number()
-        if key & 7 == 0:
-            yield key >> 3, number()
-        elif key & 7 == 2:
-            size = number()
-            yield key >> 3, data[at:at + size]
-            at += size
-        else:
-            size = {1: 8, 5: 4}[key & 7]
-            yield key >> 3, struct.unpack_from("<Q" if size == 8 else "<I", data, at)[0]
-            at += size
 
 
 class Server:

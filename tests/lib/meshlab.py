@@ -11,6 +11,8 @@ import socket
 import subprocess
 import time
 
+from pbwire import field, message, parse
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("OUTRIGGER_BUILD", ROOT / "build"))
 PROXY = BUILD / "src/proxy/outrigger-proxy"
@@ -210,52 +212,6 @@ def raw_signature(der):
         out += der[at + 2:at + 2 + n].lstrip(b"\0").rjust(32, b"\0")
         at += 2 + n
     return out
-
-# --- protobuf by hand, for proto/outrigger/ipc.proto ---
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-def field(number, value):
-    """One field: int and bool as varint, str, bytes and nested (bytes) with their length; a list repeats."""
-    if isinstance(value, list):
-        return b"".join(field(number, v) for v in value)
-    if isinstance(value, (bool, int)):
-        return varint(number << 3) + varint(int(value))
-    if isinstance(value, str):
-        value = value.encode()
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-def message(**fields):
-    """message(f1="x", f4=3)"""
-    return b"".join(field(int(k[1:]), v) for k, v in fields.items())
-
-def parse(data):
-    """{number: [values]}; lengths stay bytes."""
-    got, at = {}, 0
-
-    def read():
-        nonlocal at
-        n = shift = 0
-        while True:
-            b = data[at]
-            at += 1
-            n |= (b & 127) << shift
-            shift += 7
-            if not b & 128:
-                return n
-
-    while at < len(data):
-        key = read()
-        value = read()
-        if key & 7 == 2:
-            value, at = data[at:at + value], at + value
-        got.setdefault(key >> 3, []).append(value)
-    return got
 
 STATES = ["starting", "certificate", "ready", "degraded", "draining", "stopped", "failed"]
 

@@ -15,6 +15,7 @@ import h2.connection
 import h2.events
 
 from netlab import wait_until
+from pbwire import field, fields
 from ztunnel import CAPTURE, USER
 
 ENVOY = os.environ.get("ENVOY_BIN") or os.path.join(os.path.dirname(__file__), "..", "..", "build", "cache", "envoy", "envoy", "_bin", "envoy")
@@ -69,44 +70,6 @@ def missing():
 
 # --- secrets: Envoy asks Istio's agent for "default" and "ROOTCA" by gRPC on a Unix socket ---
 
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, value):
-    """A length-delimited field of protobuf."""
-    value = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def fields(data):
-    """The length-delimited ones of a message: (number, bytes)."""
-    at = 0
-
-    def number():
-        nonlocal at
-        n = shift = 0
-        while True:
-            n |= (data[at] & 127) << shift
-            shift += 7
-            at += 1
-            if data[at - 1] < 128:
-                return n
-    found = []
-    while at < len(data):
-        key = number()
-        if key & 7 != 2:        # DiscoveryRequest has no others
-            raise ValueError("unexpected wire type %d" % (key & 7))
-        n = number()
-        found.append((key >> 3, data[at:at + n]))
-        at += n
-    return found
-
-
 class Secrets:
     """envoy.service.secret.v3.SecretDiscoveryService at @path: certificate and roots as names of files that Envoy reads itself."""
 
@@ -158,7 +121,7 @@ class Secrets:
         """To each whole DiscoveryRequest that acknowledges nothing. Returns what is not whole yet."""
         while len(data) >= 5 and len(data) >= 5 + int.from_bytes(data[1:5], "big"):
             n = int.from_bytes(data[1:5], "big")
-            request, data = fields(data[5:5 + n]), data[5 + n:]
+            request, data = list(fields(data[5:5 + n])), data[5 + n:]
             self.refused += [v for k, v in request if k == 6]
             if any(k == 5 for k, _ in request):
                 continue

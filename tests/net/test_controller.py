@@ -21,6 +21,7 @@ import grpcpeer  # noqa: E402
 from controller import (ADDRESS, AUTHORIZATION, CREATE_CERTIFICATE, ENDPOINTS, ENROLL, RENEW, REVOCATIONS, SESSION, TRUST_DOMAIN,  # noqa: E402
                         Controller, Discovery, Nic, wait_until)
 from grpcpeer import Ended, decode, encode  # noqa: E402
+from pbwire import field  # noqa: E402
 
 BUILD = os.environ.get("OUTRIGGER_BUILD", os.path.join(HERE, "..", "..", "build"))
 
@@ -961,31 +962,16 @@ def test_a_thousand_workloads_fit(controller, nic):
 
 def fast_report(r):
     """The few fields above, by hand."""
-    def text(n, s):
-        s = s.encode()
-        return bytes([n << 3 | 2]) + varint(len(s)) + s
-
-    def varint(v):
-        out = b""
-        while v > 127:
-            out += bytes([v & 127 | 128])
-            v >>= 7
-        return out + bytes([v])
-
-    def number(n, v):
-        return varint(n << 3) + varint(v)
-
     kind, v = next(iter(r.items()))
     if kind == "guest":
-        body = text(1, v["guest_id"]) + text(2, v["port"]) + text(4, v["mac"]) + text(5, v["addresses"][0]) + text(6, v["name"])
+        body = field(1, v["guest_id"]) + field(2, v["port"]) + field(4, v["mac"]) + field(5, v["addresses"][0]) + field(6, v["name"])
     elif kind == "claim":
-        body = text(1, v["guest_id"]) + text(2, v["service"]) + text(3, v["instance"]) + text(4, v["address"]) + number(5, v["port"]) + number(13, 1)
+        body = field(1, v["guest_id"]) + field(2, v["service"]) + field(3, v["instance"]) + field(4, v["address"]) + field(5, v["port"]) + field(13, 1)
     elif kind == "verdict":
-        body = text(1, v["guest_id"]) + text(2, v["service"]) + text(3, v["instance"]) + text(4, v["verdict"])
+        body = field(1, v["guest_id"]) + field(2, v["service"]) + field(3, v["instance"]) + field(4, v["verdict"])
     else:
-        body = text(1, v["guest_id"]) + text(2, v["state"]) + number(8, v["ready_ms"])
-    field = {"guest": 3, "claim": 5, "verdict": 7, "proxy": 8}[kind]
-    return bytes([field << 3 | 2]) + varint(len(body)) + body
+        body = field(1, v["guest_id"]) + field(2, v["state"]) + field(8, v["ready_ms"])
+    return field({"guest": 3, "claim": 5, "verdict": 7, "proxy": 8}[kind], body)
 
 
 def grab_names(data):

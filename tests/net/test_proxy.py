@@ -16,8 +16,9 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from meshlab import PROXY, ROOT, Agent, Controller, Pki, Proxy, message, serial_of, unix_get, wait_for  # noqa: E402
+from meshlab import PROXY, ROOT, Agent, Controller, Pki, Proxy, serial_of, unix_get, wait_for  # noqa: E402
 from netlab import Lab  # noqa: E402
+from pbwire import message  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
