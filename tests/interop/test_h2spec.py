@@ -4,17 +4,15 @@ Its requests are GETs, which the listener refuses with a status: all that concer
 is judged so. What needs a stream that stays open, is judged by a build of h2spec whose requests are CONNECTs of a tunnel to
 an application that says something at once. Every case of the suite has to pass in one of the two; exceptions have a reason.
 """
-import contextlib
 import pathlib
 import shutil
-import socket
 import subprocess
-import threading
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from h2raw import Forwarder, Served
+from wirelab import Listener
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 SUITES = TOP / "build/cache/interop"
@@ -55,30 +53,13 @@ NOT_IN_A_TUNNEL = {
 pytestmark = pytest.mark.skipif(not shutil.which("go"), reason="no Go, which builds h2spec")
 
 
-class Speaker:
+class Speaker(Listener):
     """An application that speaks first, and ends when the other side has."""
 
-    def __init__(self, addr):
-        self.listener = socket.create_server((addr, 0), backlog=2000)
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                c, _ = self.listener.accept()
-                threading.Thread(target=self._serve, args=(c,), daemon=True).start()
-
-    @staticmethod
-    def _serve(c):
-        with contextlib.suppress(OSError), c:
-            c.sendall(b"hello")
-            while c.recv(65536):
-                pass
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)        # close() alone leaves it to the thread that accepts
-        self.listener.close()
+    def serve(self, c):
+        c.sendall(b"hello")
+        while c.recv(65536):
+            pass
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import threading
 import hpack
 
 from meshlab import Pki, Proxy
+from wirelab import Listener
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY_FLAG = 1, 1, 4, 8, 0x20
@@ -147,27 +148,19 @@ class Raw:
         self.close()
 
 
-class Forwarder:
+class Forwarder(Listener):
     """Plain TCP in, mutual TLS to the listener out, for programs that cannot present a certificate."""
 
     def __init__(self, served):
-        self.served = served
-        self.listener = socket.create_server((address(3), 0), backlog=100)
-        self.address, self.port = self.listener.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.served, self.address = served, address(3)
+        super().__init__(self.address)
 
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                c, _ = self.listener.accept()
-                threading.Thread(target=self._serve, args=(c,), daemon=True).start()
-
-    def _serve(self, client):
+    def serve(self, client):
         """TLS by a BIO and not by a wrapped socket: one of those must not be read and written by two threads."""
         raw = socket.create_connection((self.served.address, 15008), timeout=WAIT_S)
         inward, outward, lock = ssl.MemoryBIO(), ssl.MemoryBIO(), threading.Lock()
         tls = context(self.served.dir, "a").wrap_bio(inward, outward)
-        with client, raw, contextlib.suppress(OSError):
+        with raw:
             while True:
                 with contextlib.suppress(ssl.SSLWantReadError):
                     tls.do_handshake()
@@ -200,7 +193,3 @@ class Forwarder:
                 client.sendall(plain)
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_WR)
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)        # close() alone leaves it to the thread that accepts
-        self.listener.close()

@@ -111,8 +111,8 @@ class Hbone:
         assert self.process.wait(timeout=WAIT_S) == 0
 
 
-class Echo:
-    """An application: echoes, and ends its side when the other has."""
+class Listener:
+    """Has serve(connection) of a subclass deal with each connection, in a thread; it is closed behind that."""
 
     def __init__(self, addr, port=0):
         self.listener = socket.create_server((addr, port), backlog=2000)
@@ -125,15 +125,21 @@ class Echo:
                 c, _ = self.listener.accept()
                 threading.Thread(target=self._serve, args=(c,), daemon=True).start()
 
-    @staticmethod
-    def _serve(c):
+    def _serve(self, c):
         with contextlib.suppress(OSError), c:
-            while data := c.recv(65536):
-                c.sendall(data)
+            self.serve(c)
 
     def close(self):
         self.listener.shutdown(socket.SHUT_RDWR)        # close() alone leaves it to the thread that accepts
         self.listener.close()
+
+
+class Echo(Listener):
+    """An application: echoes, and ends its side when the other has."""
+
+    def serve(self, c):
+        while data := c.recv(65536):
+            c.sendall(data)
 
 
 def echoed(addr, port, data):

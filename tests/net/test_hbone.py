@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from lib.envoyhbone import envoy_client, envoy_server  # noqa: E402
-from lib.wirelab import ROOT, WAIT_S, Echo, Hbone, Pki, address, echoed, wait_port  # noqa: E402
+from lib.wirelab import ROOT, WAIT_S, Echo, Hbone, Listener, Pki, address, echoed, wait_port  # noqa: E402
 
 SERVER_VM, CLIENT_VM, VIP, VIP_2 = (address(n) for n in (2, 3, 10, 11))
 ENVOY = os.environ.get("ENVOY_BIN") or str(ROOT / "build/cache/envoy/envoy/_bin/envoy")
@@ -233,25 +233,18 @@ def test_a_client_that_floods_is_told_to_calm_down(h2client):
 
 # --- python-h2 as the server ---
 
-class H2Server:
+class H2Server(Listener):
     """Accepts one HBONE connection; @answer says the status of a CONNECT, then it echoes."""
 
     def __init__(self, leaf, addr, answer=lambda authority: "200", settings=None):
-        self.listener = socket.create_server((addr, 15008))
         self.context, self.answer, self.settings = leaf.context(True), answer, settings or {}
         self.seen = queue.Queue()
         self.n = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(addr, 15008)
 
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                raw, _ = self.listener.accept()
-                self.n += 1
-                threading.Thread(target=self._serve, args=(raw,), daemon=True).start()
-
-    def _serve(self, raw):
-        with contextlib.suppress(OSError, h2.exceptions.ProtocolError):
+    def serve(self, raw):
+        self.n += 1
+        with contextlib.suppress(h2.exceptions.ProtocolError):
             sock = self.context.wrap_socket(raw, server_side=True)
             # Its checks do not know that a CONNECT has no :path.
             conn = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8",
@@ -295,10 +288,6 @@ class H2Server:
         if end and not out:
             conn.end_stream(stream)
             del pending[stream]
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)        # close() alone leaves it to the thread that accepts
-        self.listener.close()
 
 
 @pytest.fixture
