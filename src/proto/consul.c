@@ -228,17 +228,23 @@ static const json_t *typed(const json_t *v, json_type type)
 	return v && json_typeof(v) == type ? v : NULL;
 }
 
+/* Name and id stand for each other; false: it has neither. */
+static bool settle_names(struct consul_instance *i)
+{
+	if (!i->service)
+		i->service = i->id;
+	if (!i->id)
+		i->id = i->service;
+	return i->service;
+}
+
 bool consul_instance_agent(const json_t *o, struct consul_instance *ret_i)
 {
 	const char *name = json_body_str(o, "Service");
 	struct consul_instance i = { .service = name ? name : json_body_str(o, "Name"), .id = json_body_str(o, "ID") };
 
-	if (!i.service && !i.id)
+	if (!settle_names(&i))
 		return false;
-	if (!i.service)
-		i.service = i.id;
-	if (!i.id)
-		i.id = i.service;
 	i.address = json_body_str(o, "Address");
 	i.port = json_body_port(o, "Port");
 	i.kind = json_body_str(o, "Kind");
@@ -284,12 +290,8 @@ bool consul_instance_flat(const json_t *o, struct consul_instance *ret_i)
 {
 	struct consul_instance i = { .service = json_body_str(o, "ServiceName"), .id = json_body_str(o, "ServiceID") };
 
-	if (!i.service && !i.id)
+	if (!settle_names(&i))
 		return false;
-	if (!i.service)
-		i.service = i.id;
-	if (!i.id)
-		i.id = i.service;
 	i.node = json_body_str(o, "Node");
 	i.address = json_body_str(o, "ServiceAddress");
 	if (!i.address)

@@ -422,6 +422,13 @@ static bool read_host_port_name(const char *path, struct zk_instance *i)
 	return (host_port(name, strlen(name), i) || solr_name(name, i) || hbase_name(name, i)) && named_by_path(path, i);
 }
 
+/* What a reader has left that did not succeed. */
+static void forget(struct zk_instance *i)
+{
+	zk_instance_deinit(i);
+	*i = (struct zk_instance){};
+}
+
 static bool finish(bool ok, struct zk_instance *i, struct zk_instance *ret_i)
 {
 	if (ok)
@@ -439,8 +446,7 @@ bool zk_instance_read_name(const char *path, struct zk_instance *ret_i)
 		return false;
 	if (read_dubbo(path, &i))
 		return finish(true, &i, ret_i);
-	zk_instance_deinit(&i);
-	i = (struct zk_instance){};
+	forget(&i);
 	return finish(!zk_path_is_recipe(path) && read_host_port_name(path, &i), &i, ret_i);
 }
 
@@ -452,12 +458,10 @@ bool zk_instance_read(const char *path, const void *data, size_t len, struct zk_
 		return false;
 	if (read_dubbo(path, &i))
 		return finish(true, &i, ret_i);
-	zk_instance_deinit(&i);
-	i = (struct zk_instance){};
+	forget(&i);
 	if (len && *(const char *)data == '{' && read_json(path, data, len, &i))
 		return finish(is_curator(i.json) || !zk_path_is_recipe(path), &i, ret_i);
-	zk_instance_deinit(&i);
-	i = (struct zk_instance){};
+	forget(&i);
 	if (zk_path_is_recipe(path))
 		return false;
 	if (len && read_text(path, data, len, &i))
