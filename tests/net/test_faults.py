@@ -50,6 +50,17 @@ def served(mesh):
     return shopper, vip
 
 
+def join_echo(mesh):
+    """orders-1 echoes and joins, and shopper-1 becomes a client; returns the service's virtual address."""
+    vm = mesh.vms["orders-1"]
+    vm.popen([sys.executable, STREAM, "serve", vm.address, 8080, vm.title], "echo")
+    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
+    mesh.register(vm)
+    mesh.wait_joined("orders-1")
+    mesh.join_client("shopper-1")
+    return wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+
+
 def test_nothing_is_lost_when_an_agent_is_killed_and_another_takes_over(mesh):
     shopper, vip = served(mesh)
     a = mesh.nics["a"]
@@ -242,12 +253,7 @@ def test_a_vm_that_migrates_is_taken_over_while_its_old_port_is_up(mesh):
 def test_a_connection_between_neighbours_ends_with_the_vm_and_with_the_permission(mesh):
     """Both are in one process, and no tunnel's end ends it."""
     vm, shopper = mesh.vms["orders-1"], mesh.vms["shopper-1"]
-    vm.popen([sys.executable, STREAM, "serve", vm.address, 8080, vm.title], "echo")
-    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
-    mesh.register(vm)
-    mesh.wait_joined("orders-1")
-    mesh.join_client("shopper-1")
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    vip = join_echo(mesh)
     talk = Stream(shopper, vip, 8080, 1).goes_on(2)
     assert not talk.failed()
 
@@ -463,12 +469,7 @@ def test_nothing_is_lost_when_a_proxy_is_replaced(mesh):
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "upgrade_drain": "300s"}], indirect=True)
 def test_a_replaced_proxy_lets_go_of_a_vm_that_is_gone(mesh):
     vm, shopper, a = mesh.vms["orders-1"], mesh.vms["shopper-1"], mesh.nics["a"]
-    vm.popen([sys.executable, STREAM, "serve", vm.address, "8080", vm.title], "echo")
-    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
-    mesh.register(vm)
-    mesh.wait_joined("orders-1")
-    mesh.join_client("shopper-1")
-    talk = Stream(shopper, wait_until("orders' address", lambda: mesh.virtual_address("orders")), 8080, 1).goes_on(2)
+    talk = Stream(shopper, join_echo(mesh), 8080, 1).goes_on(2)
     old = a.proxy(vm)["pid"]
     r = upgrade(mesh, "a")
     assert r.returncode == 0, r.stdout
@@ -487,14 +488,7 @@ def test_a_replaced_proxy_lets_go_of_a_vm_that_is_gone(mesh):
 def test_a_proxy_that_drains_is_seen_until_it_ends(mesh):
     """By the agent that has replaced it, and by the next one."""
     a, vm = mesh.nics["a"], mesh.vms["orders-1"]
-    vm.popen([sys.executable, STREAM, "serve", vm.address, 8080, vm.title], "echo")
-    wait_until("the VM's server", lambda: ":8080 " in vm.run("ss", "-Hltn"))
-    mesh.register(vm)
-    mesh.wait_joined("orders-1")
-    mesh.join_client("shopper-1")
-    shopper = mesh.vms["shopper-1"]
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    talk = Stream(shopper, vip, 8080, 3).goes_on(6)
+    talk = Stream(mesh.vms["shopper-1"], join_echo(mesh), 8080, 3).goes_on(6)
     old = a.proxy(vm)["pid"]
     newer_proxy(mesh)
     assert upgrade(mesh, "a").returncode == 0, a.log()[-3000:]
