@@ -23,7 +23,7 @@
 /*
  * The unprivileged worker: everything of the agent that looks at bytes from
  * the network or decides. One loop, one thread. worker.c puts the parts
- * together; feed.c brings what was captured to the engine and what that
+ * together, worker_proxies.c those that serve; feed.c brings what was captured to the engine and what that
  * observed to the catalog; member.c decides; admin.c tells.
  */
 struct tee;
@@ -104,6 +104,15 @@ struct worker_start {			/* the strings are borrowed for the worker's life */
  * any more and needs none.
  */
 MUST_CHECK int worker_run(const struct worker_start *start, int sock);
+
+/* --- worker_proxies.c --- */
+
+/* @run_dir: of the proxies' sockets, borrowed for the worker's life. */
+MUST_CHECK int worker_start_supervisor(struct worker *w, const char *run_dir);
+/* What VMs send that nobody serves or remembers passes again. */
+void worker_open_forgotten(struct worker *w);
+/* The diverts of VMs that have not come back to the mesh go. */
+void worker_settle_others(struct worker *w);
 
 /* --- reload.c --- */
 /*
