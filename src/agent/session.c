@@ -118,6 +118,7 @@ static void note_settled(struct session *s)
 static void retry_later(struct session *s, const char *why)
 {
 	disconnect(s);
+	defer_cancel(&s->reconnect);	/* stream and connection end together: that is one failure, not two */
 	if (s->info.state == SESSION_OFF)
 		return;
 	note_settled(s);

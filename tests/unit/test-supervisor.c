@@ -671,6 +671,8 @@ static void who_drains_is_known_to_the_next_agent_and_hosts_nobody(void **state)
 	struct process *p = list_entry(w.s.processes.next, struct process, link);
 	assert_true(p->retired && p->state == PROCESS_STOPPING);
 	assert_int_equal(p->connections, 3);
+	supervisor_vanished(&w.s, "a");		/* nor does it go on speaking for one that is gone */
+	expect(&w, VM_REMOVE);
 	int old = w.proxy;
 	w.proxy = -1;
 	want(&w, "a", "ns-shop", 80, false);

@@ -1,0 +1,354 @@
+/*
+ * The session with a controller of a few lines, on a clock that stands until the test moves it.
+ */
+#include "agent/session.h"
+
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/unit.h"
+#include "mesh/cert_ca.h"
+#include "mesh/grpc_client.h"
+#include "mesh/grpc_server.h"
+#include "mesh/pb.h"
+#include "mesh/tls.h"
+
+enum { TURNS_MAX = 1000, STEP_MS = 10, LEAF_S = 3600, FIRST_WAIT_MS = 100, LONG_WAIT_MS = 1000 };
+
+#define NIC_ID "spiffe://test.mesh/nic/n1"
+
+/* --- the clock: the linker's --wrap sends its readers here --- */
+
+uint64_t __wrap_clock_mono_ms(void);
+int64_t __wrap_clock_wall_s(void);
+int64_t __real_clock_wall_s(void);
+
+static struct {
+	uint64_t mono_ms;
+	int64_t wall_ahead_s;
+} now = { .mono_ms = 1000000 };
+
+uint64_t __wrap_clock_mono_ms(void)
+{
+	return now.mono_ms;
+}
+
+int64_t __wrap_clock_wall_s(void)
+{
+	return __real_clock_wall_s() + now.wall_ahead_s;
+}
+
+static struct {
+	struct loop *loop;
+	struct cert_ca *ca;
+	struct tls_ctx *tls;
+	struct grpc_server *server;
+	struct ip_port addr;
+	struct session *session;
+	char dir[32];
+	char token[8];
+	int n_enrolled, n_renewed, n_attempts;
+} t;
+
+/* --- the controller --- */
+
+/* A certificate for the key of the request, or for a new key whose text is the caller's. */
+static void sign(EVP_PKEY *key, const char *id, const char *const *names, struct cert_list *chain)
+{
+	const struct cert_leaf leaf = { .key = key, .id = id, .names = names, .ttl_s = LEAF_S };
+
+	assert_int_equal(cert_ca_sign(t.ca, &leaf, chain), 0);
+}
+
+static void answer(struct grpc_call *call, const char *csr_pem)
+{
+	Outrigger__V1__EnrollResponse m = OUTRIGGER__V1__ENROLL_RESPONSE__INIT;
+	struct cert_list chain = {};
+	struct cert_csr csr;
+
+	assert_int_equal(cert_csr_parse(csr_pem, strlen(csr_pem), &csr, NULL), 0);
+	sign(csr.key, NIC_ID, NULL, &chain);
+	m.cert_chain = chain.pem;
+	m.n_cert_chain = chain.n;
+	grpc_call_reply_pb(call, &m.base);
+	cert_list_deinit(&chain);
+	cert_csr_deinit(&csr);
+}
+
+static void on_enroll(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
+{
+	ProtobufCMessage *m;
+
+	(void)data;
+	assert_int_equal(pb_unpack(&outrigger__v1__enroll_request__descriptor, bytes, len, 0, &m), 0);
+	answer(call, ((const Outrigger__V1__EnrollRequest *)(const void *)m)->csr_pem);
+	pb_free(m);
+	t.n_enrolled++;
+}
+
+static void on_renew(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
+{
+	ProtobufCMessage *m;
+
+	(void)data;
+	now.wall_ahead_s = 0;		/* the new one has all its life before it */
+	assert_int_equal(pb_unpack(&outrigger__v1__renew_request__descriptor, bytes, len, 0, &m), 0);
+	answer(call, ((const Outrigger__V1__RenewRequest *)(const void *)m)->csr_pem);
+	pb_free(m);
+	t.n_renewed++;
+}
+
+static void on_report(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
+{
+	(void)call;
+	(void)data;
+	(void)bytes;
+	(void)len;
+}
+
+static void on_closed(struct grpc_call *call, void *data, const struct grpc_status *status)
+{
+	(void)call;
+	(void)data;
+	(void)status;
+}
+
+static void on_session(struct grpc_call *call, void *data)
+{
+	static const struct grpc_call_ops ops = { .message = on_report, .closed = on_closed };
+	Outrigger__V1__Directive m = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__Welcome welcome = OUTRIGGER__V1__WELCOME__INIT;
+
+	(void)data;
+	grpc_call_set_ops(call, &ops, NULL);
+	welcome.version = 1;
+	m.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_WELCOME;
+	m.welcome = &welcome;
+	assert_int_equal(grpc_call_send_pb(call, &m.base), 0);
+}
+
+static const struct grpc_method methods[] = {
+	{ "/outrigger.v1.Provisioner/Enroll", .unary = on_enroll },
+	{ "/outrigger.v1.Provisioner/Renew", .unary = on_renew },
+	{ "/outrigger.v1.Provisioner/Session", .open = on_session },
+};
+
+static void make_tls(void)
+{
+	static const char *const alpn[] = { "h2", NULL }, *const names[] = { "controller", NULL };
+	struct tls_config config = { .role = TLS_SERVER, .verify = TLS_VERIFY_REQUEST, .roots_pem = cert_ca_roots_pem(t.ca), .alpn = alpn };
+	struct cert_list chain = {};
+	char *chain_pem;
+
+	assert_int_equal(cert_key_new(&config.key), 0);
+	sign(config.key, NULL, names, &chain);
+	assert_int_equal(cert_list_join(&chain, 0, chain.n, &chain_pem), 0);
+	config.cert_pem = chain_pem;
+	assert_int_equal(tls_ctx_new(&config, &t.tls, NULL), 0);
+	EVP_PKEY_free(config.key);
+	cert_list_deinit(&chain);
+	free(chain_pem);
+}
+
+static void controller_starts(void)
+{
+	const struct grpc_server_options options = { .tls = t.tls, .methods = methods, .n_methods = ELEMENTS(methods) };
+
+	assert_int_equal(grpc_server_new(t.loop, &options, &t.server), 0);
+	assert_int_equal(grpc_server_listen(t.server, &t.addr, &t.addr, NULL), 0);
+}
+
+static void controller_dies(void)
+{
+	t.server = grpc_server_free(t.server);
+	assert_int_equal(loop_turn(t.loop, 0), 0);	/* TLS connections go on a turn of their own */
+}
+
+/* --- the agent --- */
+
+static void on_welcome(const Outrigger__V1__Welcome *m, void *data)
+{
+	(void)m;
+	(void)data;
+}
+
+static void on_changed(enum session_state state, const char *detail, void *data)
+{
+	(void)detail;
+	(void)data;
+	t.n_attempts += state == SESSION_CONNECTING;
+}
+
+static struct session_info info(void)
+{
+	struct session_info i;
+
+	session_get_info(t.session, &i);
+	return i;
+}
+
+static bool is_open(void) { return info().state == SESSION_OPEN; }
+static bool is_waiting(void) { return info().state == SESSION_WAITING; }
+
+/* What needs no time. */
+static void turn_until(bool (*reached)(void))
+{
+	for (int i = 0; i < TURNS_MAX && !reached(); i++)
+		assert_int_equal(loop_turn(t.loop, 5), 0);
+	assert_true(reached());
+}
+
+static void pass(uint64_t ms)
+{
+	now.mono_ms += ms;
+	assert_int_equal(loop_turn(t.loop, 0), 0);
+}
+
+/* Milliseconds of the clock until the session tries again. */
+static uint64_t wait_ms(void)
+{
+	uint64_t begin = now.mono_ms;
+	int before;
+
+	turn_until(is_waiting);
+	before = t.n_attempts;
+	while (t.n_attempts == before) {	/* one that is refused may be over at once */
+		assert_true(now.mono_ms - begin < 60000);
+		pass(STEP_MS);
+	}
+	return now.mono_ms - begin;
+}
+
+static int setup(void **state)
+{
+	static const struct session_ops ops = { .welcome = on_welcome, .changed = on_changed };
+	static char address[IP_PORT_TEXT_LEN];
+	struct session_conf conf = { .nic = "n1", .address = address, .server_name = "controller", .join_token = t.token };
+
+	(void)state;
+	memset(&t, 0, sizeof(t));
+	strcpy(t.token, "once");
+	strcpy(t.dir, "/tmp/test-session-XXXXXX");
+	assert_non_null(mkdtemp(t.dir));
+	assert_int_equal(cert_ca_new_root("test.mesh", 1, &t.ca), 0);
+	make_tls();
+	assert_int_equal(ip_parse("127.0.0.1", &t.addr.ip), 0);
+	assert_int_equal(loop_new(&t.loop), 0);
+	controller_starts();		/* so that it has a port */
+	ip_port_format(&t.addr, address);
+	conf.roots_pem = cert_ca_roots_pem(t.ca);
+	conf.state_dir = t.dir;
+	assert_int_equal(session_new(t.loop, &conf, &ops, &t.session), 0);
+	turn_until(is_open);
+	assert_int_equal(t.n_enrolled, 1);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char path[64];
+
+	(void)state;
+	session_free(t.session);
+	if (t.server)
+		controller_dies();
+	assert_int_equal(loop_turn(t.loop, 0), 0);
+	tls_ctx_unref(t.tls);
+	cert_ca_free(t.ca);
+	loop_free(t.loop);
+	snprintf(path, sizeof(path), "%s/nic.pem", t.dir);
+	unlink(path);
+	rmdir(t.dir);
+	return 0;
+}
+
+/* The controller is away until attempts are far between. */
+static void outage(void)
+{
+	controller_dies();
+	for (int i = 0; i < 12; i++)
+		(void)wait_ms();
+	assert_true(wait_ms() > LONG_WAIT_MS);
+}
+
+static void attempts_are_further_and_further_apart(void **state)
+{
+	uint64_t waits[3];
+
+	(void)state;
+	controller_dies();
+	for (size_t i = 0; i < ELEMENTS(waits); i++) {
+		waits[i] = wait_ms();
+		for (int j = 0; j < 2; j++)
+			(void)wait_ms();	/* doubled each time, and half of it is by chance */
+	}
+	assert_true(waits[0] <= FIRST_WAIT_MS + STEP_MS);
+	assert_true(waits[0] < waits[1] && waits[1] < waits[2]);
+}
+
+static void a_session_that_does_not_last_is_no_reason_to_hurry(void **state)
+{
+	(void)state;
+	outage();
+	controller_starts();
+	(void)wait_ms();
+	turn_until(is_open);
+	controller_dies();
+	assert_true(wait_ms() > LONG_WAIT_MS);
+}
+
+static void a_session_that_lasted_is(void **state)
+{
+	(void)state;
+	outage();
+	controller_starts();
+	(void)wait_ms();
+	turn_until(is_open);
+	pass(5000);
+	turn_until(is_open);
+	controller_dies();
+	assert_true(wait_ms() <= FIRST_WAIT_MS + STEP_MS);
+}
+
+/* The one that takes its place with the new certificate is young, and has not been tried for in vain. */
+static void a_session_that_lasted_until_the_certificate_was_renewed_is(void **state)
+{
+	struct session_info first;
+
+	(void)state;
+	session_get_info(t.session, &first);
+	controller_dies();
+	for (int i = 0; i < 12; i++)
+		(void)wait_ms();
+	controller_starts();
+	(void)wait_ms();
+	turn_until(is_open);
+	assert_int_equal(info().n_connects, 2);
+	now.wall_ahead_s = LEAF_S / 2 + 60;
+	now.mono_ms += 6000;
+	for (int i = 0; i < TURNS_MAX && info().n_connects < 3; i++)
+		assert_int_equal(loop_turn(t.loop, 5), 0);
+	turn_until(is_open);
+	assert_int_equal(t.n_renewed, 1);
+	assert_int_equal(info().n_connects, 3);
+	assert_true(info().cert_not_after >= first.cert_not_after);
+	controller_dies();
+	assert_true(wait_ms() <= FIRST_WAIT_MS + STEP_MS);
+}
+
+#define SESSION(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		SESSION(attempts_are_further_and_further_apart),
+		SESSION(a_session_that_does_not_last_is_no_reason_to_hurry),
+		SESSION(a_session_that_lasted_is),
+		SESSION(a_session_that_lasted_until_the_certificate_was_renewed_is),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
