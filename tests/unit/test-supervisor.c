@@ -611,18 +611,25 @@ static void an_unknown_version_is_refused(void **state)
 	world_deinit(&w);
 }
 
+/* A process that serves "a" already. */
+static void adopt(struct world *w, bool draining)
+{
+	int fds[2];
+
+	assert_int_equal(fdmsg_pair(fds), 0);
+	w->proxy = fds[1];
+	assert_int_equal(supervisor_adopt(&w->s, "ns-shop", fds[0], 77, draining), 0);
+	expect(w, HELLO);
+	say_hello(w, 1, "a");
+}
+
 static void a_successor_adopts_what_serves(void **state)
 {
 	struct world w;
-	int fds[2];
 
 	(void)state;
 	world_init(&w);
-	assert_int_equal(fdmsg_pair(fds), 0);
-	w.proxy = fds[1];
-	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77, false), 0);
-	expect(&w, HELLO);
-	say_hello(&w, 1, "a");
+	adopt(&w, false);
 	expect(&w, SETUP);
 	want(&w, "a", "ns-shop", 80, false);
 	expect(&w, VM_PUT);			/* no listeners: it has its own */
@@ -655,15 +662,10 @@ static void say_load(struct world *w, const char *id, uint64_t connections)
 static void who_drains_is_known_to_the_next_agent_and_hosts_nobody(void **state)
 {
 	struct world w;
-	int fds[2];
 
 	(void)state;
 	world_init(&w);
-	assert_int_equal(fdmsg_pair(fds), 0);
-	w.proxy = fds[1];
-	assert_int_equal(supervisor_adopt(&w.s, "ns-shop", fds[0], 77, true), 0);
-	expect(&w, HELLO);
-	say_hello(&w, 1, "a");
+	adopt(&w, true);
 	expect_nothing(&w);			/* no setup, which would give it names to be adopted by */
 	supervisor_tick(&w.s);
 	expect(&w, LOAD_REQUEST);

@@ -394,6 +394,15 @@ static void hear_reset(int fd)
 	assert_int_equal(errno, ECONNRESET);
 }
 
+/* One that is accepted, as all are, and then refused. */
+static void dial_in_vain(int n)
+{
+	int fd = dial(n);
+
+	hear_reset(fd);
+	close(fd);
+}
+
 static void reset(int fd)
 {
 	struct linger l = { .l_onoff = 1 };
@@ -631,14 +640,11 @@ static void a_reset_on_one_side_is_a_reset_on_the_other(void **state)
 static void a_policy_refuses(void **state)
 {
 	const struct flow_report *r;
-	int c;
 
 	(void)state;
 	put_deny("no-clients", "client");
 	publish();
-	c = dial(VIP);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(VIP);
 	r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
 	assert_int_equal(r->result, FLOW_R_DENIED);
 	assert_int_equal(r->status, 401);
@@ -722,13 +728,10 @@ static void an_endpoint_whose_application_is_gone_is_passed_over(void **state)
 static void a_peer_with_another_identity_is_not_spoken_to(void **state)
 {
 	const struct flow_report *r;
-	int c;
 
 	(void)state;
 	configure(&rig.b, 0, other_leaf, SERVER, "server", NULL);
-	c = dial(VIP);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(VIP);
 	r = report_of(FLOW_CLOSED, FLOW_OUTBOUND);
 	assert_int_equal(r->result, FLOW_R_CONNECT);
 	assert_non_null(strstr(r->why, "peer presented spiffe://td/ns/evil/sa/x"));
@@ -757,15 +760,11 @@ static void a_destination_is_resolved_first(void **state)
 
 static void what_the_mesh_does_not_know_is_refused_where_it_must_be(void **state)
 {
-	int c;
-
 	(void)state;
 	struct ip ip = ip_at(STRANGER);
 	assert_int_equal(snap_store_put_absent(rig.store, &ip), 0);
 	publish();
-	c = dial(STRANGER);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(STRANGER);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_PLAINTEXT);
 	assert_int_equal(counters_of(rig.a.vm[0]).refused[FLOW_OUTBOUND], 1);
 }
@@ -777,13 +776,9 @@ static void short_resolve(struct vm_conf *c)
 
 static void a_destination_that_is_never_resolved_is_refused(void **state)
 {
-	int c;
-
 	(void)state;
 	configure(&rig.a, 0, client_leaf, CLIENT, "client", short_resolve);
-	c = dial(STRANGER);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(STRANGER);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_PLAINTEXT);
 }
 
@@ -791,16 +786,13 @@ static void a_destination_that_is_never_resolved_is_refused(void **state)
 static void a_service_is_reached_through_its_waypoint_only(void **state)
 {
 	const struct flow_report *r;
-	int c;
 
 	(void)state;
 	put_service_behind("web", VIP, rig.out_port, "way");
 	put_service_behind("way", STRANGER, SNAP_HBONE_PORT, NULL);
 	put_waypoint("way-1", SERVER, "shop/way");
 	publish();
-	c = dial(VIP);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(VIP);
 	r = report_of(FLOW_CLOSED, FLOW_INBOUND);
 	assert_int_equal(r->result, FLOW_R_BAD_REQUEST);
 	assert_non_null(strstr(r->why, "the authority names another address"));
@@ -821,24 +813,19 @@ static void short_and_lenient(struct vm_conf *c)
 static void nothing_goes_past_a_waypoint_that_is_not_there(void **state)
 {
 	struct ip vip = ip_at(VIP);
-	int c;
 
 	(void)state;
 	configure(&rig.a, 0, client_leaf, CLIENT, "client", short_and_lenient);
 	put_service_behind("web", VIP, rig.out_port, "way");
 	publish();
-	c = dial(VIP);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(VIP);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_NO_ENDPOINT);
 	assert_int_equal(rig.n_asked, 1);
 	assert_true(ip_equal(&rig.asked[0], &vip));
 	put_service_behind("way", STRANGER, SNAP_HBONE_PORT, NULL);	/* and nobody behind it */
 	publish();
 	forget_reports();
-	c = dial(VIP);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(VIP);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_NO_ENDPOINT);
 }
 
@@ -1001,9 +988,7 @@ static void neighbours_reach_each_other_without_a_wire(void **state)
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_POLICY_CHANGED);
 	forget_reports();
 
-	c = dial(STRANGER);
-	hear_reset(c);
-	close(c);
+	dial_in_vain(STRANGER);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_OUTBOUND)->result, FLOW_R_DENIED);
 	r = report_of(FLOW_CLOSED, FLOW_INBOUND);
 	assert_int_equal(r->result, FLOW_R_DENIED);
