@@ -43,6 +43,7 @@ def test_each_fault_costs_what_it_may():
     ([1000 + 3 * i + 40 * (i % 2) for i in range(40)], (64, 0), True),      # little by little
     ([1000 + 40 * (i % 3) for i in range(40)], (0, 0), False),
     ([7, 7, 7, 7, 7, 7, 7, 8], (0, 0), False),
+    ([32, 31, 35, 37, 35, 39, 36], (8, 0), False),  # descriptors of a proxy, some tunnels more or less
     ([1, 2, 3, 4, 5], (0, 0), False),               # too few to tell
 ])
 def test_growth_is_what_lies_above_all_that_was_before(values, slack, is_growth):
