@@ -155,6 +155,26 @@ struct proxy_vm *process_vm(struct process *p, const char *id)
 	return vm && vm->process == (p->prev ? p->prev : p) ? vm : NULL;
 }
 
+/* @id: at once, drained or not. */
+static void send_away_vm(struct process *p, char *id)
+{
+	Outrigger__Ipc__VmRemove remove = OUTRIGGER__IPC__VM_REMOVE__INIT;
+	Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+
+	remove.vm_id = id;
+	m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE;
+	m.vm_remove = &remove;
+	if (process_send(p, &m, NULL, 0) < 0)
+		complain(p, "proxy process does not take a message", -EIO);
+}
+
+/* Of a VM that left while there was no agent: who drains it would speak in its name, wherever it is. */
+static bool is_orphan(const struct process *p, const Outrigger__Ipc__VmLoad *l)
+{
+	return p->retired && p->adopted && l->connections_open && clock_mono_ms() - p->started_ms > ADOPT_GRACE_MS &&
+	       !supervisor_find(p->supervisor, l->vm_id);
+}
+
 static void take_load(struct process *p, const Outrigger__Ipc__Load *m)
 {
 	p->cpu_ns = m->cpu_ns;
@@ -165,6 +185,8 @@ static void take_load(struct process *p, const Outrigger__Ipc__Load *m)
 		struct proxy_vm *vm = process_vm(p, l->vm_id);
 
 		p->connections += l->connections_open;
+		if (is_orphan(p, l))
+			send_away_vm(p, l->vm_id);
 		if (vm)
 			vm->load = (struct vm_load){
 				.connections_opened = l->connections_opened, .connections_open = l->connections_open,
@@ -397,15 +419,10 @@ static int stop(struct process *p, uint32_t drain_ms)
 static void drop_orphans(struct process *p)
 {
 	while (p->n_had) {
-		Outrigger__Ipc__VmRemove remove = OUTRIGGER__IPC__VM_REMOVE__INIT;
-		Outrigger__Ipc__ToProxy m = OUTRIGGER__IPC__TO_PROXY__INIT;
+		char *id = p->had[--p->n_had];
 
-		remove.vm_id = p->had[--p->n_had];
-		m.msg_case = OUTRIGGER__IPC__TO_PROXY__MSG_VM_REMOVE;
-		m.vm_remove = &remove;
-		if (process_send(p, &m, NULL, 0) < 0)
-			complain(p, "proxy process does not take a message", -EIO);
-		free(remove.vm_id);
+		send_away_vm(p, id);
+		free(id);
 	}
 }
 

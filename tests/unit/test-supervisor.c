@@ -675,6 +675,15 @@ static void who_drains_is_known_to_the_next_agent_and_hosts_nobody(void **state)
 	assert_int_equal(p->connections, 3);
 	supervisor_vanished(&w.s, "a");		/* nor does it go on speaking for one that is gone */
 	expect(&w, VM_REMOVE);
+	say_load(&w, "gone", 1);
+	expect_nothing(&w);			/* it may be found again yet */
+	p->started_ms -= 60000;
+	say_load(&w, "gone", 1);		/* it went while there was no agent */
+	expect(&w, VM_REMOVE);
+	say_load(&w, "gone", 0);
+	p->started_ms += 60000;
+	say_load(&w, "a", 3);
+	expect_nothing(&w);
 	int old = w.proxy;
 	w.proxy = -1;
 	want(&w, "a", "ns-shop", 80, false);
