@@ -81,21 +81,20 @@ static void plain_closed(struct plain_conn *c, void *data, int r, const char *te
 
 static const struct plain_conn_ops plain_ops = { plain_opened, plain_received, plain_drained, plain_closed };
 
-int grpc_link_dial(struct loop *loop, const struct ip_port *addr, struct tls_ctx *tls, const struct tls_expect *expect,
-		   uint32_t open_timeout_ms, const struct grpc_link_ops *ops, void *data, struct grpc_link **ret_link)
+static struct grpc_link *link_new(const struct grpc_link_ops *ops, void *data)
 {
-	struct tls_conn_options options = { .open_timeout_ms = open_timeout_ms };
 	struct grpc_link *l = calloc(1, sizeof(*l));
-	int r;
 
-	if (!l)
-		return -ENOMEM;
-	l->ops = ops;
-	l->data = data;
-	if (tls)
-		r = tls_conn_dial(loop, addr, tls, expect, &options, &tls_ops, l, &l->tls);
-	else
-		r = plain_conn_dial(loop, addr, open_timeout_ms, &plain_ops, l, &l->plain);
+	if (l) {
+		l->ops = ops;
+		l->data = data;
+	}
+	return l;
+}
+
+/* @r: of what makes its connection. Without one there is no link. */
+static int link_begun(struct grpc_link *l, int r, struct grpc_link **ret_link)
+{
 	if (r < 0) {
 		free(l);
 		return r;
@@ -104,50 +103,52 @@ int grpc_link_dial(struct loop *loop, const struct ip_port *addr, struct tls_ctx
 	return 0;
 }
 
+int grpc_link_dial(struct loop *loop, const struct ip_port *addr, struct tls_ctx *tls, const struct tls_expect *expect,
+		   uint32_t open_timeout_ms, const struct grpc_link_ops *ops, void *data, struct grpc_link **ret_link)
+{
+	struct tls_conn_options options = { .open_timeout_ms = open_timeout_ms };
+	struct grpc_link *l = link_new(ops, data);
+	int r;
+
+	if (!l)
+		return -ENOMEM;
+	if (tls)
+		r = tls_conn_dial(loop, addr, tls, expect, &options, &tls_ops, l, &l->tls);
+	else
+		r = plain_conn_dial(loop, addr, open_timeout_ms, &plain_ops, l, &l->plain);
+	return link_begun(l, r, ret_link);
+}
+
 int grpc_link_connecting(struct loop *loop, int fd, uint32_t open_timeout_ms, const struct grpc_link_ops *ops, void *data,
 			 struct grpc_link **ret_link)
 {
-	struct grpc_link *l = calloc(1, sizeof(*l));
+	struct grpc_link *l = link_new(ops, data);
 	int r;
 
 	if (!l) {
 		close_fd(fd);
 		return -ENOMEM;
 	}
-	l->ops = ops;
-	l->data = data;
 	r = plain_conn_new(loop, fd, true, open_timeout_ms, &plain_ops, l, &l->plain);
-	if (r < 0) {
-		free(l);
-		return r;
-	}
-	*ret_link = l;
-	return 0;
+	return link_begun(l, r, ret_link);
 }
 
 int grpc_link_accept(struct loop *loop, int fd, struct tls_ctx *tls, const struct tls_expect *expect, uint32_t open_timeout_ms,
 		     const struct grpc_link_ops *ops, void *data, struct grpc_link **ret_link)
 {
 	struct tls_conn_options options = { .open_timeout_ms = open_timeout_ms };
-	struct grpc_link *l = calloc(1, sizeof(*l));
+	struct grpc_link *l = link_new(ops, data);
 	int r;
 
 	if (!l) {
 		close_fd(fd);
 		return -ENOMEM;
 	}
-	l->ops = ops;
-	l->data = data;
 	if (tls)
 		r = tls_conn_new(loop, fd, tls, expect, &options, &tls_ops, l, &l->tls);
 	else
 		r = plain_conn_new(loop, fd, false, open_timeout_ms, &plain_ops, l, &l->plain);
-	if (r < 0) {
-		free(l);
-		return r;
-	}
-	*ret_link = l;
-	return 0;
+	return link_begun(l, r, ret_link);
 }
 
 struct grpc_link *grpc_link_free(struct grpc_link *l)
