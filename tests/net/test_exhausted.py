@@ -156,3 +156,29 @@ def test_full_disks_of_an_agent_stop_it_from_nothing_but_writing(mesh):
     mesh.start_controller()
     mesh.wait_joined("orders-2")
     wait_until("answers", lambda: mesh.fetch(shopper, orders))
+
+
+@pytest.mark.parametrize("what", sorted(LIMITS))
+def test_an_agent_without_memory_leaves_what_is_there_alone_and_comes_back(mesh, what):
+    orders, echo = both_services(mesh)
+    shopper, b = mesh.vms["shopper-1"], mesh.nics["b"]
+    pids = (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid)
+    talk = Stream(shopper, echo, ECHO, 3).goes_on(6)
+    load = mesh.load(shopper, orders).goes_on()
+    late = mesh.add_vm("orders-2", "b")
+    mesh.serve(late)
+    old = starve(b.worker_pid(), what)
+    try:
+        for i in range(200):
+            mesh.register(late, "orders", 9000 + i % 50, "orders-%d" % i)
+        load.goes_on(40)
+        talk.goes_on(6)
+    finally:
+        limit(b.worker_pid(), what, old)
+    mesh.register(late)
+    mesh.wait_joined("orders-2")
+    load.goes_on(who="orders-2")
+    got = load.end()
+    assert got["failed"] == 0, got
+    assert not talk.failed()
+    assert (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid) == pids
