@@ -1,4 +1,5 @@
 """docs/istio.md: its commands, in its order, on the machines that it names."""
+import glob
 import os
 import re
 import stat
@@ -43,11 +44,13 @@ def program(path, text):
 def mesh(kube):
     kube.ensure_istiod()
     lab = IstioLab(kube)
-    yield lab
-    for name in ("controller", "agent"):
-        with open(os.path.join(lab.dir, "etc", name + ".log")) as f:
-            print(f.read()[-4000:])
-    lab.close()
+    try:
+        yield lab
+        for path in sorted(glob.glob(lab.dir + "/etc/*.log")):
+            with open(path) as f:
+                print(f.read()[-4000:])
+    finally:
+        lab.close()     # else the next lab of that cluster finds its addresses taken
 
 
 def test_the_page_leads_from_nothing_to_a_meshed_vm(mesh):
