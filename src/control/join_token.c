@@ -61,6 +61,7 @@ int join_token_create(struct store *s, const char *nic, const char *note, int64_
 	}
 	OPENSSL_cleanse(token, sizeof(token));
 	OPENSSL_cleanse(secret, sizeof(secret));
+	OPENSSL_cleanse(random, sizeof(random));
 	return r;
 }
 

@@ -89,11 +89,12 @@ static void create_join_token(struct httpd_request *req, const json_t *body)
 	r = join_token_create(s->store, nic, text_of(body, "note"), ttl_s, token, &row);
 	if (r < 0) {
 		reply_store_error(req, r);
-		return;
+		return;		/* no token was written */
 	}
 	log_info("join token made", log_str("token", row.id), log_str("nic", nic), log_int("ttl_s", ttl_s));
 	httpd_reply_json(req, 201, json_pack("{s:s, s:s, s:s, s:I}", "id", row.id, "token", token, "nic", nic, "expires_at",
 					     (json_int_t)row.expires_at));
+	explicit_bzero(token, sizeof(token));	/* the stack is no place to leave it in either */
 }
 
 void rest_create_token(struct httpd_request *req)

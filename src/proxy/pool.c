@@ -203,13 +203,15 @@ void pool_tunnel_open(struct pool_entry *p)
 
 void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
 {
+	/* One that was retired while it was being opened (there is a new certificate) says nothing of the peer. */
+	bool was_well = was_open || t->draining;
 	char why[160];
 
 	list_unlink(&t->of_pool);
 	p->n_tunnels--;
-	if (choose(p) || one_is_coming(p) || (was_open && list_empty(&p->waiting)))
+	if (choose(p) || one_is_coming(p) || (was_well && list_empty(&p->waiting)))
 		return;
-	if (was_open && dial(p, why))
+	if (was_well && dial(p, why))
 		return;
 	p->backoff_ms = p->backoff_ms ? MIN(p->backoff_ms * 2, (uint32_t)MAX_BACKOFF_MS) : FIRST_BACKOFF_MS;
 	p->retry_ms = loop_now_ms(p->v->w->loop) + p->backoff_ms;

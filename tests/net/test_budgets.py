@@ -43,7 +43,7 @@ BUDGETS = {
     ("request of 64", "instructions"): 3000,
     ("request of 64", "allocations"): 0,
     ("connection", "system calls"): 49,
-    ("connection", "instructions"): 56500,
+    ("connection", "instructions"): 58000,
     ("connection", "allocations"): 12,
 }
 
@@ -53,7 +53,7 @@ CONFIG_BUDGETS = {
     ("endpoint", "bytes"): 291,
     ("endpoint loaded", "instructions"): 15500,
     ("endpoint changed", "instructions"): 14550,
-    ("endpoint changed", "allocations"): 7,
+    ("endpoint changed", "allocations"): 7.5,
     ("endpoint changed of 50", "instructions"): 12950,
     ("endpoint changed of 50", "allocations"): 8.5,
     ("change pushed to a stream", "instructions"): 5430,

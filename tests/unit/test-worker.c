@@ -881,6 +881,24 @@ static void a_new_certificate_is_used_and_nothing_is_cut(void **state)
 	close(s2);
 }
 
+/* Whatever of a tunnel there is yet: who waits for it gets one with the new certificate. */
+static void a_new_certificate_while_a_tunnel_is_opened_fails_nobody(void **state)
+{
+	(void)state;
+	for (int turns = 0; turns < 40; turns++) {
+		int c = dial(VIP), s;
+
+		for (int i = 0; i < turns; i++)
+			assert_int_equal(loop_turn(rig.loop, 0), 0);
+		configure(&rig.a, 0, client_leaf, CLIENT, "client", NULL);
+		s = take(rig.app);
+		say(c, "a");
+		hear(s, "a");
+		close(c);
+		close(s);
+	}
+}
+
 static void a_workload_without_hbone_is_reached_plainly(void **state)
 {
 	int c, s;
@@ -1526,6 +1544,7 @@ int main(void)
 		T(a_waypoint_that_is_resolved_late_is_waited_for),
 		T(without_a_certificate_a_tunnel_waits_for_one),
 		T(a_new_certificate_is_used_and_nothing_is_cut),
+		T(a_new_certificate_while_a_tunnel_is_opened_fails_nobody),
 		T(a_workload_without_hbone_is_reached_plainly),
 		T(streams_to_registries_are_copied),
 		T(strict_vms_refuse_plaintext),
