@@ -1,13 +1,13 @@
 /*
- * The table of controller.yaml, and the checks that see more than one item.
+ * The table of controller.yaml, and what one item has to look like. What items say of each other: config_check.c.
  */
 #include "control/config.h"
 
 #include <errno.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "base/map.h"
+#include "control/config_check.h"
 #include "control/onboard.h"
 #include "mesh/health_check.h"
 #include "mesh/identity.h"
@@ -458,190 +458,12 @@ const struct conf_table config_table = CONF_TABLE_INIT("controller.yaml", struct
 	.doc = "The configuration of outrigger-controller. It is watched. A file that is wrong is refused whole, and the last good one stays in force. "
 	       "A good one is applied at once; when it changes something whose column `change` says `restart`, all of it waits for that.");
 
-/* --- checks across items --- */
-
-struct check {
-	const struct config *c;
-	const char *file;
-	struct diag *diag;
-};
-
-static bool namespace_known(const struct config *c, const char *name)
-{
-	for (size_t i = 0; i < c->namespaces.n; i++)
-		if (!strcmp(c->namespaces.v[i], name))
-			return true;
-	return !c->namespaces.n;
-}
-
-static int check_namespace(const struct check *k, const char *name, unsigned line)
-{
-	if (!name || namespace_known(k->c, name))
-		return 0;
-	return diag_at(k->diag, k->file, line, "namespace '%s' is not listed under 'namespaces'", name);
-}
-
-/* Names that must differ: @what/@ns/@name. */
-struct seen {
-	struct map_link link;
-	unsigned line;
-	char text[];
-};
-
-static int check_unique(const struct check *k, struct map *seen, const char *what, const char *ns, const char *name, unsigned line)
-{
-	size_t size = strlen(what) + strlen(ns) + strlen(name) + 3;
-	struct seen *s = malloc(sizeof(*s) + size);
-	int r;
-
-	if (!s)
-		return -ENOMEM;
-	snprintf(s->text, size, "%s %s/%s", what, ns, name);
-	s->line = line;
-	r = map_add(seen, &s->link, s->text, strlen(s->text));
-	if (r == -EEXIST) {
-		const struct seen *first = container_of(map_find_str(seen, s->text), struct seen, link);
-
-		r = diag_at(k->diag, k->file, line, "%s '%s' is there twice, first in line %u", what, name, first->line);
-	}
-	if (r < 0)
-		free(s);
-	return r;
-}
-
-static const struct config_service *find_service(const struct config *c, const char *ns, const char *ref)
-{
-	const char *slash = strchr(ref, '/');
-	const char *name = slash ? slash + 1 : ref;
-	size_t n_ns = slash ? (size_t)(slash - ref) : strlen(ns);
-
-	config_for_each(const struct config_service, s, &c->services)
-		if (!strcmp(s->name, name) && strlen(s->namespace) == n_ns && !memcmp(s->namespace, slash ? ref : ns, n_ns))
-			return s;
-	return NULL;
-}
-
-static int check_workload(const struct check *k, struct map *seen, const struct config_workload *w)
-{
-	char text[IP_TEXT_LEN];
-	int r = check_namespace(k, w->namespace, w->line);
-
-	if (r == 0)
-		r = check_unique(k, seen, "workload", w->namespace, w->name, w->line);
-	for (size_t i = 0; r == 0 && i < w->addresses.n; i++) {
-		if (w->addresses.v[i].len != 128)
-			return diag_at(k->diag, k->file, w->line, "workload '%s': an address is wanted, not a prefix", w->name);
-		r = check_unique(k, seen, "address", "", ip_format(&w->addresses.v[i].ip, text), w->line);
-	}
-	for (size_t i = 0; r == 0 && i < w->services.n; i++)
-		if (!find_service(k->c, w->namespace, w->services.v[i]))
-			r = diag_at(k->diag, k->file, w->line, "workload '%s': there is no service '%s' under 'services'", w->name, w->services.v[i]);
-	return r;
-}
-
-static int check_service(const struct check *k, struct map *seen, const struct config_service *s)
-{
-	char host[NAMES_HOST_LEN], text[IP_TEXT_LEN];
-	int r = check_namespace(k, s->namespace, s->line);
-
-	if (r == 0 && !s->hostname && names_service_host(s->name, s->namespace, host) < 0)
-		r = diag_at(k->diag, k->file, s->line, "service '%s': no host name can be made of it, give a 'hostname'", s->name);
-	if (r == 0)
-		r = check_unique(k, seen, "service", s->namespace, s->name, s->line);
-	if (r == 0)
-		r = check_unique(k, seen, "hostname", s->namespace, s->hostname ? s->hostname : host, s->line);
-	for (size_t i = 0; r == 0 && i < s->addresses.n; i++) {
-		if (s->addresses.v[i].len != 128)
-			return diag_at(k->diag, k->file, s->line, "service '%s': an address is wanted, not a prefix", s->name);
-		r = check_unique(k, seen, "address", "", ip_format(&s->addresses.v[i].ip, text), s->line);
-	}
-	return r;
-}
-
-bool config_has_kubernetes(const struct config *c)
-{
-	return c->kubernetes.kubeconfig || c->kubernetes.in_cluster;
-}
-
-static int check_mesh(const struct check *k)
-{
-	const struct config *c = k->c;
-
-	if (c->kubernetes.kubeconfig && c->kubernetes.in_cluster)
-		return diag_at(k->diag, k->file, 0, "kubernetes: either kubeconfig or in_cluster");
-	if (c->mesh.tokens == TOKENS_REQUEST && !config_has_kubernetes(c))
-		return diag_at(k->diag, k->file, 0, "mesh.tokens token_request needs kubernetes.kubeconfig or kubernetes.in_cluster");
-	if ((c->kubernetes.namespaces.n || c->kubernetes.services.n) && (c->mesh.kind == MESH_ISTIO || !config_has_kubernetes(c)))
-		return diag_at(k->diag, k->file, 0, "kubernetes.namespaces and kubernetes.services are for the embedded mesh and a cluster: %s",
-			       c->mesh.kind == MESH_ISTIO ? "Istio has them by itself" : "kubeconfig or in_cluster is missing");
-	if (c->kubernetes.services.n && !c->kubernetes.namespaces.n)
-		return diag_at(k->diag, k->file, 0, "kubernetes.services without kubernetes.namespaces: there is nothing to choose from");
-	if (c->mesh.kind != MESH_ISTIO && c->mesh.renewal == RENEWAL_CERTIFICATE)
-		return diag_at(k->diag, k->file, 0, "mesh.renewal certificate is for mesh.kind istio: the embedded mesh controller takes tokens only");
-	if (c->mesh.kind != MESH_ISTIO)
-		return 0;
-	if (!c->advertise.mesh)
-		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs advertise.mesh: where istiod is");
-	if (!c->mesh.roots_file && !config_has_kubernetes(c))
-		return diag_at(k->diag, k->file, 0, "mesh.kind istio needs mesh.roots_file, or a cluster under 'kubernetes' to read the roots from");
-	config_for_each(const struct config_onboarding, p, &c->onboarding)
-		if (p->mode >= MODE_PERMISSIVE && p->services.n && !p->workload_group)
-			return diag_at(k->diag, k->file, p->line, "onboarding '%s': a VM with services needs a workload_group in an Istio mesh", p->name);
-	return 0;
-}
-
-static int check_all(const struct check *k, struct map *seen)
-{
-	int r = 0;
-
-	config_for_each(const struct config_onboarding, p, &k->c->onboarding) {
-		r = check_unique(k, seen, "onboarding", "", p->name, p->line);
-		if (r == 0)
-			r = check_namespace(k, p->namespace, p->line);
-		if (r < 0)
-			return r;
-	}
-	config_for_each(const struct config_service, s, &k->c->services) {
-		r = check_service(k, seen, s);
-		if (r < 0)
-			return r;
-	}
-	config_for_each(const struct config_workload, w, &k->c->workloads) {
-		r = check_workload(k, seen, w);
-		if (r < 0)
-			return r;
-	}
-	config_for_each(const struct config_authorization, a, &k->c->authorization) {
-		r = check_unique(k, seen, "authorization", a->namespace ? a->namespace : "", a->name, a->line);
-		if (r == 0)
-			r = check_namespace(k, a->namespace, a->line);
-		if (r < 0)
-			return r;
-	}
-	r = check_mesh(k);
-	if (r == 0 && k->c->virtual_addresses.len > 126)
-		return diag_at(k->diag, k->file, 0, "virtual_addresses: too small, a /30 at least is needed");
-	return r;
-}
-
-static int check_config(const struct config *c, const char *file, struct diag *d)
-{
-	const struct check k = { c, file, d };
-	struct map seen;
-	int r;
-
-	map_init(&seen);
-	r = check_all(&k, &seen);
-	map_for_each(l, &seen)
-		free(container_of(l, struct seen, link));
-	map_deinit(&seen);
-	return r;
-}
+/* --- loading --- */
 
 static int finish(int r, struct config *c, const char *file, struct config **ret_config, struct diag *d)
 {
 	if (r == 0) {
-		r = check_config(c, file, d);
+		r = config_check(c, file, d);
 		if (r < 0)
 			conf_free(&config_table, c);
 	}
@@ -676,4 +498,9 @@ struct config *config_free(struct config *c)
 		conf_free(&config_table, c);
 	free(c);
 	return NULL;
+}
+
+bool config_has_kubernetes(const struct config *c)
+{
+	return c->kubernetes.kubeconfig || c->kubernetes.in_cluster;
 }

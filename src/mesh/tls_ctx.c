@@ -175,10 +175,9 @@ static void set_rules(struct tls_ctx *ctx, enum tls_verify verify)
 				      SSL_OP_CIPHER_SERVER_PREFERENCE);
 }
 
-static int configure(struct tls_ctx *ctx, const struct tls_config *config, struct diag *d)
+/* What is asked for has to be something that protects. */
+static int check_config(const struct tls_config *config, struct diag *d)
 {
-	int r;
-
 	if (config->role == TLS_CLIENT && config->verify != TLS_VERIFY_REQUIRE && config->verify != TLS_VERIFY_NOTHING)
 		return diag_set(d, "a TLS client has to verify its server");
 	if (config->role == TLS_SERVER && config->verify == TLS_VERIFY_NOTHING)
@@ -187,13 +186,21 @@ static int configure(struct tls_ctx *ctx, const struct tls_config *config, struc
 		return diag_set(d, "a TLS server needs a certificate");
 	if (config->verify != TLS_VERIFY_NONE && config->verify != TLS_VERIFY_NOTHING && !config->roots_pem)
 		return diag_set(d, "peers are to be verified, but there are no trust roots");
-	if (SSL_CTX_set_min_proto_version(ctx->ssl, config->allow_tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) != 1 ||
-	    SSL_CTX_set_ciphersuites(ctx->ssl, suites_13) != 1 || SSL_CTX_set_cipher_list(ctx->ssl, suites_12) != 1 ||
-	    SSL_CTX_set1_groups_list(ctx->ssl, groups) != 1)
-		return refuse(d, "this OpenSSL lacks the cipher suites that we need");
+	return 0;
+}
 
-	set_rules(ctx, config->verify);
-	r = load_alpn(ctx, config->alpn, d);
+static int set_suites(SSL_CTX *ssl, bool allow_tls12, struct diag *d)
+{
+	if (SSL_CTX_set_min_proto_version(ssl, allow_tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) != 1 || SSL_CTX_set_ciphersuites(ssl, suites_13) != 1 ||
+	    SSL_CTX_set_cipher_list(ssl, suites_12) != 1 || SSL_CTX_set1_groups_list(ssl, groups) != 1)
+		return refuse(d, "this OpenSSL lacks the cipher suites that we need");
+	return 0;
+}
+
+static int load(struct tls_ctx *ctx, const struct tls_config *config, struct diag *d)
+{
+	int r = load_alpn(ctx, config->alpn, d);
+
 	if (r == 0 && config->roots_pem)
 		r = load_roots(ctx, config->roots_pem, d);
 	if (r == 0 && config->cert_pem)
@@ -201,6 +208,18 @@ static int configure(struct tls_ctx *ctx, const struct tls_config *config, struc
 	if (r == 0 && config->cert_pem)
 		r = load_key(ctx, config, d);
 	return r;
+}
+
+static int configure(struct tls_ctx *ctx, const struct tls_config *config, struct diag *d)
+{
+	int r = check_config(config, d);
+
+	if (r == 0)
+		r = set_suites(ctx->ssl, config->allow_tls12, d);
+	if (r < 0)
+		return r;
+	set_rules(ctx, config->verify);
+	return load(ctx, config, d);
 }
 
 int tls_ctx_new(const struct tls_config *config, struct tls_ctx **ret_ctx, struct diag *reterr_diag)
