@@ -13,13 +13,14 @@
 
 #include "base/clock.h"
 
+enum { BATCH = 128 };	/* events that a turn takes from the kernel */
+
 struct loop {
 	int epoll_fd;
 	bool stopped;
 	uint64_t now_ms;
 
-	struct epoll_event events[LOOP_BATCH_WIDE];
-	int batch;
+	struct epoll_event events[BATCH];
 	int n_events;
 	int at_event;		/* index of the one being dispatched */
 
@@ -133,28 +134,51 @@ static int run_timers(struct loop *l)
 
 /* --- watches --- */
 
+static int control(const struct watch *w, struct loop *l, int op)
+{
+	struct epoll_event e = { .events = w->events, .data.ptr = (void *)(uintptr_t)w };
+
+	if (w->edge)
+		e.events |= EPOLLET;
+	if (w->exclusive)
+		e.events |= EPOLLEXCLUSIVE;
+	return epoll_ctl(l->epoll_fd, op, w->fd, &e) < 0 ? -errno : 0;
+}
+
 int watch_add(struct loop *l, struct watch *w, int fd, uint32_t events, bool edge, watch_fn *fn)
 {
-	struct epoll_event e = { .events = events | (edge ? EPOLLET : 0), .data.ptr = w };
+	struct watch new = { .fd = fd, .events = events & UINT16_MAX, .edge = edge, .exclusive = !!(events & EPOLLEXCLUSIVE), .fn = fn };
+	int r;
 
-	if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0)
-		return -errno;
-	*w = (struct watch){ .fd = fd, .events = e.events, .fn = fn, .loop = l };
+	*w = new;
+	r = control(w, l, EPOLL_CTL_ADD);
+	if (r < 0)
+		return r;
+	w->loop = l;
 	return 0;
+}
+
+static bool is_put_off(const struct watch *w)
+{
+	return w->put_off.next && !list_empty(&w->put_off);
 }
 
 int watch_modify(struct watch *w, uint32_t events)
 {
-	struct epoll_event e = { .events = events | (w->events & EPOLLET), .data.ptr = w };
+	uint32_t before = w->events;
+	int r;
 
 	if (!w->loop)
 		return -EBADF;
-	if (w->events == e.events)
+	if (before == events)
 		return 0;
-	if (epoll_ctl(w->loop->epoll_fd, EPOLL_CTL_MOD, w->fd, &e) < 0)
-		return -errno;
-	w->events = e.events;
-	return 0;
+	w->events = events & UINT16_MAX;
+	if (is_put_off(w))
+		return 0;
+	r = control(w, w->loop, EPOLL_CTL_MOD);
+	if (r < 0)
+		w->events = before & UINT16_MAX;
+	return r;
 }
 
 void watch_remove(struct watch *w)
@@ -164,10 +188,35 @@ void watch_remove(struct watch *w)
 	if (!l)
 		return;
 	w->loop = NULL;
+	if (is_put_off(w)) {
+		list_unlink(&w->put_off);
+		return;
+	}
 	epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
 	for (int i = l->at_event + 1; i < l->n_events; i++)
 		if (l->events[i].data.ptr == w)
 			l->events[i].data.ptr = NULL;
+}
+
+void watch_put_off(struct watch *w, uint32_t events, struct list *queue)
+{
+	if (!w->loop || is_put_off(w))
+		return;
+	epoll_ctl(w->loop->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
+	w->ready = events & UINT8_MAX;
+	list_append(queue, &w->put_off);
+}
+
+int watch_take_up(struct watch *w)
+{
+	int r = control(w, w->loop, EPOLL_CTL_ADD);
+
+	if (r < 0)
+		return r;
+	list_unlink(&w->put_off);
+
+	uint32_t ready = w->ready & (w->events | EPOLLERR | EPOLLHUP);
+	return ready ? w->fn(w, ready) : 0;
 }
 
 /* --- deferred calls --- */
@@ -285,7 +334,6 @@ int loop_new(struct loop **ret_loop)
 	if (!l)
 		return -ENOMEM;
 	l->signal_fd = -1;
-	l->batch = LOOP_BATCH;
 	list_init(&l->deferred);
 	list_init(&l->next);
 	l->now_ms = clock_mono_ms();
@@ -349,7 +397,7 @@ static int dispatch(struct loop *l)
 
 int loop_turn(struct loop *l, int timeout_ms)
 {
-	int r = epoll_wait(l->epoll_fd, l->events, l->batch, wait_ms(l, timeout_ms));
+	int r = epoll_wait(l->epoll_fd, l->events, BATCH, wait_ms(l, timeout_ms));
 
 	if (r < 0 && errno != EINTR)
 		return -errno;
@@ -390,11 +438,6 @@ void loop_stop(struct loop *l)
 uint64_t loop_now_ms(const struct loop *l)
 {
 	return l->now_ms;
-}
-
-void loop_set_batch(struct loop *l, int n)
-{
-	l->batch = MIN(n, (int)LOOP_BATCH_WIDE);
 }
 
 void loop_set_turn_hook(struct loop *l, void (*hook)(void *data), void *data)

@@ -28,9 +28,13 @@ typedef int defer_fn(struct defer *d);
 
 struct watch {
 	int fd;			/* not owned */
-	uint32_t events;	/* what is asked for now, EPOLLET with it */
+	uint32_t events : 16;	/* what is asked for now */
+	uint32_t ready : 8;	/* what had come when it was put off; EPOLLRDHUP is not kept */
+	uint32_t edge : 1;
+	uint32_t exclusive : 1;
 	watch_fn *fn;
 	struct loop *loop;	/* NULL while it is in none */
+	struct list put_off;
 };
 
 struct timer {
@@ -57,10 +61,19 @@ void loop_stop(struct loop *l);
 /* The time of this turn: read once after each wait. */
 uint64_t loop_now_ms(const struct loop *l);
 
-/* @edge: EPOLLET. The watch is filled in by these calls; it starts zeroed. */
+/* @edge: EPOLLET. @events may hold EPOLLEXCLUSIVE. The watch is filled in by these calls; it starts zeroed. */
 MUST_CHECK int watch_add(struct loop *l, struct watch *w, int fd, uint32_t events, bool edge, watch_fn *fn);
 MUST_CHECK int watch_modify(struct watch *w, uint32_t events);
 void watch_remove(struct watch *w);	/* before the fd is closed; harmless when it is in no loop */
+
+/*
+ * For a callback that has no time for @w now: nothing is heard of it until it
+ * is taken up, so that the turns for which it waits cost nothing. @events are
+ * those of the call; @queue is the caller's, and a watch that is removed leaves it.
+ */
+void watch_put_off(struct watch *w, uint32_t events, struct list *queue);
+/* Calls back with what had come and is still asked for. -ENOMEM, -ENOSPC: @w has kept its place, try again later. */
+MUST_CHECK int watch_take_up(struct watch *w);
 
 /* Arms @t anew when it is armed already. -ENOMEM. */
 MUST_CHECK int timer_arm(struct loop *l, struct timer *t, uint64_t delay_ms, timer_fn *fn);
@@ -80,14 +93,6 @@ void defer_cancel(struct defer *d);
  * where a data path flushes what the turn produced. One per loop.
  */
 void loop_set_turn_hook(struct loop *l, void (*hook)(void *data), void *data);
-
-/*
- * How many events a turn takes from the kernel: LOOP_BATCH, or LOOP_BATCH_WIDE
- * where callbacks leave many of them for later, so that those of others are
- * not behind them.
- */
-enum { LOOP_BATCH = 128, LOOP_BATCH_WIDE = 512 };
-void loop_set_batch(struct loop *l, int n);
 
 /*
  * From any thread: has the loop call the function given to loop_on_wake(). Many

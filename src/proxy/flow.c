@@ -524,8 +524,10 @@ static void connected(struct flow *f, struct sock *s)
 
 static void on_sock(struct flow *f, struct sock *s, uint32_t events)
 {
-	if (!worker_vm_turn(f->v, 1))
+	if (!worker_vm_turn(f->v, 1)) {
+		worker_vm_put_off(f->v, &s->watch, events);
 		return;
+	}
 	if (s->connecting) {
 		connected(f, s);
 		return;

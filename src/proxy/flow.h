@@ -76,7 +76,7 @@ struct flow {
 	char *why;
 };
 
-_Static_assert(sizeof(struct flow) <= 440, "a connection costs little besides its sockets");
+_Static_assert(sizeof(struct flow) <= 472, "a connection costs little besides its sockets");
 
 /* A new flow of @v in state DECIDING. NULL: out of memory, or over the VM's budget (which is counted). */
 struct flow *flow_new(struct worker_vm *v, enum flow_direction direction);

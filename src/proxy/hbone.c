@@ -514,8 +514,12 @@ static int on_events(struct watch *w, uint32_t events)
 {
 	struct hbone *t = container_of(w, struct hbone, watch);
 
-	if (t->broken || !worker_vm_turn(t->v, t->open || t->connecting ? 1 : SHARE_HANDSHAKE))
+	if (t->broken)
 		return 0;
+	if (!worker_vm_turn(t->v, t->open || t->connecting ? 1 : SHARE_HANDSHAKE)) {
+		worker_vm_put_off(t->v, w, events);
+		return 0;
+	}
 	if (t->connecting) {
 		socklen_t len = sizeof(int);
 		int error = 0;

@@ -8,15 +8,15 @@
  * keep its neighbours waiting.
  *
  * Counted in units that stand for some microseconds each: no clock is read.
- * Who has used up his share is left alone until the next turn; epoll tells of
- * his descriptors again, behind those of his neighbours. What he took beyond
- * his share, since one event may be much work (a read that brings a hundred
- * requests), he owes to the next turns. As long as a VM is the only one with
- * anything to do it may take all of the turn.
+ * What comes for a VM that has used up its share is put off to the next turns,
+ * behind what has been put off already. What it took beyond its share, since
+ * one event may be much work (a read that brings a hundred requests), it owes
+ * to the next turns. As long as a VM is the only one with anything to do a turn
+ * of it may be long, but not without end: another may come.
  */
 enum {
-	SHARE_TURN = 128,	/* units that all VMs of a turn share */
-	SHARE_MIN = 16,		/* that a VM has in any case */
+	SHARE = 32,		/* units that each VM has in a turn */
+	SHARE_ALONE = 256,	/* that a VM has while no other has anything to do */
 	SHARE_DEBT = 8,		/* turns that it waits at most for what it took too much */
 	SHARE_BYTES = 16384,	/* so many bytes moved are a unit, like an event */
 	SHARE_ACCEPT = 8,	/* a new connection, with what follows of it */
@@ -39,21 +39,18 @@ struct share {			/* of a VM on that worker; starts zeroed */
 
 static inline void share_divide(struct share_turn *t)
 {
-	uint32_t n = MAX(t->n_now, t->n_before);
-
-	t->quota = n < 2 ? UINT32_MAX : MAX((uint32_t)SHARE_TURN / n, (uint32_t)SHARE_MIN);
+	t->quota = MAX(t->n_now, t->n_before) < 2 ? SHARE_ALONE : SHARE;
 }
 
 static inline void share_init(struct share_turn *t)
 {
-	*t = (struct share_turn){ .turn = 1, .window = 1 };
-	share_divide(t);
+	*t = (struct share_turn){ .turn = 1, .window = 1, .quota = SHARE_ALONE };
 }
 
 /* Are there several that want something? */
 static inline bool share_contended(const struct share_turn *t)
 {
-	return t->quota != UINT32_MAX;
+	return t->quota != SHARE_ALONE;
 }
 
 static inline void share_next_turn(struct share_turn *t)
@@ -78,7 +75,7 @@ static inline void share_repay(const struct share_turn *t, struct share *s)
 	s->used = turns <= SHARE_DEBT && owed > turns * t->quota ? owed - turns * t->quota : 0;
 }
 
-/* May @s do something in this turn still? While it is alone nothing is reckoned up. */
+/* May @s do something in this turn still? */
 static inline bool share_left(struct share_turn *t, struct share *s)
 {
 	if (s->window != t->window) {
@@ -86,8 +83,6 @@ static inline bool share_left(struct share_turn *t, struct share *s)
 		t->n_now++;
 		share_divide(t);
 	}
-	if (!share_contended(t))
-		return true;
 	if (s->turn != t->turn)
 		share_repay(t, s);
 	return s->used < t->quota;

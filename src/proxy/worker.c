@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -135,7 +136,48 @@ static void on_turn(void *data)
 	while (!list_empty(&w->dirty))
 		hbone_flush(list_entry(w->dirty.next, struct hbone, dirty));
 	share_next_turn(&w->share);
+	/*
+	 * With work left over it would be taken from the processor at the end of a time slice only, milliseconds
+	 * long: what other proxies have to do for the neighbours at the other end waits no longer than a turn.
+	 */
+	if (!list_empty(&w->busy))
+		sched_yield();
 	__atomic_store_n(&w->load.n_turns, w->load.n_turns + 1, __ATOMIC_RELAXED);
+}
+
+/* What was put off, as far as the shares of this turn go. */
+static int on_busy(struct defer *d)
+{
+	struct worker *w = container_of(d, struct worker, busy_defer);
+	struct watch *watch;
+
+	w->taking_up = true;
+	list_for_each_safe(l, &w->busy) {
+		struct worker_vm *v = list_entry(l, struct worker_vm, of_busy);
+		int r = 0;
+
+		while (r == 0 && (watch = list_first(&v->put_off, struct watch, put_off)) && share_left(&w->share, &v->share))
+			r = watch_take_up(watch);
+		if (list_empty(&v->put_off))
+			list_unlink(&v->of_busy);
+	}
+	w->taking_up = false;
+	if (!list_empty(&w->busy))
+		loop_defer_next(w->loop, &w->busy_defer, on_busy);
+	return 0;
+}
+
+void worker_vm_put_off(struct worker_vm *v, struct watch *watch, uint32_t events)
+{
+	struct worker *w = v->w;
+
+	if (share_contended(&w->share))
+		worker_over(v, VM_B_TURN);
+	watch_put_off(watch, events, &v->put_off);
+	if (!list_empty(&v->of_busy))
+		return;
+	list_append(&w->busy, &v->of_busy);
+	loop_defer(w->loop, &w->busy_defer, on_busy);
 }
 
 static int on_waking(struct defer *d)
@@ -274,7 +316,6 @@ static int on_tick(struct timer *t)
 
 	release_buffers(w);
 	share_next_window(&w->share);
-	loop_set_batch(w->loop, share_contended(&w->share) ? LOOP_BATCH_WIDE : LOOP_BATCH);
 	map_for_each(l, &w->vms)
 		worker_vm_tick(container_of(l, struct worker_vm, link), now);
 	put_late(w);
@@ -531,6 +572,8 @@ int worker_new(const struct worker_conf *conf, struct worker **ret_worker)
 	list_init(&w->parked);
 	list_init(&w->waking);
 	list_init(&w->wake_defer.link);
+	list_init(&w->busy);
+	list_init(&w->busy_defer.link);
 	list_init(&w->no_socket);
 	list_init(&w->connecting);
 	list_init(&w->lingering);

@@ -61,6 +61,9 @@ struct worker {
 	struct list parked;		/* flows that wait for a newer snapshot or configuration */
 	struct list waking;		/* those for which there is news, a turn's worth at a time */
 	struct defer wake_defer;
+	struct list busy;		/* VMs with work that was put off */
+	struct defer busy_defer;
+	bool taking_up;			/* of that work just now */
 	struct list no_socket;		/* flows that wait for sockd */
 	struct list connecting;		/* flows that wait for the network */
 	struct list lingering;		/* linger.c */
@@ -101,6 +104,8 @@ struct worker_vm {
 	struct vm_conf *conf;
 	struct vm_counters *count;	/* this worker's */
 	struct share share;
+	struct list put_off;		/* watches that wait for its next turn */
+	struct list of_busy;
 	struct watch outbound;
 	struct watch inbound;
 	struct vm_address *addresses;	/* those of @conf that nobody else had */
@@ -127,16 +132,17 @@ static inline void worker_over(struct worker_vm *v, enum vm_budget b)
 	worker_add(&v->count->over_budget[b], 1);
 }
 
-/* May something be done for @v in this turn still? It is counted if not. */
+/* May something be done for @v in this turn still? What waits already is before what comes. */
 static inline bool worker_vm_turn(struct worker_vm *v, uint32_t units)
 {
-	if (!share_left(&v->w->share, &v->share)) {
-		worker_over(v, VM_B_TURN);
+	if (!share_left(&v->w->share, &v->share) || (!list_empty(&v->put_off) && !v->w->taking_up))
 		return false;
-	}
 	share_use(&v->share, units);
 	return true;
 }
+
+/* What @events tell of @watch is for a later turn of @v. That is counted, if neighbours are the reason. */
+void worker_vm_put_off(struct worker_vm *v, struct watch *watch, uint32_t events);
 
 /* --- worker.c --- */
 void worker_post(struct worker *w, struct mail *m);		/* to the main thread, with the next batch */

@@ -11,7 +11,7 @@
 #include "proxy/pool.h"
 #include "proxy/hbone.h"
 
-enum { ACCEPTS_A_TURN = 16, LAST_WORDS_MS = 1000, DNS_PORT = 53 };
+enum { ACCEPTS_A_TURN = 16, BACKLOG_MAX = 4096, LAST_WORDS_MS = 1000, DNS_PORT = 53 };
 
 static struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
 {
@@ -146,22 +146,41 @@ void worker_vm_take(struct worker *w, const struct vm *vm, int fd, const struct 
 
 typedef void accepted_fn(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
 
-/* Takes what waits, but no more than is fair to the others on the loop. */
-static void accept_some(struct worker_vm *v, struct watch *watch, accepted_fn *fn)
+/* false: there is no other, as far as is known. */
+static bool accept_next(struct worker_vm *v, struct watch *watch, accepted_fn *fn)
 {
 	struct ip_port src, dst;
+	int fd = accept_one(watch->fd, &src, &dst);
 
-	for (int i = 0; i < ACCEPTS_A_TURN && worker_vm_turn(v, 1); i++) {
-		int fd = accept_one(watch->fd, &src, &dst);
+	if (fd == -ECONNABORTED || fd == -EINTR)
+		return true;
+	if (is_exhausted(v, fd))
+		watch_remove(watch);
+	if (fd < 0)
+		return false;
+	fn(v, fd, &src, &dst);
+	return true;
+}
 
-		if (fd == -ECONNABORTED || fd == -EINTR)
-			continue;
-		if (is_exhausted(v, fd))
-			watch_remove(watch);
-		if (fd < 0)
-			break;
-		fn(v, fd, &src, &dst);
+/* Takes what waits, but no more than is fair to the others on the loop. */
+static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t events, accepted_fn *fn)
+{
+	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+		if (!worker_vm_turn(v, 1)) {
+			worker_vm_put_off(v, watch, events);
+			return;
+		}
+		if (!accept_next(v, watch, fn))
+			return;
 	}
+}
+
+/* What has connected already is not left in a queue that nobody will look at. */
+static void accept_last(struct worker_vm *v, struct watch *watch, accepted_fn *fn)
+{
+	for (int i = 0; i < BACKLOG_MAX && watch->loop && accept_next(v, watch, fn); i++)
+		;
+	watch_remove(watch);
 }
 
 static void outbound_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
@@ -180,15 +199,13 @@ static void inbound_accepted(struct worker_vm *v, int fd, const struct ip_port *
 
 static int on_outbound(struct watch *watch, uint32_t events)
 {
-	(void)events;
-	accept_some(container_of(watch, struct worker_vm, outbound), watch, outbound_accepted);
+	accept_some(container_of(watch, struct worker_vm, outbound), watch, events, outbound_accepted);
 	return 0;
 }
 
 static int on_inbound(struct watch *watch, uint32_t events)
 {
-	(void)events;
-	accept_some(container_of(watch, struct worker_vm, inbound), watch, inbound_accepted);
+	accept_some(container_of(watch, struct worker_vm, inbound), watch, events, inbound_accepted);
 	return 0;
 }
 
@@ -260,6 +277,8 @@ static int vm_add(struct worker *w, struct vm_conf *c)
 		v->last = last;
 		list_init(&v->flows);
 		list_init(&v->tunnels);
+		list_init(&v->put_off);
+		list_init(&v->of_busy);
 		list_init(&v->from_neighbours);
 		map_init(&v->pool);
 		r = vm_begin(v);
@@ -323,6 +342,7 @@ static int really_free(struct defer *d)
 	struct removed_mail *m = v->last;
 
 	timer_cancel(&v->drain_timer);
+	list_unlink(&v->of_busy);
 	map_remove(&w->vms, &v->link);
 	forget_addresses(v);
 	pool_free_all(v);
@@ -382,14 +402,9 @@ static int on_drained(struct timer *t)
 
 static void drain(struct worker_vm *v, uint32_t drain_ms)
 {
-	/* What has connected already is not left in a queue that nobody looks at. */
-	if (v->outbound.loop)
-		(void)!on_outbound(&v->outbound, EPOLLIN);
-	if (v->inbound.loop)
-		(void)!on_inbound(&v->inbound, EPOLLIN);
+	accept_last(v, &v->outbound, outbound_accepted);
+	accept_last(v, &v->inbound, inbound_accepted);
 	v->removed = true;
-	watch_remove(&v->outbound);
-	watch_remove(&v->inbound);
 	list_for_each_safe(l, &v->tunnels)
 		hbone_drain(list_entry(l, struct hbone, of_vm));
 	if (!drain_ms || timer_arm(v->w->loop, &v->drain_timer, drain_ms, on_drained) < 0)

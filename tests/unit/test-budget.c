@@ -34,36 +34,40 @@ static uint32_t take(struct share *s, uint32_t max)
 	return n;
 }
 
-static void one_alone_may_take_all(void **state)
+static void one_alone_may_take_much(void **state)
 {
 	(void)state;
-	assert_int_equal(take(&of[0], 100000), 100000);
+	assert_int_equal(take(&of[0], 100000), SHARE_ALONE);
 	assert_false(share_contended(&turn));
 	share_next_turn(&turn);
-	assert_int_equal(take(&of[0], 100000), 100000);
+	assert_int_equal(take(&of[0], 100000), SHARE_ALONE);
 }
 
-static void two_have_half_of_a_turn_each(void **state)
+static void two_have_their_shares(void **state)
 {
 	(void)state;
 	assert_true(share_left(&turn, &of[0]));
 	assert_true(share_left(&turn, &of[1]));
 	assert_true(share_contended(&turn));
-	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
-	assert_int_equal(take(&of[1], 100000), SHARE_TURN / 2);
+	assert_int_equal(take(&of[0], 100000), SHARE);
+	assert_int_equal(take(&of[1], 100000), SHARE);
 	share_next_turn(&turn);
-	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+	assert_int_equal(take(&of[0], 100000), SHARE);
 }
 
 static void a_neighbour_that_comes_late_ends_it(void **state)
 {
 	(void)state;
 	for (int i = 0; i < 10; i++) {
-		assert_int_equal(take(&of[0], 1000), 1000);
+		assert_int_equal(take(&of[0], 3 * SHARE), 3 * SHARE);
 		share_next_turn(&turn);
 	}
 	assert_true(share_left(&turn, &of[1]));
-	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+	assert_int_equal(take(&of[0], 100000), 0);	/* what it has just had counts */
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), 0);
+	share_next_turn(&turn);
+	assert_int_equal(take(&of[0], 100000), SHARE);
 }
 
 static void who_was_there_a_window_ago_still_counts(void **state)
@@ -73,13 +77,13 @@ static void who_was_there_a_window_ago_still_counts(void **state)
 	take(&of[1], 1);
 	share_next_window(&turn);
 	share_next_turn(&turn);
-	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+	assert_int_equal(take(&of[0], 100000), SHARE);
 	share_next_window(&turn);	/* only one came in the last one */
 	share_next_turn(&turn);
-	assert_int_equal(take(&of[0], 100000), 100000);
+	assert_int_equal(take(&of[0], 100000), SHARE_ALONE);
 }
 
-static void many_have_the_least_each(void **state)
+static void many_have_a_share_each(void **state)
 {
 	enum { MANY = 1000 };
 	struct share many[MANY] = {};
@@ -88,7 +92,7 @@ static void many_have_the_least_each(void **state)
 	for (int i = 0; i < MANY; i++)
 		assert_true(share_left(&turn, &many[i]));
 	for (int i = 0; i < MANY; i++)
-		assert_int_equal(take(&many[i], 100000), SHARE_MIN);
+		assert_int_equal(take(&many[i], 100000), SHARE);
 }
 
 static void bytes_are_work_too(void **state)
@@ -98,7 +102,7 @@ static void bytes_are_work_too(void **state)
 	assert_true(share_left(&turn, &of[0]));
 	share_use_bytes(&of[0], SHARE_BYTES - 1);
 	assert_int_equal(of[0].used, 0);
-	share_use_bytes(&of[0], (size_t)SHARE_BYTES * SHARE_TURN);
+	share_use_bytes(&of[0], (size_t)SHARE_BYTES * SHARE * 2);
 	assert_false(share_left(&turn, &of[0]));
 	share_next_turn(&turn);
 	share_next_turn(&turn);
@@ -107,7 +111,7 @@ static void bytes_are_work_too(void **state)
 
 static void what_was_taken_too_much_is_owed(void **state)
 {
-	uint32_t quota = SHARE_TURN / 2;
+	uint32_t quota = SHARE;
 
 	(void)state;
 	take(&of[1], 1);
@@ -143,7 +147,7 @@ static void numbers_of_turns_may_wrap(void **state)
 	take(&of[0], 100000);
 	share_next_turn(&turn);
 	share_next_turn(&turn);
-	assert_int_equal(take(&of[0], 100000), SHARE_TURN / 2);
+	assert_int_equal(take(&of[0], 100000), SHARE);
 }
 
 /* --- messages --- */
@@ -221,11 +225,11 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup(f, setup)
 	static const struct CMUnitTest tests[] = {
-		T(one_alone_may_take_all),
-		T(two_have_half_of_a_turn_each),
+		T(one_alone_may_take_much),
+		T(two_have_their_shares),
 		T(a_neighbour_that_comes_late_ends_it),
 		T(who_was_there_a_window_ago_still_counts),
-		T(many_have_the_least_each),
+		T(many_have_a_share_each),
 		T(bytes_are_work_too),
 		T(what_was_taken_too_much_is_owed),
 		T(numbers_of_turns_may_wrap),

@@ -83,6 +83,127 @@ static void a_watch_removed_in_the_turn_is_not_called(void **state)
 	loop_free(l);
 }
 
+struct busy {
+	struct loop *l;
+	struct watch w;
+	struct list queue;
+	int sock[2];
+	uint32_t seen;		/* the events of the last call */
+	int calls;
+	bool put_off;		/* at each call */
+};
+
+static int on_busy(struct watch *w, uint32_t events)
+{
+	struct busy *b = container_of(w, struct busy, w);
+
+	b->calls++;
+	b->seen = events;
+	if (b->put_off)
+		watch_put_off(w, events, &b->queue);
+	return 0;
+}
+
+/* Something has come, and has been put off. */
+static void busy_begin(struct busy *b)
+{
+	*b = (struct busy){ .put_off = true };
+	list_init(&b->queue);
+	assert_int_equal(loop_new(&b->l), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, b->sock), 0);
+	assert_int_equal(watch_add(b->l, &b->w, b->sock[0], EPOLLIN, false, on_busy), 0);
+	assert_int_equal(write(b->sock[1], "x", 1), 1);
+	assert_int_equal(loop_turn(b->l, 100), 0);
+	assert_int_equal(b->calls, 1);
+	assert_ptr_equal(list_first(&b->queue, struct watch, put_off), &b->w);
+}
+
+static void busy_end(struct busy *b)
+{
+	watch_remove(&b->w);
+	assert_true(list_empty(&b->queue));
+	assert_int_equal(loop_turn(b->l, 0), 0);
+	loop_free(b->l);
+	close(b->sock[0]);
+	close(b->sock[1]);
+}
+
+static void what_is_put_off_is_quiet_until_it_is_taken_up(void **state)
+{
+	struct busy b;
+
+	(void)state;
+	busy_begin(&b);
+	watch_put_off(&b.w, EPOLLIN, &b.queue);		/* once is enough */
+	assert_int_equal(shutdown(b.sock[1], SHUT_RDWR), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(loop_turn(b.l, 0), 0);
+	assert_int_equal(b.calls, 1);
+	b.put_off = false;
+	assert_int_equal(watch_take_up(&b.w), 0);
+	assert_int_equal(b.calls, 2);
+	assert_int_equal(b.seen, EPOLLIN);
+	assert_true(list_empty(&b.queue));
+	assert_int_equal(loop_turn(b.l, 100), 0);	/* and it is heard of again, with what has come meanwhile */
+	assert_int_equal(b.calls, 3);
+	assert_int_equal(b.seen, EPOLLIN | EPOLLHUP);
+	busy_end(&b);
+}
+
+static void what_is_put_off_may_change_its_mind(void **state)
+{
+	struct busy b;
+
+	(void)state;
+	busy_begin(&b);
+	assert_int_equal(watch_modify(&b.w, EPOLLOUT), 0);
+	assert_int_equal(watch_take_up(&b.w), 0);	/* nothing came that it still wants */
+	assert_int_equal(b.calls, 1);
+	assert_int_equal(loop_turn(b.l, 100), 0);
+	assert_int_equal(b.calls, 2);
+	assert_int_equal(b.seen, EPOLLOUT);
+	busy_end(&b);
+}
+
+static void what_is_taken_up_may_be_put_off_again_or_removed(void **state)
+{
+	struct busy b;
+
+	(void)state;
+	busy_begin(&b);
+	assert_int_equal(watch_take_up(&b.w), 0);
+	assert_int_equal(b.calls, 2);
+	assert_false(list_empty(&b.queue));
+	watch_remove(&b.w);
+	assert_true(list_empty(&b.queue));
+	watch_put_off(&b.w, EPOLLIN, &b.queue);		/* too late: harmless */
+	assert_true(list_empty(&b.queue));
+	b.put_off = false;
+	assert_int_equal(watch_add(b.l, &b.w, b.sock[0], EPOLLIN, false, on_busy), 0);
+	assert_int_equal(loop_turn(b.l, 100), 0);
+	assert_int_equal(b.calls, 3);
+	busy_end(&b);
+}
+
+static void what_cannot_be_taken_up_keeps_its_place(void **state)
+{
+	struct busy b;
+	int fd;
+
+	(void)state;
+	busy_begin(&b);
+	fd = b.w.fd;
+	b.w.fd = -1;			/* the kernel refuses it */
+	assert_int_equal(watch_take_up(&b.w), -EBADF);
+	assert_int_equal(b.calls, 1);
+	assert_ptr_equal(list_first(&b.queue, struct watch, put_off), &b.w);
+	b.w.fd = fd;
+	b.put_off = false;
+	assert_int_equal(watch_take_up(&b.w), 0);
+	assert_int_equal(b.calls, 2);
+	busy_end(&b);
+}
+
 static int on_defer(struct defer *d)
 {
 	(void)d;
@@ -182,6 +303,10 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(timers_fire_in_order_of_time),
 		cmocka_unit_test(a_watch_removed_in_the_turn_is_not_called),
+		cmocka_unit_test(what_is_put_off_is_quiet_until_it_is_taken_up),
+		cmocka_unit_test(what_is_put_off_may_change_its_mind),
+		cmocka_unit_test(what_is_taken_up_may_be_put_off_again_or_removed),
+		cmocka_unit_test(what_cannot_be_taken_up_keeps_its_place),
 		cmocka_unit_test(deferred_calls_run_once_and_errors_come_out),
 		cmocka_unit_test(what_is_put_off_to_the_next_turn_runs_once_a_turn_without_a_wait),
 		cmocka_unit_test(another_thread_can_wake_it),
