@@ -9,7 +9,7 @@ import time
 import contenders as known
 from lab import LOAD, LOAD_CPU, PROXY_CPU, Namespace, interleaved
 
-NGINX_BACKEND = """worker_processes 1; daemon off; error_log /dev/null; pid %(dir)s/backend.pid;
+NGINX_BACKEND = """worker_processes 1; daemon off; error_log /dev/null; pid %(dir)s/backend%(port)d.pid;
 events { worker_connections 19900; }
 http { access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on; tcp_nodelay on;
   server { listen %(port)d backlog=8192; root %(dir)s/www; default_type text/plain;
@@ -49,12 +49,13 @@ class TwoHop:
         for name, size in (("64k", 65536), ("1m", 1048576)):
             with open(os.path.join(www, name), "wb") as f:
                 f.write(os.urandom(size))
-        with open(os.path.join(ns.dir, "backend.conf"), "w") as f:
-            f.write(NGINX_BACKEND % {"dir": ns.dir, "port": known.BACKEND})
 
     @staticmethod
-    def backend_argv(ns):
-        return ["nginx", "-p", ns.dir, "-c", os.path.join(ns.dir, "backend.conf")]
+    def backend_argv(ns, port=known.BACKEND):
+        conf = os.path.join(ns.dir, "backend%d.conf" % port)
+        with open(conf, "w") as f:
+            f.write(NGINX_BACKEND % {"dir": ns.dir, "port": port})
+        return ["nginx", "-p", ns.dir, "-c", conf]
 
     def start_backend(self):
         self.backend_process = self.ns.popen(self.backend_argv(self.ns), LOAD_CPU, "backend")
