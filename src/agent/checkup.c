@@ -75,7 +75,9 @@ static void check_controller(struct checkup *c, const struct worker *w)
 		return;
 	left = s.cert_not_after - clock_wall_s();
 	add(c, "controller", "this NIC is enrolled", s.cert_not_after && left > 0, true,
-	    "give it a join token: \"join_token_file\" in agent.yaml", "%s", s.cert_not_after ? "its certificate has expired" : "it has no certificate");
+	    s.cert_not_after ? "it asks for another one by itself; where the controller gives none (ca.nic_grace), give it a join token: \"join_token_file\" in agent.yaml" :
+			       "give it a join token: \"join_token_file\" in agent.yaml",
+	    "%s", s.cert_not_after ? "its certificate has expired" : "it has no certificate");
 	add(c, "controller", "the controller is reached", s.state == SESSION_OPEN, true,
 	    "is its address right, does it run, do both clocks agree? What was last told stays in force meanwhile", "%s: %s",
 	    session_state_name(s.state), s.detail);

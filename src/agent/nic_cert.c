@@ -91,20 +91,29 @@ bool nic_cert_usable(const struct nic_cert *c)
 	return c->key_pem && c->not_after > clock_wall_s();
 }
 
+bool nic_cert_expired(const struct nic_cert *c)
+{
+	return c->key_pem && !nic_cert_usable(c);
+}
+
+static int name_self(const struct nic_cert *c, const char *trust_domain, char text[static IDENTITY_TEXT_LEN])
+{
+	struct identity id;
+	int r = identity_nic(trust_domain, c->nic, &id);
+
+	if (r == 0)
+		identity_format(&id, text);
+	return r;
+}
+
 int nic_cert_request(struct nic_cert *c, const char *trust_domain, char **ret_csr)
 {
 	CLEANUP_KEY EVP_PKEY *key = NULL;
 	char text[IDENTITY_TEXT_LEN] = "";
-	struct identity id;
-	int r;
+	int r = trust_domain[0] ? name_self(c, trust_domain, text) : 0;
 
-	if (trust_domain[0]) {
-		r = identity_nic(trust_domain, c->nic, &id);
-		if (r < 0)
-			return r;
-		identity_format(&id, text);
-	}
-	r = cert_key_new(&key);
+	if (r == 0)
+		r = cert_key_new(&key);
 	if (r < 0)
 		return r;
 	c->new_key_pem = secret_free(c->new_key_pem);
@@ -112,6 +121,28 @@ int nic_cert_request(struct nic_cert *c, const char *trust_domain, char **ret_cs
 	if (r < 0)
 		return r;
 	return cert_csr_new(key, text[0] ? text : NULL, ret_csr);
+}
+
+int nic_cert_request_again(struct nic_cert *c, char **ret_csr)
+{
+	CLEANUP_KEY EVP_PKEY *key = NULL;
+	CLEANUP_SECRET char *copy = NULL;
+	char text[IDENTITY_TEXT_LEN];
+	int r = c->key_pem ? name_self(c, c->trust_domain, text) : -ENOENT;
+
+	if (r == 0)
+		r = cert_key_from_pem(c->key_pem, &key);
+	if (r < 0)
+		return r;
+	copy = strdup(c->key_pem);
+	if (!copy)
+		return -ENOMEM;
+	r = cert_csr_new(key, text, ret_csr);
+	if (r < 0)
+		return r;
+	secret_free(c->new_key_pem);
+	c->new_key_pem = steal_ptr(&copy);
+	return 0;
 }
 
 static int join_chain(const Outrigger__V1__EnrollResponse *m, char **ret_chain)

@@ -27,9 +27,12 @@ void nic_cert_deinit(struct nic_cert *c);	/* wipes the keys */
 /* From disk. What cannot be used is named in the log and left. */
 void nic_cert_load(struct nic_cert *c);
 bool nic_cert_usable(const struct nic_cert *c);
+bool nic_cert_expired(const struct nic_cert *c);	/* there is one, and it was */
 
 /* A new key, which waits for its certificate, and the request for that. @trust_domain "": not known yet, the controller fills it in. */
 MUST_CHECK int nic_cert_request(struct nic_cert *c, const char *trust_domain, char **ret_csr);
+/* For what has expired: a request by the key that is there. -ENOENT: there is none. */
+MUST_CHECK int nic_cert_request_again(struct nic_cert *c, char **ret_csr);
 /* The answer: in force at once, and on disk (what goes wrong there is in the log, and for nic_cert_save_again()). -EKEYREJECTED: for another NIC; -EBADMSG. */
 MUST_CHECK int nic_cert_take(struct nic_cert *c, const Outrigger__V1__EnrollResponse *m);
 /* If it could not be written to disk. */

@@ -1,9 +1,11 @@
 /*
  * Enrolment, certificate and session with the controller.
  *
- * One gRPC connection at a time. Without a certificate it calls Enroll, else
- * Session; Renew is called on the session's connection at half of the
- * certificate's life, and the next connection uses what came.
+ * One gRPC connection at a time. With a certificate it calls Session; Renew is
+ * called on the session's connection at half of the certificate's life, and the
+ * next connection uses what came. Without one it calls Enroll with the join
+ * token. With one that has expired, because one of the two was away for so
+ * long, it calls Enroll with that, and proves that it has the key.
  */
 #include "agent/session.h"
 
@@ -52,6 +54,8 @@ struct session {
 	bool synced;
 	uint64_t seq;
 	uint64_t opened_ms;
+	bool recovering;		/* what is asked for is for the expired certificate */
+	bool token_next;		/* which was refused: the join token's turn, if there is one */
 
 	struct timer retry;
 	struct timer check;
@@ -170,19 +174,46 @@ static int connect_controller(struct session *s, bool with_certificate)
 
 /* --- enrolment and renewal --- */
 
+static void enrolment_failed(struct session *s, const struct grpc_status *status)
+{
+	char why[640];
+
+	if (s->recovering)
+		log_error("the controller gives no other certificate for the expired one", log_str("why", status->message),
+			  log_str("code", grpc_code_name(status->code)));
+	else
+		log_error("the controller refuses the enrolment", log_str("why", status->message), log_str("code", grpc_code_name(status->code)));
+	snprintf(why, sizeof(why), "%s was refused: %s", s->recovering ? "the expired certificate" : "enrolment", status->message);
+	s->token_next = s->recovering;
+	retry_later(s, why);
+}
+
+/* It may be over already: one of the clocks is wrong then, and asking again at once would not mend it. */
+static void use_certificate(struct session *s)
+{
+	s->token_next = false;
+	if (!nic_cert_usable(&s->cert)) {
+		log_error("a certificate that is new has expired: the clocks of NIC and controller differ", log_int("not_after", s->cert.not_after));
+		retry_later(s, "a certificate that is new has expired: the clocks of NIC and controller differ");
+		return;
+	}
+	if (s->recovering)
+		log_info("the expired certificate has another in its place", log_str("nic", s->conf.nic), log_int("not_after", s->cert.not_after));
+	else
+		log_info("enrolled", log_str("nic", s->conf.nic), log_str("trust_domain", s->cert.trust_domain));
+	loop_defer(s->loop, &s->reconnect, on_reconnect);
+}
+
 static void on_enrolled(struct grpc_call *call, void *data, const struct grpc_status *status, const uint8_t *bytes, size_t len)
 {
 	struct session *s = data;
 	ProtobufCMessage *m;
-	char why[640];
 	int r;
 
 	(void)call;
 	s->unary = NULL;
 	if (status->code != GRPC_OK) {
-		snprintf(why, sizeof(why), "enrolment was refused: %s", status->message);
-		log_error("the controller refuses the enrolment", log_str("why", status->message), log_str("code", grpc_code_name(status->code)));
-		retry_later(s, why);
+		enrolment_failed(s, status);
 		return;
 	}
 	r = pb_unpack(&outrigger__v1__enroll_response__descriptor, bytes, len, 0, &m);
@@ -195,9 +226,9 @@ static void on_enrolled(struct grpc_call *call, void *data, const struct grpc_st
 		retry_later(s, "the controller's answer to the enrolment is no good");
 		return;
 	}
-	explicit_bzero(s->conf.join_token, strlen(s->conf.join_token));	/* it is good once */
-	log_info("enrolled", log_str("nic", s->conf.nic), log_str("trust_domain", s->cert.trust_domain));
-	loop_defer(s->loop, &s->reconnect, on_reconnect);
+	if (!s->recovering)
+		explicit_bzero(s->conf.join_token, strlen(s->conf.join_token));	/* it is good once */
+	use_certificate(s);
 }
 
 static int enroll(struct session *s)
@@ -210,10 +241,13 @@ static int enroll(struct session *s)
 	int r = nic ? connect_controller(s, false) : -ENOMEM;
 
 	if (r == 0)
-		r = nic_cert_request(&s->cert, "", &csr);
+		r = s->recovering ? nic_cert_request_again(&s->cert, &csr) : nic_cert_request(&s->cert, "", &csr);
 	if (r < 0)
 		return r;
-	m.join_token = s->conf.join_token;
+	if (s->recovering)
+		m.expired_cert_pem = s->cert.chain_pem;
+	else
+		m.join_token = s->conf.join_token;
 	m.nic_id = nic;
 	m.csr_pem = csr;
 	m.version = version;
@@ -448,13 +482,15 @@ static int open_session(struct session *s)
 
 static void attempt(struct session *s)
 {
+	bool token = s->conf.join_token && s->conf.join_token[0];
 	int r;
 
+	s->recovering = nic_cert_expired(&s->cert) && !(token && s->token_next);
 	if (nic_cert_usable(&s->cert)) {
 		enter(s, SESSION_CONNECTING, "");
 		r = open_session(s);
-	} else if (s->conf.join_token && s->conf.join_token[0]) {
-		enter(s, SESSION_ENROLLING, "");
+	} else if (s->recovering || token) {
+		enter(s, SESSION_ENROLLING, s->recovering ? "the certificate has expired" : "");
 		r = enroll(s);
 	} else {
 		retry_later(s, "no certificate of this NIC and no join token");

@@ -9,7 +9,7 @@
 
 /*
  * The agent's side of the provisioner: enrolment with the join token, the
- * NIC's certificate and its renewal, and the session that carries reports up
+ * NIC's certificate and its renewal, also after its end, and the session that carries reports up
  * and directives down.
  *
  * The agent goes on without it: what was last told stays in force, reports are

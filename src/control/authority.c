@@ -5,9 +5,6 @@
 
 #include <errno.h>
 #include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/sha.h>
-#include <openssl/x509.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -271,18 +268,6 @@ struct authority *authority_free(struct authority *a)
 
 /* --- signing --- */
 
-static int fingerprint(const char *pem, uint8_t ret_hash[static STORE_HASH_LEN])
-{
-	BIO *bio = BIO_new_mem_buf(pem, -1);
-	X509 *x = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
-	unsigned len = STORE_HASH_LEN;
-	int r = x && X509_digest(x, EVP_sha256(), ret_hash, &len) == 1 ? 0 : -EIO;
-
-	X509_free(x);
-	BIO_free(bio);
-	return r;
-}
-
 static void put_on_record(struct authority *a, const struct cert_info *info, const char *id)
 {
 	struct record *rec;
@@ -314,7 +299,7 @@ int authority_sign(struct authority *a, const struct authority_leaf *leaf, struc
 	if (r == 0)
 		r = cert_info(issued.chain.pem[0], &info);
 	if (r == 0)
-		r = fingerprint(issued.chain.pem[0], issued.fingerprint);
+		r = cert_fingerprint(issued.chain.pem[0], issued.fingerprint);
 	if (r < 0) {
 		cert_list_deinit(&issued.chain);
 		return r;

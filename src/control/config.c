@@ -173,6 +173,9 @@ static const struct conf_item ca_items[] = {
 	{ "root_days", CONF_UINT, OFF(root_days), .min = 1, .max = 36500, .dflt = "3650", .reload = CONF_RESTART,
 	  .doc = "Life of a root that is made here, in days." },
 	{ "nic_ttl", CONF_DURATION, OFF(nic_ttl_ms), .min = 1000, .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "24h", .doc = "Life of a NIC's certificate." },
+	{ "nic_grace", CONF_DURATION, OFF(nic_grace_ms), .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "7d",
+	  .doc = "So long after its end a NIC's last certificate, with its key, still gets the NIC another one: an outage that certificates do not survive ends by itself. "
+		 "0: never, that takes a join token." },
 	{ "workload_ttl", CONF_DURATION, OFF(workload_ttl_ms), .min = 1000, .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "24h",
 	  .doc = "Life of a workload's certificate when it does not ask for one." },
 	{ "max_ttl", CONF_DURATION, OFF(max_ttl_ms), .min = 1000, .max = CONFIG_CERT_LIFE_MAX_MS, .dflt = "24h", .doc = "The longest life that it may ask for." },

@@ -66,6 +66,7 @@ struct config_ca {
 	struct conf_strings extra_roots;	/* PEM files: old and coming roots */
 	uint32_t root_days;
 	uint32_t nic_ttl_ms;
+	uint32_t nic_grace_ms;		/* 0: none */
 	uint32_t workload_ttl_ms;
 	uint32_t max_ttl_ms;
 	uint32_t server_ttl_ms;

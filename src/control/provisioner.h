@@ -13,7 +13,7 @@
 
 /*
  * The provisioner: enrols NICs by one-time join tokens, renews their
- * certificates, and holds their sessions (outrigger/provisioner.proto).
+ * certificates (also expired ones, recovery.h), and holds their sessions (outrigger/provisioner.proto).
  */
 struct provisioner;
 
@@ -61,7 +61,7 @@ void provisioner_hand_over(struct provisioner *p, const struct reg_guest *from, 
 void provisioner_moved(struct provisioner *p, const struct reg_guest *from, const struct reg_guest *to);
 
 struct provisioner_counters {
-	uint64_t n_enrolled, n_renewed, n_refused, n_tokens, n_tokens_refused;
+	uint64_t n_enrolled, n_renewed, n_recovered, n_refused, n_tokens, n_tokens_refused;
 };
 struct provisioner_counters provisioner_counters(const struct provisioner *p);
 

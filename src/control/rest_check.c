@@ -276,6 +276,7 @@ void rest_get_metrics(struct httpd_request *req)
 		{ "outrigger_discovery_refused_total", "counter", "Streams that were refused.", a.n_refused },
 		{ "outrigger_nic_enrolled_total", "counter", "NICs enrolled.", p.n_enrolled },
 		{ "outrigger_nic_renewed_total", "counter", "Certificates of NICs renewed.", p.n_renewed },
+		{ "outrigger_nic_recovered_total", "counter", "Expired certificates of NICs that got them others.", p.n_recovered },
 		{ "outrigger_nic_refused_total", "counter", "Enrolments, renewals and sessions refused.", p.n_refused },
 		{ "outrigger_tokens_total", "counter", "Workload tokens given to NICs.", p.n_tokens },
 		{ "outrigger_tokens_refused_total", "counter", "Workload tokens refused.", p.n_tokens_refused },

@@ -53,7 +53,7 @@ MUST_CHECK int store_token_each(struct store *s, void (*fn)(const struct store_t
 struct store_nic {
 	char id[STORE_NAME_LEN];
 	uint8_t fingerprint[STORE_HASH_LEN];	/* SHA-256 of its certificate */
-	uint8_t previous[STORE_HASH_LEN];	/* of the one before, until the new one is used; zeros: none */
+	uint8_t previous[STORE_HASH_LEN];	/* of the one before; zeros: none */
 	int64_t enrolled_at;
 	int64_t renewed_at;
 	int64_t not_after;
@@ -61,10 +61,12 @@ struct store_nic {
 	char revoke_reason[STORE_NAME_LEN];
 	char hostname[STORE_NAME_LEN];
 	char software[STORE_NAME_LEN];
+	bool used;				/* the NIC has called with its certificate: store_nic_used() says so, store_nic_put() does not */
 };
 
 MUST_CHECK int store_nic_put(struct store *s, const struct store_nic *n);
 MUST_CHECK int store_nic_get(struct store *s, const char *id, struct store_nic *ret_nic);		/* -ENOENT */
+MUST_CHECK int store_nic_used(struct store *s, const char *id, const uint8_t fingerprint[static STORE_HASH_LEN]);
 MUST_CHECK int store_nic_each(struct store *s, void (*fn)(const struct store_nic *n, void *data), void *data);
 
 /* --- what was issued through a NIC and is revoked --- */

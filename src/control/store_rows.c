@@ -146,6 +146,7 @@ static void take_nic(sqlite3_stmt *q, struct store_nic *n)
 	sql_copy_text(q, 7, n->revoke_reason, sizeof(n->revoke_reason));
 	sql_copy_text(q, 8, n->hostname, sizeof(n->hostname));
 	sql_copy_text(q, 9, n->software, sizeof(n->software));
+	n->used = sqlite3_column_int(q, 10);
 }
 
 static void on_nic(sqlite3_stmt *q, void *data)
@@ -161,6 +162,18 @@ int store_nic_get(struct store *s, const char *id, struct store_nic *ret_nic)
 	if (r == 0)
 		*ret_nic = n;
 	return r;
+}
+
+int store_nic_used(struct store *s, const char *id, const uint8_t fingerprint[static STORE_HASH_LEN])
+{
+	int r;
+	sqlite3_stmt *q = sql_start(s, ST_NIC_USED, &r);
+
+	if (r < 0)
+		return r;
+	sql_bind_text(q, 1, id);
+	sql_bind_blob(q, 2, fingerprint, STORE_HASH_LEN);
+	return sql_finish(q);
 }
 
 struct nic_walk {

@@ -14,6 +14,9 @@
 
 enum { SCHEMA_VERSION = 1, BUSY_MS = 200 };
 
+#define NIC_COLUMNS "id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software, " \
+	"fingerprint IS (SELECT u.fingerprint FROM nics_used u WHERE u.id = nics.id)"
+
 static const char *const statements[] = {
 	[ST_TOKEN_ADD] = "INSERT INTO tokens(id, hash, nic, note, created_at, expires_at) VALUES(?, ?, ?, ?, ?, ?)",
 	[ST_TOKEN_GET] = "SELECT id, hash, nic, note, created_at, expires_at, used_at, used_by, revoked_at FROM tokens WHERE id = ?",
@@ -23,8 +26,9 @@ static const char *const statements[] = {
 	[ST_TOKEN_PRUNE] = "DELETE FROM tokens WHERE expires_at < ?",
 	[ST_NIC_PUT] = ("INSERT OR REPLACE INTO nics(id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software) "
 			"VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
-	[ST_NIC_GET] = "SELECT id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software FROM nics WHERE id = ?",
-	[ST_NIC_EACH] = "SELECT id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software FROM nics ORDER BY id",
+	[ST_NIC_GET] = "SELECT " NIC_COLUMNS " FROM nics WHERE id = ?",
+	[ST_NIC_EACH] = "SELECT " NIC_COLUMNS " FROM nics ORDER BY id",
+	[ST_NIC_USED] = "INSERT OR REPLACE INTO nics_used(id, fingerprint) VALUES(?, ?)",
 	[ST_REVOKED_ADD] = "INSERT OR REPLACE INTO revoked(origin, until) VALUES(?, ?)",
 	[ST_REVOKED_EACH] = "SELECT origin, until FROM revoked",
 	[ST_REVOKED_PRUNE] = "DELETE FROM revoked WHERE until < ?",
@@ -59,7 +63,8 @@ _Static_assert(SCHEMA_VERSION == 1, "the text of the schema says so too");
 
 /* What came later and an older program of the same version does without: it may go back and forth between both. */
 static const char additions[] =
-	"CREATE TABLE IF NOT EXISTS revoked(origin BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;";
+	"CREATE TABLE IF NOT EXISTS revoked(origin BLOB PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;"
+	"CREATE TABLE IF NOT EXISTS nics_used(id TEXT PRIMARY KEY, fingerprint BLOB NOT NULL) WITHOUT ROWID;";
 
 /* --- statements --- */
 

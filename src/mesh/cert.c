@@ -358,6 +358,16 @@ int cert_has_key(const char *pem, EVP_PKEY *key)
 	return crypto_error(EVP_PKEY_eq(own, key) == 1 ? 0 : -EKEYREJECTED);
 }
 
+int cert_fingerprint(const char *pem, uint8_t ret_hash[static CERT_FINGERPRINT_LEN])
+{
+	CLEANUP_X509 X509 *x = cert_x509_from_pem(pem, strnlen(pem, CERT_PEM_MAX + 1));
+	unsigned len = CERT_FINGERPRINT_LEN;
+
+	if (!x)
+		return crypto_error(-EINVAL);
+	return crypto_error(X509_digest(x, EVP_sha256(), ret_hash, &len) == 1 ? 0 : -EIO);
+}
+
 /* --- chains --- */
 
 static int add_all(struct cert_list *list, BIO *b, size_t *n_added)
@@ -477,7 +487,7 @@ static int verify(X509_STORE *store, STACK_OF(X509) *others, const struct cert_l
 	return r < 0 ? r : verify_for(store, leaf, others, X509_PURPOSE_SSL_CLIENT, reterr_diag);
 }
 
-int cert_chain_verify(const struct cert_list *list, const char *roots_pem, bool is_ca, struct diag *reterr_diag)
+int cert_chain_verify(const struct cert_list *list, const char *roots_pem, bool is_ca, int64_t at, struct diag *reterr_diag)
 {
 	X509_STORE *store = X509_STORE_new();
 	STACK_OF(X509) *others = sk_X509_new_null();
@@ -485,6 +495,8 @@ int cert_chain_verify(const struct cert_list *list, const char *roots_pem, bool 
 
 	if (r == -EINVAL)
 		diag_set(reterr_diag, "the roots are not certificates in PEM");
+	if (r == 0 && at)
+		X509_VERIFY_PARAM_set_time(X509_STORE_get0_param(store), (time_t)at);
 	if (r == 0)
 		r = verify(store, others, list, is_ca, reterr_diag);
 	sk_X509_pop_free(others, X509_free);
@@ -494,5 +506,10 @@ int cert_chain_verify(const struct cert_list *list, const char *roots_pem, bool 
 
 int cert_list_verify(const struct cert_list *list, const char *roots_pem, struct diag *reterr_diag)
 {
-	return cert_chain_verify(list, roots_pem, false, reterr_diag);
+	return cert_chain_verify(list, roots_pem, false, 0, reterr_diag);
+}
+
+int cert_list_verify_at(const struct cert_list *list, const char *roots_pem, int64_t at, struct diag *reterr_diag)
+{
+	return cert_chain_verify(list, roots_pem, false, at, reterr_diag);
 }

@@ -18,6 +18,7 @@ enum {
 	CERT_PEM_MAX = 256 * 1024,	/* bytes of a chain or bundle that is taken from somebody */
 	CERT_CSR_MAX = 16 * 1024,
 	CERT_CHAIN_MAX = 16,		/* certificates */
+	CERT_FINGERPRINT_LEN = 32,	/* SHA-256 of the DER */
 };
 
 MUST_CHECK int cert_key_new(EVP_PKEY **ret_key);	/* -ENOMEM, -EIO when libcrypto cannot */
@@ -62,6 +63,7 @@ struct cert_info {
 /* Of the first certificate in @pem. -EINVAL, -ENOMEM. */
 MUST_CHECK int cert_info(const char *pem, struct cert_info *ret_info);
 MUST_CHECK int cert_has_key(const char *pem, EVP_PKEY *key);	/* 0: its first certificate is of that key; -EKEYREJECTED: it is not; -EINVAL */
+MUST_CHECK int cert_fingerprint(const char *pem, uint8_t ret_hash[static CERT_FINGERPRINT_LEN]);	/* of its first certificate. -EINVAL, -EIO */
 
 /*
  * A chain or bundle, taken apart: each element is the PEM of one certificate,
@@ -84,3 +86,5 @@ MUST_CHECK int cert_list_join(const struct cert_list *list, size_t first, size_t
  * -EINVAL for roots that are none.
  */
 MUST_CHECK int cert_list_verify(const struct cert_list *list, const char *roots_pem, struct diag *reterr_diag);
+/* The same at another time, in seconds since 1970: whether a certificate was good once. */
+MUST_CHECK int cert_list_verify_at(const struct cert_list *list, const char *roots_pem, int64_t at, struct diag *reterr_diag);

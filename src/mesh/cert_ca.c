@@ -216,7 +216,7 @@ static int check_chain(const struct cert_ca *ca, struct diag *reterr_diag)
 		r = cert_list_add(&list, ca->chain_pem);
 	}
 	if (r == 0)
-		r = cert_chain_verify(&list, ca->roots_pem, true, reterr_diag);
+		r = cert_chain_verify(&list, ca->roots_pem, true, 0, reterr_diag);
 	if (r == -EKEYREJECTED)
 		r = -EINVAL;
 	if (r == 0 && (cert_info(ca->cert_pem, &info) < 0 || !info.is_ca))

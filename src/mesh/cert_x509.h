@@ -26,8 +26,8 @@ int64_t cert_time(const ASN1_TIME *t);			/* seconds since 1970 */
  */
 MUST_CHECK int cert_san_new(const char *uri, const char *const *names, GENERAL_NAMES **ret_san);
 struct cert_list;
-/* As cert_list_verify(), also of an authority's own certificate (@is_ca), which is for no handshake. */
-MUST_CHECK int cert_chain_verify(const struct cert_list *list, const char *roots_pem, bool is_ca, struct diag *reterr_diag);
+/* As cert_list_verify_at(), also of an authority's own certificate (@is_ca), which is for no handshake. @at 0: now. */
+MUST_CHECK int cert_chain_verify(const struct cert_list *list, const char *roots_pem, bool is_ca, int64_t at, struct diag *reterr_diag);
 
 /* The digest that a key signs with, or NULL for those that bring their own. */
 const EVP_MD *cert_key_digest(EVP_PKEY *key);

@@ -404,6 +404,140 @@ def test_an_old_certificate_is_refused_after_a_new_enrolment(controller):
     assert end.status == PERMISSION_DENIED and "replaced by a newer one" in end.message
 
 
+# --- a NIC that was cut off for longer than its certificate lives ---
+
+class CutOff:
+    """A NIC whose certificate has expired, and that asks for another one."""
+
+    def __init__(self, controller, name="nic-a"):
+        self.controller, self.name, self.n = controller, name, 0
+        self.set("nic_ttl: 2s")
+        self.cert, self.key = controller.enroll(name)
+        with open(self.cert) as f:
+            self.chain = f.read()
+        with open(os.path.join(controller.dir, name + ".csr")) as f:
+            self.csr = f.read()
+        wait_until("its end", lambda: subprocess.run(["openssl", "x509", "-in", self.cert, "-noout", "-checkend", "0"], stdout=subprocess.DEVNULL).returncode)
+        self.set("nic_ttl: 1h")
+
+    def set(self, ca):
+        """In force at once."""
+        self.controller.write(CONFIG + "ca: { %s }\n" % ca)
+        self.controller.post("/v1/reload", {})
+
+    def ask(self, **other):
+        """Returns what the files of the next certificate are called."""
+        request = encode("outrigger.v1.EnrollRequest", {"nic_id": self.name, "csr_pem": self.csr, "expired_cert_pem": self.chain, **other})
+        conn = self.controller.connect(self.controller.provisioner)
+        try:
+            reply = conn.unary(ENROLL, request)
+        finally:
+            conn.close()
+        self.n += 1
+        return self.controller.save_chain("%s-%d" % (self.name, self.n), decode("outrigger.v1.EnrollResponse", reply)["cert_chain"]), self.key
+
+
+def test_an_expired_certificate_gets_another_one(controller):
+    nic = CutOff(controller)
+    before = controller.get("/v1/nics")["nics"][0]
+    with pytest.raises((ssl.SSLError, OSError, Ended)):
+        Nic(controller, "nic-a", (nic.cert, nic.key))
+    first = nic.ask()
+    second = nic.ask()          # the answer might have been lost
+    after = controller.get("/v1/nics")["nics"][0]
+    assert after["enrolled_at"] == before["enrolled_at"] and after["certificate_not_after"] > time.time() + 3000
+    Nic(controller, "nic-a", second).close()
+    end = Nic(controller, "nic-a", first, hello=False).call.status()
+    assert end.status == PERMISSION_DENIED and "replaced by a newer one" in end.message
+    assert "a NIC came with an expired certificate and has another one" in controller.log()
+    _, metrics = controller.call("GET", "/metrics")
+    assert "outrigger_nic_recovered_total 2\n" in metrics
+
+
+def test_an_older_certificate_or_a_message_that_is_repeated_gets_nothing(controller):
+    nic = CutOff(controller)
+    new = nic.ask()
+    Nic(controller, "nic-a", new).close()
+    refused(nic.ask, PERMISSION_DENIED, "replaced by a newer one")
+    controller.stop()
+    controller.start()
+    refused(nic.ask, PERMISSION_DENIED, "replaced by a newer one")
+    Nic(controller, "nic-a", new).close()       # and does no harm to who has the newer one
+    controller.enroll("nic-a")
+    refused(nic.ask, PERMISSION_DENIED, "replaced by a newer one")
+
+
+def test_a_stolen_expired_certificate_is_nothing_without_its_key_and_name(controller):
+    nic = CutOff(controller)
+    thief_key, thief_csr = controller.key_and_csr("thief", "spiffe://%s/nic/nic-a" % TRUST_DOMAIN)
+    refused(lambda: nic.ask(csr_pem=thief_csr), PERMISSION_DENIED, "not signed by the expired certificate's key")
+    refused(lambda: nic.ask(csr_pem=nic.csr.replace("M", "N", 1)), INVALID_ARGUMENT)
+    controller.enroll("nic-b")
+    refused(lambda: nic.ask(nic_id="nic-b"), PERMISSION_DENIED, "'nic-a'", "'nic-b'")
+    refused(lambda: nic.ask(expired_cert_pem="x"), PERMISSION_DENIED, "cannot be read")
+    refused(lambda: nic.ask(expired_cert_pem="x" * 300000), PERMISSION_DENIED, "cannot be read")
+    # One that the thief made: it says all that it should.
+    own = os.path.join(controller.dir, "own.crt")
+    subprocess.run(["openssl", "req", "-x509", "-key", thief_key, "-subj", "/", "-days", "1", "-addext",
+                    "subjectAltName=critical,URI:spiffe://%s/nic/nic-a" % TRUST_DOMAIN, "-out", own], check=True, stderr=subprocess.DEVNULL)
+    with open(own) as f:
+        refused(lambda: nic.ask(csr_pem=thief_csr, expired_cert_pem=f.read()), PERMISSION_DENIED, "not valid")
+    Nic(controller, "nic-a", nic.ask()).close()
+
+
+def test_a_revoked_or_forgotten_nic_does_not_come_back_by_an_expired_certificate(controller):
+    nic, other = CutOff(controller), CutOff(controller, "nic-b")
+    controller.post("/v1/nics/nic-a/revoke", {"reason": "stolen"})
+    refused(nic.ask, PERMISSION_DENIED, "revoked: stolen")
+    controller.stop()
+    controller.start()
+    refused(nic.ask, PERMISSION_DENIED, "revoked: stolen")
+    controller.stop()
+    for name in os.listdir(controller.dir + "/state"):
+        if name.startswith("controller.db"):
+            os.unlink(controller.dir + "/state/" + name)
+    controller.start()
+    refused(other.ask, UNAUTHENTICATED, "not enrolled here")
+
+
+def test_the_grace_for_expired_certificates_is_a_setting(controller):
+    nic = CutOff(controller)
+    nic.set("nic_ttl: 1h, nic_grace: 0s")
+    refused(nic.ask, PERMISSION_DENIED, "ca.nic_grace is 0")
+    nic.set("nic_ttl: 1h, nic_grace: 1s")
+    wait_until("the end of the grace", lambda: time.time() > controller.get("/v1/nics")["nics"][0]["certificate_not_after"] + 2)
+    refused(nic.ask, PERMISSION_DENIED, "more than ca.nic_grace", "new join token")
+    nic.set("nic_ttl: 1h, nic_grace: 1h")
+    Nic(controller, "nic-a", nic.ask()).close()
+
+
+def test_an_expired_certificate_of_an_authority_that_is_gone_is_nobodys(controller):
+    nic = CutOff(controller)
+    old = controller.dir + "/old-root.pem"
+    os.rename(controller.roots, old)
+    controller.stop()
+    os.rename(controller.dir + "/state/ca", controller.dir + "/old-ca")
+    controller.start()
+    refused(nic.ask, PERMISSION_DENIED, "not valid")
+    controller.stop()
+    controller.start(CONFIG + "ca: { extra_roots: [%s] }\n" % old)      # a rotation that is under way
+    Nic(controller, "nic-a", nic.ask()).close()
+
+
+def test_asking_for_expired_certificates_is_rate_limited(controller):
+    nic = CutOff(controller)
+    _, csr = controller.key_and_csr("thief")
+    request = encode("outrigger.v1.EnrollRequest", {"nic_id": "nic-a", "csr_pem": csr, "expired_cert_pem": nic.chain})
+    conn = controller.connect(controller.provisioner)
+    codes = []
+    for _ in range(40):
+        with pytest.raises(Ended) as e:
+            conn.unary(ENROLL, request)
+        codes.append(e.value.status)
+    conn.close()
+    assert codes[0] == PERMISSION_DENIED and RESOURCE_EXHAUSTED in codes
+
+
 # --- the registry ---
 
 def test_a_vm_is_in_the_mesh_only_while_everything_holds(controller, nic):

@@ -71,6 +71,27 @@ static void a_nic_is_kept_over_a_restart(void **state)
 	assert_int_equal(got.revoked_at, 0);
 }
 
+/* Which of its certificates a NIC has called with: what it was given meanwhile is another. */
+static void a_nics_use_is_of_one_certificate(void **state)
+{
+	struct store_nic n = { .id = "a", .fingerprint = { 1 } }, got;
+	uint8_t first[STORE_HASH_LEN] = { 1 };
+
+	(void)state;
+	assert_int_equal(store_nic_put(store, &n), 0);
+	assert_int_equal(store_nic_get(store, "a", &got), 0);
+	assert_false(got.used);
+	assert_int_equal(store_nic_used(store, "a", first), 0);
+	reopen();
+	assert_int_equal(store_nic_get(store, "a", &got), 0);
+	assert_true(got.used);
+	memcpy(got.previous, got.fingerprint, sizeof(got.previous));
+	got.fingerprint[0] = 2;
+	assert_int_equal(store_nic_put(store, &got), 0);
+	assert_int_equal(store_nic_get(store, "a", &got), 0);
+	assert_false(got.used);
+}
+
 static void a_transaction_that_is_undone_leaves_nothing(void **state)
 {
 	struct store_nic n = { .id = "a" }, got;
@@ -343,6 +364,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_nic_is_kept_over_a_restart, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_nics_use_is_of_one_certificate, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_transaction_that_is_undone_leaves_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(expired_certificates_are_forgotten, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_revocation_is_kept_until_it_is_over, setup, teardown),

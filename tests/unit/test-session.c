@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "lib/unit.h"
 #include "mesh/cert_ca.h"
 #include "mesh/grpc_client.h"
@@ -50,7 +51,11 @@ static struct {
 	struct session *session;
 	char dir[32];
 	char token[8];
-	int n_enrolled, n_renewed, n_attempts;
+	char address[IP_PORT_TEXT_LEN];
+	int n_enrolled, n_renewed, n_recovered, n_attempts;
+	bool gives_no_other;		/* for an expired certificate */
+	bool clocks_differ;
+	char *given;			/* the chain that it gave last */
 } t;
 
 /* --- the controller --- */
@@ -71,6 +76,8 @@ static void answer(struct grpc_call *call, const char *csr_pem)
 
 	assert_int_equal(cert_csr_parse(csr_pem, strlen(csr_pem), &csr, NULL), 0);
 	sign(csr.key, NIC_ID, NULL, &chain);
+	free(t.given);
+	assert_int_equal(cert_list_join(&chain, 0, chain.n, &t.given), 0);
 	m.cert_chain = chain.pem;
 	m.n_cert_chain = chain.n;
 	grpc_call_reply_pb(call, &m.base);
@@ -78,15 +85,47 @@ static void answer(struct grpc_call *call, const char *csr_pem)
 	cert_csr_deinit(&csr);
 }
 
+/* What it shows is what it was given last, and the request is by the same key. */
+static void on_recover(struct grpc_call *call, const Outrigger__V1__EnrollRequest *q)
+{
+	struct cert_csr csr;
+	int64_t ahead;
+
+	t.n_recovered++;
+	assert_string_equal(q->join_token, "");
+	assert_string_equal(q->expired_cert_pem, t.given);
+	assert_int_equal(cert_csr_parse(q->csr_pem, strlen(q->csr_pem), &csr, NULL), 0);
+	assert_string_equal(csr.id, NIC_ID);
+	assert_int_equal(cert_has_key(t.given, csr.key), 0);
+	cert_csr_deinit(&csr);
+	if (t.gives_no_other) {
+		grpc_call_finish(call, GRPC_PERMISSION_DENIED, "too late");
+		return;
+	}
+	ahead = now.wall_ahead_s;
+	now.wall_ahead_s = 0;		/* as the controller's clock says */
+	answer(call, q->csr_pem);
+	if (t.clocks_differ)
+		now.wall_ahead_s = ahead;
+}
+
 static void on_enroll(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
 {
+	const Outrigger__V1__EnrollRequest *q;
 	ProtobufCMessage *m;
 
 	(void)data;
 	assert_int_equal(pb_unpack(&outrigger__v1__enroll_request__descriptor, bytes, len, 0, &m), 0);
-	answer(call, ((const Outrigger__V1__EnrollRequest *)(const void *)m)->csr_pem);
+	q = (const void *)m;
+	if (q->expired_cert_pem[0]) {
+		on_recover(call, q);
+	} else {
+		assert_string_equal(q->join_token, "once");
+		now.wall_ahead_s = 0;
+		answer(call, q->csr_pem);
+		t.n_enrolled++;
+	}
 	pb_free(m);
-	t.n_enrolled++;
 }
 
 static void on_renew(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
@@ -179,7 +218,7 @@ static void on_changed(enum session_state state, const char *detail, void *data)
 {
 	(void)detail;
 	(void)data;
-	t.n_attempts += state == SESSION_CONNECTING;
+	t.n_attempts += state == SESSION_CONNECTING || state == SESSION_ENROLLING;
 }
 
 static struct session_info info(void)
@@ -222,14 +261,20 @@ static uint64_t wait_ms(void)
 	return now.mono_ms - begin;
 }
 
-static int setup(void **state)
+static void agent_starts(void)
 {
 	static const struct session_ops ops = { .welcome = on_welcome, .changed = on_changed };
-	static char address[IP_PORT_TEXT_LEN];
-	struct session_conf conf = { .nic = "n1", .address = address, .server_name = "controller", .join_token = t.token };
+	const struct session_conf conf = { .nic = "n1", .address = t.address, .server_name = "controller", .join_token = t.token,
+					   .roots_pem = cert_ca_roots_pem(t.ca), .state_dir = t.dir };
 
+	assert_int_equal(session_new(t.loop, &conf, &ops, &t.session), 0);
+}
+
+static int setup(void **state)
+{
 	(void)state;
 	memset(&t, 0, sizeof(t));
+	now.wall_ahead_s = 0;
 	strcpy(t.token, "once");
 	strcpy(t.dir, "/tmp/test-session-XXXXXX");
 	assert_non_null(mkdtemp(t.dir));
@@ -238,10 +283,8 @@ static int setup(void **state)
 	assert_int_equal(ip_parse("127.0.0.1", &t.addr.ip), 0);
 	assert_int_equal(loop_new(&t.loop), 0);
 	controller_starts();		/* so that it has a port */
-	ip_port_format(&t.addr, address);
-	conf.roots_pem = cert_ca_roots_pem(t.ca);
-	conf.state_dir = t.dir;
-	assert_int_equal(session_new(t.loop, &conf, &ops, &t.session), 0);
+	ip_port_format(&t.addr, t.address);
+	agent_starts();
 	turn_until(is_open);
 	assert_int_equal(t.n_enrolled, 1);
 	return 0;
@@ -259,6 +302,7 @@ static int teardown(void **state)
 	tls_ctx_unref(t.tls);
 	cert_ca_free(t.ca);
 	loop_free(t.loop);
+	free(t.given);
 	snprintf(path, sizeof(path), "%s/nic.pem", t.dir);
 	unlink(path);
 	rmdir(t.dir);
@@ -339,6 +383,112 @@ static void a_session_that_lasted_until_the_certificate_was_renewed_is(void **st
 	assert_true(wait_ms() <= FIRST_WAIT_MS + STEP_MS);
 }
 
+/* --- an outage that outlives the certificate --- */
+
+/* The controller comes back when the certificate is over. */
+static void long_outage(void)
+{
+	controller_dies();
+	turn_until(is_waiting);
+	now.wall_ahead_s = LEAF_S + 60;
+	controller_starts();
+}
+
+/* The clock is moved until it is so, or for @ms. */
+static bool pass_until(bool (*reached)(void), uint64_t ms)
+{
+	for (uint64_t i = 0; i < ms / STEP_MS && !reached(); i++) {
+		pass(STEP_MS);
+		for (int k = 0; k < 20 && !reached(); k++)
+			assert_int_equal(loop_turn(t.loop, 1), 0);
+	}
+	return reached();
+}
+
+static void an_expired_certificate_gets_another_one(void **state)
+{
+	(void)state;
+	long_outage();
+	assert_true(pass_until(is_open, 30000));
+	assert_int_equal(t.n_recovered, 1);
+	assert_int_equal(t.n_enrolled, 1);
+	assert_true(info().cert_not_after > clock_wall_s() + LEAF_S / 2);
+}
+
+/* An agent that was away itself: the key is in its state folder. And what it has got is there, too. */
+static void also_after_a_restart_of_the_agent(void **state)
+{
+	(void)state;
+	for (int i = 1; i <= 2; i++) {
+		t.session = session_free(t.session);
+		now.wall_ahead_s = LEAF_S + 60;
+		agent_starts();
+		assert_true(pass_until(is_open, 30000));
+		assert_int_equal(t.n_recovered, i);
+	}
+	assert_int_equal(t.n_enrolled, 1);
+	t.session = session_free(t.session);
+	agent_starts();
+	assert_true(pass_until(is_open, 30000));
+	assert_int_equal(t.n_recovered, 2);
+}
+
+static bool has_asked_thrice(void) { return t.n_recovered >= 3; }
+
+static void who_gets_none_asks_less_and_less_often(void **state)
+{
+	(void)state;
+	t.gives_no_other = true;
+	long_outage();
+	assert_true(pass_until(has_asked_thrice, 30000));
+	assert_false(is_open());
+	turn_until(is_waiting);
+	assert_non_null(strstr(info().detail, "too late"));
+	for (int i = 0; i < 10; i++)
+		(void)wait_ms();
+	assert_true(wait_ms() > LONG_WAIT_MS);
+	t.gives_no_other = false;
+	assert_true(pass_until(is_open, 30000));
+}
+
+/* A token that somebody has given it meanwhile; it is kept for when the certificate does not help. */
+static void who_gets_none_uses_its_join_token(void **state)
+{
+	(void)state;
+	strcpy(t.token, "once");
+	t.gives_no_other = true;
+	long_outage();
+	assert_true(pass_until(is_open, 30000));
+	assert_int_equal(t.n_recovered, 1);
+	assert_int_equal(t.n_enrolled, 2);
+	assert_string_equal(t.token, "");
+
+	strcpy(t.token, "once");
+	t.gives_no_other = false;
+	long_outage();
+	assert_true(pass_until(is_open, 30000));
+	assert_int_equal(t.n_recovered, 2);
+	assert_int_equal(t.n_enrolled, 2);
+	assert_string_equal(t.token, "once");
+}
+
+/* The NIC's clock is so far ahead that whatever it gets is over already. */
+static void clocks_that_differ_make_no_storm(void **state)
+{
+	(void)state;
+	t.clocks_differ = true;
+	long_outage();
+	assert_true(pass_until(has_asked_thrice, 30000));
+	assert_false(is_open());
+	for (int i = 0; i < 10; i++)
+		(void)wait_ms();
+	assert_true(wait_ms() > LONG_WAIT_MS);
+	turn_until(is_waiting);
+	assert_non_null(strstr(info().detail, "clocks"));
+	t.clocks_differ = false;
+	assert_true(pass_until(is_open, 30000));
+}
+
 #define SESSION(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -348,6 +498,11 @@ int main(void)
 		SESSION(a_session_that_does_not_last_is_no_reason_to_hurry),
 		SESSION(a_session_that_lasted_is),
 		SESSION(a_session_that_lasted_until_the_certificate_was_renewed_is),
+		SESSION(an_expired_certificate_gets_another_one),
+		SESSION(also_after_a_restart_of_the_agent),
+		SESSION(who_gets_none_asks_less_and_less_often),
+		SESSION(who_gets_none_uses_its_join_token),
+		SESSION(clocks_that_differ_make_no_storm),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
