@@ -253,13 +253,16 @@ class FaultLab(Lab):
     # --- asking ---
 
     def ask(self, sock, path, body=None):
+        return json.loads(self.ask_text(sock, path, body))
+
+    def ask_text(self, sock, path, body=None):
         argv = ["curl", "-sS", "-m", "10", "--unix-socket", os.path.join(self.dir, sock), "http://x" + path]
         if body is not None:
             argv += ["-X", "POST", "-H", "Content-Type: application/json", "-d", json.dumps(body)]
         r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if r.returncode:
             raise RuntimeError("%s: %s" % (path, r.stderr))
-        return json.loads(r.stdout)
+        return r.stdout
 
     def workloads(self):
         return self.ask("controller.sock", "/v1/workloads")
@@ -455,10 +458,10 @@ class Load:
 
 
 class Stream(Load):
-    """stream.py in a VM: @n connections that last, one after the other; a result is a part of one."""
+    """stream.py in a VM: @n connections that last (@seconds, or some time), one after the other; a result is a part of one."""
 
-    def __init__(self, vm, address, port, n):
-        self.start(vm, [STREAM, "talk", address, port, n])
+    def __init__(self, vm, address, port, n, seconds=None):
+        self.start(vm, [STREAM, "talk", address, port, n, *([seconds] if seconds else [])])
 
     def end(self):
         self.process.terminate()

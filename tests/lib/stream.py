@@ -2,7 +2,7 @@
 """Connections that last, with data both ways that is compared byte for byte; run inside a namespace.
 
     stream.py serve ADDRESS PORT NAME             says its name in a line, then gives back what it gets
-    stream.py talk ADDRESS PORT COUNT FILE        COUNT connections until SIGTERM; each lasts some time and is followed by another
+    stream.py talk ADDRESS PORT COUNT [SECONDS] FILE      COUNT connections until SIGTERM; each lasts some time, or SECONDS, and is followed by another
 
 FILE gets a JSON object a line, like load.py's: {"at", "ms", "who", "error", "bytes"}. A line without an error says that since the
 one before all bytes were right ("end": and that the connection was ended by us, in order); "corrupt" begins the error of bytes that were not.
@@ -89,14 +89,15 @@ class Talk:
                 writer.close()
 
 
-async def talk(address, port, count, path):
+async def talk(address, port, count, *rest):
+    *life, path = rest
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     with open(path, "a", buffering=1) as file:
         async def one(i):
             rng = random.Random(i)
             while not stop.is_set():
-                if not await Talk(file, rng).run(address, int(port), rng.uniform(5, 40), stop):
+                if not await Talk(file, rng).run(address, int(port), float(life[0]) if life else rng.uniform(5, 40), stop):
                     await asyncio.sleep(0.2)
         await asyncio.gather(*(one(i) for i in range(int(count))))
 

@@ -4,6 +4,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -157,9 +158,9 @@ def test_nothing_is_lost_while_the_controller_is_away(mesh):
     assert got["failed"] == 0, got
 
 
-@pytest.mark.parametrize("mesh", [{"vms": {}, "more": "ca: { nic_ttl: 20s, workload_ttl: 20s, max_ttl: 20s }\n"}], indirect=True)
+@pytest.mark.parametrize("mesh", [{"vms": {}, "more": "ca: { nic_ttl: 20s, workload_ttl: 20s, max_ttl: 20s, nic_grace: 0s }\n"}], indirect=True)
 def test_a_nic_renews_a_certificate_that_lives_short_in_time(mesh):
-    """It joined by a token that serves once: with an expired certificate it would stay outside."""
+    """It joined by a token that serves once: with an expired certificate it stays outside here."""
     begin = time.time()
     mesh.kill_controller()
     wait_until("the time for renewal", lambda: time.time() > begin + 11)
@@ -836,3 +837,66 @@ def test_certificates_ride_out_a_controller_that_is_away_and_are_renewed_when_it
     load.goes_on()
     got = load.end()
     assert got["failed"] == 0, got
+
+
+SHORT_LIVES = "ca: { nic_ttl: 20s, workload_ttl: 20s, max_ttl: 20s }\n"
+
+
+def expired(mesh):
+    """All certificates of NICs and VMs are over."""
+    for nic in mesh.nics.values():
+        wait_until("the end of the certificate of " + nic.name, lambda: nic.metric("outrigger_nic_certificate_expiry_seconds") <= time.time(), 60)
+        wait_until("the end of those of its VMs", lambda: all((p["cert_expires_in_s"] or 0) <= 0 for p in nic.get("/v1/proxies")["proxies"]), 60)
+
+
+def came_back(mesh, n):
+    """@n certificates were given for expired ones, and nobody has made a join token."""
+    metrics = mesh.ask_text("controller.sock", "/metrics")
+    assert re.search(r"^outrigger_nic_recovered_total %d$" % n, metrics, re.M), metrics
+    assert {t["state"] for t in mesh.ask("controller.sock", "/v1/tokens")["tokens"]} == {"used"}
+
+
+@pytest.mark.parametrize("mesh", [{"vms": {**VMS, "billing-1": "b"}, "more": SHORT_LIVES}], indirect=True)
+def test_an_outage_that_outlives_all_certificates_ends_by_itself(mesh):
+    """The controller is away for longer than any certificate lives: then there is traffic again, and nobody has done anything."""
+    shopper, vip = served(mesh)
+    echo = mesh.vms["billing-1"]
+    echo.popen([sys.executable, STREAM, "serve", echo.address, 8080, echo.title], "echo")
+    wait_until("the echo", lambda: ":8080 " in echo.run("ss", "-Hltn"))
+    mesh.register(echo)
+    mesh.wait_joined("billing-1")
+    talk = Stream(shopper, wait_until("billing's address", lambda: mesh.virtual_address("billing")), 8080, 1, seconds=600).goes_on(2)
+    mesh.kill_controller()
+    expired(mesh)
+    wait_until("no more connections", lambda: not mesh.fetch(shopper, vip))
+    talk.goes_on(2)         # but what is open goes on
+    mesh.start_controller()
+    for nic in mesh.nics.values():
+        wait_until("the session of " + nic.name, nic.connected, 60)
+    wait_until("both answer", lambda: len({mesh.fetch(shopper, vip) for _ in range(4)} - {""}) == 2, 60)
+    load = mesh.load(shopper, vip)
+    load.goes_on(200, who="orders-1").goes_on(who="orders-2")
+    got = load.end()
+    assert got["failed"] == 0, got
+    talk.goes_on(2)
+    assert not [x for x in talk.end() if x["error"]]
+    came_back(mesh, 2)
+
+
+@pytest.mark.parametrize("mesh", [{"vms": VMS, "more": SHORT_LIVES}], indirect=True)
+def test_a_nic_that_was_away_for_longer_than_its_certificate_lives_comes_back(mesh):
+    """Its server was off: agent and proxies are gone, and with them all keys but the NIC's."""
+    shopper, vip = served(mesh)
+    b, vm = mesh.nics["b"], mesh.vms["orders-2"]
+    begin, proxy = time.time(), b.proxy(vm)["pid"]
+    b.kill()
+    os.kill(proxy, signal.SIGKILL)
+    load = mesh.load(shopper, vip).goes_on(who="orders-1")
+    wait_until("the end of its certificate", lambda: time.time() > begin + 21, 60)
+    b.start()
+    wait_until("its session", b.connected, 60)
+    mesh.register(vm)
+    mesh.wait_joined("orders-2")
+    load.goes_on(who="orders-1").goes_on(who="orders-2")
+    load.end()
+    came_back(mesh, 1)
