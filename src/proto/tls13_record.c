@@ -13,10 +13,6 @@
 #include "base/wire.h"
 
 enum {
-	CONTENT_ALERT = 21,
-	CONTENT_HANDSHAKE = 22,
-	CONTENT_DATA = 23,
-
 	MESSAGE_NEW_SESSION_TICKET = 4,
 	MESSAGE_KEY_UPDATE = 24,
 
@@ -211,31 +207,30 @@ static int broken(struct tls13 *t, enum tls13_alert alert, const char *why)
 	return TLS13_E_BROKEN;
 }
 
-/* One record of @type; @iov has room for one more part. */
-static int seal_record(struct tls13 *t, uint8_t type, struct iovec *iov, size_t n_iov, size_t len, uint8_t *out)
+int tls13_seal_record(struct tls13 *t, enum tls13_content type, struct iovec *iov, size_t n_iov, size_t len, uint8_t *out)
 {
-	uint8_t nonce[AEAD_NONCE_LEN];
+	uint8_t nonce[AEAD_NONCE_LEN], inner = (uint8_t)type;
 	size_t n = len + 1 + AEAD_TAG_LEN;
 	int r;
 
 	r = half_ready(t, &t->tx);
 	if (r < 0)
 		return r;
-	out[0] = CONTENT_DATA;
+	out[0] = TLS13_CONTENT_DATA;
 	out[1] = 3;
 	out[2] = 3;
 	out[3] = (uint8_t)(n >> 8);
 	out[4] = (uint8_t)n;
-	iov[n_iov++] = (struct iovec){ &type, 1 };
+	iov[n_iov++] = (struct iovec){ &inner, 1 };
 	half_nonce(&t->tx, nonce);
 	return t->aead->seal(t->tx.key, nonce, out, TLS13_HEADER_LEN, iov, n_iov, out + TLS13_HEADER_LEN);
 }
 
-static int seal_small(struct tls13 *t, uint8_t type, void *data, size_t len, uint8_t *out)
+static int seal_small(struct tls13 *t, enum tls13_content type, void *data, size_t len, uint8_t *out)
 {
 	struct iovec iov[2] = { { data, len } };
 
-	return seal_record(t, type, iov, 1, len, out);
+	return tls13_seal_record(t, type, iov, 1, len, out);
 }
 
 /* Section 4.6.3. Our own never ask for one in return. */
@@ -244,7 +239,7 @@ static int seal_key_update(struct tls13 *t, uint8_t *out)
 	uint8_t message[KEY_UPDATE_LEN] = { MESSAGE_KEY_UPDATE, 0, 0, 1, UPDATE_NOT_REQUESTED };
 	int r;
 
-	r = seal_small(t, CONTENT_HANDSHAKE, message, sizeof(message), out);
+	r = seal_small(t, TLS13_CONTENT_HANDSHAKE, message, sizeof(message), out);
 	if (r < 0)
 		return r;
 	t->update_owed = false;
@@ -258,7 +253,7 @@ static int seal_alert(struct tls13 *t, uint8_t *out)
 
 	t->alert_owed = false;
 	t->tx_closed = true;
-	return seal_small(t, CONTENT_ALERT, message, sizeof(message), out);
+	return seal_small(t, TLS13_CONTENT_ALERT, message, sizeof(message), out);
 }
 
 static bool update_due(const struct tls13 *t)
@@ -343,7 +338,7 @@ int tls13_seal(struct tls13 *t, const struct iovec *iov, size_t n_iov, uint8_t *
 				return r;
 			n_out += TLS13_OVERHEAD + KEY_UPDATE_LEN;
 		}
-		r = seal_record(t, CONTENT_DATA, parts, n_parts, len, out + n_out);
+		r = tls13_seal_record(t, TLS13_CONTENT_DATA, parts, n_parts, len, out + n_out);
 		if (r < 0)
 			return r;
 		n_out += len + TLS13_OVERHEAD;
@@ -362,7 +357,7 @@ int tls13_record_len(struct tls13 *t, const uint8_t *data, size_t len, size_t *r
 
 	wire_u8(&w);
 	size_t body = wire_u16(&w);
-	if (len && type != CONTENT_DATA)	/* everything is encrypted by now, section 5 */
+	if (len && type != TLS13_CONTENT_DATA)	/* everything is encrypted by now, section 5 */
 		return broken(t, TLS13_ALERT_UNEXPECTED_MESSAGE, "a record that is not encrypted");
 	if (w.bad)
 		return TLS13_E_MORE;
@@ -458,19 +453,19 @@ static int on_handshake(struct tls13 *t, const uint8_t *data, size_t len)
 
 static int on_content(struct tls13 *t, uint8_t type, const uint8_t *data, size_t len, size_t *ret_len)
 {
-	if (type != CONTENT_HANDSHAKE && t->n_message)	/* section 5.1 */
+	if (type != TLS13_CONTENT_HANDSHAKE && t->n_message)	/* section 5.1 */
 		return broken(t, TLS13_ALERT_UNEXPECTED_MESSAGE, "another record inside a handshake message");
 	switch (type) {
-	case CONTENT_DATA:
+	case TLS13_CONTENT_DATA:
 		if (!len && t->n_empty++ >= MAX_EMPTY)
 			return broken(t, TLS13_ALERT_UNEXPECTED_MESSAGE, "too many empty records");
 		if (len)
 			t->n_empty = t->n_updates = 0;
 		*ret_len = len;
 		return 0;
-	case CONTENT_HANDSHAKE:
+	case TLS13_CONTENT_HANDSHAKE:
 		return on_handshake(t, data, len);
-	case CONTENT_ALERT:
+	case TLS13_CONTENT_ALERT:
 		return on_alert(t, data, len);
 	default:
 		return broken(t, TLS13_ALERT_UNEXPECTED_MESSAGE, "a record of unknown content");
@@ -485,16 +480,12 @@ static int over(const struct tls13 *t)
 	return t->peer_alert == TLS13_ALERT_CLOSE_NOTIFY ? TLS13_E_CLOSED : TLS13_E_REFUSED;
 }
 
-int tls13_open(struct tls13 *t, const uint8_t *record, size_t len, uint8_t *out, size_t *ret_len)
+int tls13_open_record(struct tls13 *t, const uint8_t *record, size_t len, uint8_t *out, uint8_t *ret_type, size_t *ret_len)
 {
 	size_t n = len - TLS13_HEADER_LEN - AEAD_TAG_LEN;
 	uint8_t nonce[AEAD_NONCE_LEN];
-	int r;
+	int r = half_ready(t, &t->rx);
 
-	*ret_len = 0;
-	if (t->rx_closed)
-		return over(t);
-	r = half_ready(t, &t->rx);
 	if (r < 0)
 		return r;
 	half_nonce(&t->rx, nonce);
@@ -508,6 +499,20 @@ int tls13_open(struct tls13 *t, const uint8_t *record, size_t len, uint8_t *out,
 		n--;
 	if (!n)
 		return broken(t, TLS13_ALERT_UNEXPECTED_MESSAGE, "a record of padding only");
-	n--;
-	return on_content(t, out[n], out, n, ret_len);
+	*ret_type = out[n - 1];
+	*ret_len = n - 1;
+	return 0;
+}
+
+int tls13_open(struct tls13 *t, const uint8_t *record, size_t len, uint8_t *out, size_t *ret_len)
+{
+	uint8_t type;
+	size_t n;
+	int r;
+
+	*ret_len = 0;
+	if (t->rx_closed)
+		return over(t);
+	r = tls13_open_record(t, record, len, out, &type, &n);
+	return r ? r : on_content(t, type, out, n, ret_len);
 }

@@ -52,6 +52,12 @@ enum tls13_alert {
 	TLS13_ALERT_USER_CANCELED = 90,
 };
 
+enum tls13_content {		/* RFC 8446, section 5.1 */
+	TLS13_CONTENT_ALERT = 21,
+	TLS13_CONTENT_HANDSHAKE = 22,
+	TLS13_CONTENT_DATA = 23,
+};
+
 const char *tls13_alert_name(uint8_t alert);	/* "unknown_ca"; "unknown alert" */
 
 struct tls13_suite;
@@ -124,6 +130,16 @@ MUST_CHECK int tls13_take(struct tls13 *t, uint8_t *out, size_t size, size_t *re
  * direction has ended, -ENOBUFS, -EINVAL, -ENOMEM.
  */
 MUST_CHECK int tls13_seal(struct tls13 *t, const struct iovec *iov, size_t n_iov, uint8_t *out, size_t size, size_t *ret_len);
+
+/*
+ * One record as it is, whatever its content: what the functions above are made
+ * of (section 5.2). Sealing takes @len bytes in @n_iov parts, at most
+ * TLS13_PLAINTEXT_MAX; @iov has room for one more part, and @out for @len +
+ * TLS13_OVERHEAD. Opening is as tls13_open() in what it wants and returns, but
+ * for the ends that a content makes.
+ */
+MUST_CHECK int tls13_seal_record(struct tls13 *t, enum tls13_content type, struct iovec *iov, size_t n_iov, size_t len, uint8_t *out);
+MUST_CHECK int tls13_open_record(struct tls13 *t, const uint8_t *record, size_t len, uint8_t *out, uint8_t *ret_type, size_t *ret_len);
 
 /* Ends our direction with @alert, unless it has ended. */
 void tls13_close(struct tls13 *t, enum tls13_alert alert);

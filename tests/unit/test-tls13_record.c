@@ -25,6 +25,42 @@
 #define CLIENT_CLOSE "1703030013c9872760655666b74d7ff1153efd6db6d0b0e3"
 #define SERVER_CLOSE "1703030013b58fd67166ebf599d24720cfbe7efa7a8864a9"
 
+/* The same section: the handshake traffic secrets, the server's whole flight in one record, and the client's Finished. */
+#define CLIENT_HANDSHAKE_SECRET "b3eddb126e067f35a780b3abf45e2d8f3b1a950738f52e9600746a0e27a55a21"
+#define SERVER_HANDSHAKE_SECRET "b67b7d690cc16c4e75e54213cb2d37b4e9c912bcded9105d42befd59d391ad38"
+#define SERVER_FLIGHT \
+	"080000240022000a00140012001d00170018001901000101010201030104001c00024001000000000b0001b9000001b50001b0308201" \
+	"ac30820115a003020102020102300d06092a864886f70d01010b0500300e310c300a06035504031303727361301e170d313630373330" \
+	"3031323335395a170d3236303733303031323335395a300e310c300a0603550403130372736130819f300d06092a864886f70d010101" \
+	"050003818d0030818902818100b4bb498f8279303d980836399b36c6988c0c68de55e1bdb826d3901a2461eafd2de49a91d015abbc9a" \
+	"95137ace6c1af19eaa6af98c7ced43120998e187a80ee0ccb0524b1b018c3e0b63264d449a6d38e22a5fda430846748030530ef0461c" \
+	"8ca9d9efbfae8ea6d1d03e2bd193eff0ab9a8002c47428a6d35a8d88d79f7f1e3f0203010001a31a301830090603551d130402300030" \
+	"0b0603551d0f0404030205a0300d06092a864886f70d01010b05000381810085aad2a0e5b9276b908c65f73a7267170618a54c5f8a7b" \
+	"337d2df7a594365417f2eae8f8a58c8f8172f9319cf36b7fd6c55b80f21a03015156726096fd335e5e67f2dbf102702e608ccae6bec1" \
+	"fc63a42a99be5c3eb7107c3c54e9b9eb2bd5203b1c3b84e0a8b2f759409ba3eac9d91d402dcc0cc8f8961229ac9187b42b4de100000f" \
+	"000084080400805a747c5d88fa9bd2e55ab085a61015b7211f824cd484145ab3ff52f1fda8477b0b7abc90db78e2d33a5c141a078653" \
+	"fa6bef780c5ea248eeaaa785c4f394cab6d30bbe8d4859ee511f602957b15411ac027671459e46445c9ea58c181e818e95b8c3fb0bf3" \
+	"278409d3be152a3da5043e063dda65cdf5aea20d53dfacd42f74f3140000209b9b141d906337fbd2cbdce71df4deda4ab42c309572cb" \
+	"7fffee5454b78f0718"
+#define SERVER_FLIGHT_RECORD \
+	"17030302a2d1ff334a56f5bff6594a07cc87b580233f500f45e489e7f33af35edf7869fcf40aa40aa2b8ea73f848a7ca07612ef9f945" \
+	"cb960b4068905123ea78b111b429ba9191cd05d2a389280f526134aadc7fc78c4b729df828b5ecf7b13bd9aefb0e57f271585b8ea9bb" \
+	"355c7c79020716cfb9b1183ef3ab20e37d57a6b9d7477609aee6e122a4cf51427325250c7d0e509289444c9b3a648f1d71035d2ed65b" \
+	"0e3cdd0cbae8bf2d0b227812cbb360987255cc744110c453baa4fcd610928d809810e4b7ed1a8fd991f06aa6248204797e36a6a73b70" \
+	"a2559c09ead686945ba246ab66e5edd8044b4c6de3fcf2a89441ac66272fd8fb330ef8190579b3684596c960bd596eea520a56a8d650" \
+	"f563aad27409960dca63d3e688611ea5e22f4415cf9538d51a200c27034272968a264ed6540c84838d89f72c24461aad6d26f59ecaba" \
+	"9acbbb317b66d902f4f292a36ac1b639c637ce343117b659622245317b49eeda0c6258f100d7d961ffb138647e92ea330faeea6dfa31" \
+	"c7a84dc3bd7e1b7a6c7178af36879018e3f252107f243d243dc7339d5684c8b0378bf30244da8c87c843f5e56eb4c5e8280a2b48052c" \
+	"f93b16499a66db7cca71e4599426f7d461e66f99882bd89fc50800becca62d6c74116dbd2972fda1fa80f85df881edbe5a37668936b3" \
+	"35583b599186dc5c6918a396fa48a181d6b6fa4f9d62d513afbb992f2b992f67f8afe67f76913fa388cb5630c8ca01e0c65d11c66a1e" \
+	"2ac4c85977b7c7a6999bbf10dc35ae69f5515614636c0b9b68c19ed2e31c0b3b66763038ebba42f3b38edc0399f3a9f23faa63978c31" \
+	"7fc9fa66a73f60f0504de93b5b845e275592c12335ee340bbc4fddd502784016e4b3be7ef04dda49f4b440a30cb5d2af939828fd4ae3" \
+	"794e44f94df5a631ede42c1719bfdabf0253fe5175be898e750edc53370d2b"
+#define CLIENT_FINISHED "14000020a8ec436d677634ae525ac1fcebe11a039ec17694fac6e98527b642f2edd5ce61"
+#define CLIENT_FINISHED_RECORD \
+	"170303003575ec4dc238cce60b298044a71e219c56cc77b0517fe9b93c7a4bfc44d87f38f80338ac98fc46deb384bd1caeacab6867d7" \
+	"26c40546"
+
 enum { ROOM = 128 * 1024 };
 
 static size_t unhex(const char *text, uint8_t *out)
@@ -40,15 +76,20 @@ static size_t unhex(const char *text, uint8_t *out)
 	return n;
 }
 
-static void new_end(struct tls13 *t, uint16_t suite, const struct aead *aead, bool client)
+static void new_end_with(struct tls13 *t, uint16_t suite, const struct aead *aead, bool client, const char *client_secret, const char *server_secret)
 {
 	const struct tls13_suite *s = tls13_suite_find(suite);
 	uint8_t c[TLS13_SECRET_MAX] = {}, v[TLS13_SECRET_MAX] = {};
 
 	assert_non_null(s);
-	unhex(CLIENT_SECRET, c);
-	unhex(SERVER_SECRET, v);
+	unhex(client_secret, c);
+	unhex(server_secret, v);
 	assert_int_equal(tls13_init(t, s, aead, client, client ? v : c, client ? c : v), 0);
+}
+
+static void new_end(struct tls13 *t, uint16_t suite, const struct aead *aead, bool client)
+{
+	new_end_with(t, suite, aead, client, CLIENT_SECRET, SERVER_SECRET);
 }
 
 static struct tls13 client, server;
@@ -134,6 +175,75 @@ static void records_of_rfc_8448_are_what_we_make(void **state)
 	assert_int_equal(n, unhex(CLIENT_CLOSE, want));
 	assert_memory_equal(out, want, n);
 	assert_int_equal(tls13_seal(&client, iov, 2, out, sizeof(out), &n), -EPIPE);
+}
+
+/* One handshake record of the trace: made by its sender and opened by its receiver, with this implementation. */
+static void goes_both_ways(const struct aead *aead, bool by_client, const char *content_hex, const char *record_hex)
+{
+	uint8_t content[1024], record[1024], out[1024], type;
+	size_t n_content = unhex(content_hex, content), n_record = unhex(record_hex, record), n = 0;
+	struct iovec iov[3] = { { content, 7 }, { content + 7, n_content - 7 } };
+	struct tls13 from, to;
+
+	new_end_with(&from, 0x1301, aead, by_client, CLIENT_HANDSHAKE_SECRET, SERVER_HANDSHAKE_SECRET);
+	new_end_with(&to, 0x1301, aead, !by_client, CLIENT_HANDSHAKE_SECRET, SERVER_HANDSHAKE_SECRET);
+	assert_int_equal(tls13_seal_record(&from, TLS13_CONTENT_HANDSHAKE, iov, 2, n_content, out), 0);
+	assert_int_equal(n_content + TLS13_OVERHEAD, n_record);
+	assert_memory_equal(out, record, n_record);
+
+	assert_int_equal(tls13_record_len(&to, record, n_record, &n), 0);
+	assert_int_equal(n, n_record);
+	assert_int_equal(tls13_open_record(&to, record, n_record, out, &type, &n), 0);
+	assert_int_equal(type, TLS13_CONTENT_HANDSHAKE);
+	assert_int_equal(n, n_content);
+	assert_memory_equal(out, content, n);
+	/* It was the first under its key: a repetition is the second. */
+	assert_int_equal(tls13_open_record(&to, record, n_record, out, &type, &n), TLS13_E_BROKEN);
+	assert_int_equal(to.alert, TLS13_ALERT_BAD_RECORD_MAC);
+	tls13_deinit(&from);
+	tls13_deinit(&to);
+}
+
+static void handshake_records_of_rfc_8448_go_both_ways(void **state)
+{
+	const struct aead *const all[] = { &aead_evp, aead_native };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(all); i++) {
+		if (!all[i] || !all[i]->usable())
+			continue;
+		goes_both_ways(all[i], false, SERVER_FLIGHT, SERVER_FLIGHT_RECORD);
+		goes_both_ways(all[i], true, CLIENT_FINISHED, CLIENT_FINISHED_RECORD);
+	}
+}
+
+static void handshake_keys_are_those_of_rfc_8448(void **state)
+{
+	struct tls13 t;
+
+	(void)state;
+	new_end_with(&t, 0x1301, aead_best(), true, CLIENT_HANDSHAKE_SECRET, SERVER_HANDSHAKE_SECRET);
+	expect_key(&t.tx, &t, "dbfaa693d1762c5b666af5d950258d01", "5bd3c71b836e0b76bb73265f");
+	expect_key(&t.rx, &t, "3fce516009c21727d0f2e4e86ee403bc", "5d313eb2671276ee13000b30");
+	tls13_deinit(&t);
+}
+
+/* With the right keys they are nevertheless none of ours: libssl has had the handshake, and what comes after it is other messages. */
+static void handshake_records_of_rfc_8448_are_refused_after_the_handshake(void **state)
+{
+	static uint8_t out[TLS13_OPEN_ROOM];
+	struct tls13 t;
+
+	(void)state;
+	new_end_with(&t, 0x1301, aead_best(), true, CLIENT_HANDSHAKE_SECRET, SERVER_HANDSHAKE_SECRET);
+	assert_int_equal(open_hex(&t, SERVER_FLIGHT_RECORD, TLS13_E_BROKEN, out), 0);
+	assert_int_equal(t.alert, TLS13_ALERT_UNEXPECTED_MESSAGE);
+	tls13_deinit(&t);
+	/* And with the keys of what follows they are noise. */
+	assert_int_equal(open_hex(&client, SERVER_FLIGHT_RECORD, TLS13_E_BROKEN, out), 0);
+	assert_int_equal(client.alert, TLS13_ALERT_BAD_RECORD_MAC);
+	assert_int_equal(open_hex(&server, CLIENT_FINISHED_RECORD, TLS13_E_BROKEN, out), 0);
+	assert_int_equal(server.alert, TLS13_ALERT_BAD_RECORD_MAC);
 }
 
 /* --- two ends of ours --- */
@@ -519,6 +629,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(keys_are_those_of_rfc_8448, setup, teardown),
 		cmocka_unit_test_setup_teardown(records_of_rfc_8448_open, setup, teardown),
 		cmocka_unit_test_setup_teardown(records_of_rfc_8448_are_what_we_make, setup, teardown),
+		cmocka_unit_test(handshake_keys_are_those_of_rfc_8448),
+		cmocka_unit_test(handshake_records_of_rfc_8448_go_both_ways),
+		cmocka_unit_test_setup_teardown(handshake_records_of_rfc_8448_are_refused_after_the_handshake, setup, teardown),
 		cmocka_unit_test(every_length_goes_through),
 		cmocka_unit_test_setup_teardown(what_must_not_come_is_answered_by_its_alert, setup, teardown),
 		cmocka_unit_test_setup_teardown(another_record_inside_a_handshake_message_is_refused, setup, teardown),
