@@ -378,12 +378,27 @@ static int say_hello(struct session *s)
 	return grpc_call_send_pb(s->stream, &report.base);
 }
 
+/* What the controller says cannot be used. Another session would hear the same: it is a failure, and the next attempt waits. */
+static void give_up(struct session *s, const char *why)
+{
+	enter(s, SESSION_WAITING, why);
+	loop_defer(s->loop, &s->reconnect, on_reconnect);
+}
+
+static void refuse_version(struct session *s, uint32_t version)
+{
+	char why[128];
+
+	snprintf(why, sizeof(why), "the controller speaks version %u of the protocol, this agent only %d: upgrade the %s", version, PROTOCOL_VERSION,
+		 version > PROTOCOL_VERSION ? "agent" : "controller");
+	log_error("the controller speaks another version of the protocol", log_str("why", why), log_str("address", s->conf.address));
+	give_up(s, why);
+}
+
 static void take_welcome(struct session *s, const Outrigger__V1__Welcome *m)
 {
 	if (m->version != PROTOCOL_VERSION) {
-		log_error("the controller speaks a version of the protocol that is not known here: upgrade the older of the two",
-			  log_int("its_version", m->version), log_int("known_version", PROTOCOL_VERSION));
-		loop_defer(s->loop, &s->reconnect, on_reconnect);
+		refuse_version(s, m->version);
 		return;
 	}
 	s->opened_ms = clock_mono_ms();
@@ -409,9 +424,14 @@ static void on_directive(struct grpc_call *call, void *data, const uint8_t *byte
 	int r = pb_unpack(&outrigger__v1__directive__descriptor, bytes, len, 0, &pb);
 
 	(void)call;
+	if (s->info.state == SESSION_WAITING) {		/* it has been given up, and ends with the turn */
+		if (r == 0)
+			pb_free(pb);
+		return;
+	}
 	if (r < 0) {
 		log_error("the controller sent what is no directive", log_errno(r));
-		loop_defer(s->loop, &s->reconnect, on_reconnect);
+		give_up(s, "the controller sent what is no directive");
 		return;
 	}
 	const Outrigger__V1__Directive *m = (const void *)pb;
@@ -443,8 +463,10 @@ static void on_directive(struct grpc_call *call, void *data, const uint8_t *byte
 	case OUTRIGGER__V1__DIRECTIVE__MSG_MOVED:
 		s->ops.moved(m->moved, s->ops.data);
 		break;
-	default:
-		break;		/* of a newer controller */
+	default:			/* of a newer controller */
+		LOG_LIMITED(LOG_L_WARN, "a directive of an unknown kind is passed over: the controller is newer than this agent",
+			    log_int("field", pb->n_unknown_fields ? pb->unknown_fields[0].tag : 0));
+		break;
 	}
 	pb_free(pb);
 }

@@ -267,8 +267,10 @@ static void on_hello(struct session *s, const Outrigger__V1__AgentHello *hello)
 	struct provisioner *p = s->p;
 
 	if (hello->version != PROTOCOL_VERSION) {
-		grpc_call_finish(s->call, GRPC_FAILED_PRECONDITION, "version %u of the protocol is not known here, only %d is", hello->version,
-				 PROTOCOL_VERSION);
+		LOG_LIMITED(LOG_L_WARN, "a NIC's agent speaks another version of the protocol", log_str("nic", s->nic_id),
+			    log_str("software", hello->software), log_int("its_version", hello->version), log_int("known_version", PROTOCOL_VERSION));
+		grpc_call_finish(s->call, GRPC_FAILED_PRECONDITION, "the agent speaks version %u of the protocol, this controller only %d: upgrade the %s",
+				 hello->version, PROTOCOL_VERSION, hello->version > PROTOCOL_VERSION ? "controller" : "agent");
 		return;
 	}
 	if (strcmp(hello->nic_id, s->nic_id) != 0) {

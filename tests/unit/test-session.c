@@ -55,6 +55,11 @@ static struct {
 	int n_enrolled, n_renewed, n_recovered, n_attempts;
 	bool gives_no_other;		/* for an expired certificate */
 	bool clocks_differ;
+	uint32_t version;		/* that it says it speaks */
+	bool refuses_hello;
+	bool is_newer;			/* it says what is not known yet */
+	bool talks_nonsense;
+	int n_sessions, n_policies;
 	char *given;			/* the chain that it gave last */
 } t;
 
@@ -155,6 +160,56 @@ static void on_closed(struct grpc_call *call, void *data, const struct grpc_stat
 	(void)status;
 }
 
+/* A field that no version has said anything in so far: what it has as a number, and as text. */
+static uint8_t new_number[] = { 7 }, new_text[] = { 5, 'l', 'a', 't', 'e', 'r' };
+static ProtobufCMessageUnknownField new_fields[] = {
+	{ .tag = 1000, .wire_type = PROTOBUF_C_WIRE_TYPE_VARINT, .len = sizeof(new_number), .data = new_number },
+	{ .tag = 1001, .wire_type = PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED, .len = sizeof(new_text), .data = new_text },
+};
+
+static void make_newer(ProtobufCMessage *m)
+{
+	m->unknown_fields = new_fields;
+	m->n_unknown_fields = ELEMENTS(new_fields);
+}
+
+static void say_policies(struct grpc_call *call)
+{
+	Outrigger__V1__Directive m = OUTRIGGER__V1__DIRECTIVE__INIT;
+	Outrigger__V1__PolicySet set = OUTRIGGER__V1__POLICY_SET__INIT;
+	Outrigger__V1__Policy policy = OUTRIGGER__V1__POLICY__INIT, *list = &policy;
+	char name[] = "orders";
+
+	policy.name = name;
+	set.version = 7;
+	set.policies = &list;
+	set.n_policies = 1;
+	m.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_POLICIES;
+	m.policies = &set;
+	if (t.is_newer) {
+		make_newer(&m.base);
+		make_newer(&set.base);
+		make_newer(&policy.base);
+	}
+	assert_int_equal(grpc_call_send_pb(call, &m.base), 0);
+}
+
+/* Nothing in it but what is not known: another kind of directive. */
+static void say_something_new(struct grpc_call *call)
+{
+	Outrigger__V1__Directive m = OUTRIGGER__V1__DIRECTIVE__INIT;
+
+	make_newer(&m.base);
+	assert_int_equal(grpc_call_send_pb(call, &m.base), 0);
+}
+
+static void say_nonsense(struct grpc_call *call)
+{
+	static const uint8_t cut[] = { 0x0a, 0x7f, 0x08 };	/* a welcome that is said to be longer */
+
+	assert_int_equal(grpc_call_send(call, cut, sizeof(cut)), 0);
+}
+
 static void on_session(struct grpc_call *call, void *data)
 {
 	static const struct grpc_call_ops ops = { .message = on_report, .closed = on_closed };
@@ -162,11 +217,26 @@ static void on_session(struct grpc_call *call, void *data)
 	Outrigger__V1__Welcome welcome = OUTRIGGER__V1__WELCOME__INIT;
 
 	(void)data;
+	t.n_sessions++;
+	if (t.refuses_hello) {
+		grpc_call_finish(call, GRPC_FAILED_PRECONDITION, "the agent speaks version 1 of the protocol, this controller only 0: upgrade the controller");
+		return;
+	}
 	grpc_call_set_ops(call, &ops, NULL);
-	welcome.version = 1;
+	welcome.version = t.version;
 	m.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_WELCOME;
 	m.welcome = &welcome;
+	if (t.is_newer) {
+		say_something_new(call);
+		make_newer(&m.base);
+		make_newer(&welcome.base);
+	}
 	assert_int_equal(grpc_call_send_pb(call, &m.base), 0);
+	say_policies(call);
+	if (t.is_newer)
+		say_something_new(call);
+	if (t.talks_nonsense)
+		say_nonsense(call);
 }
 
 static const struct grpc_method methods[] = {
@@ -212,6 +282,15 @@ static void on_welcome(const Outrigger__V1__Welcome *m, void *data)
 {
 	(void)m;
 	(void)data;
+}
+
+static void on_policies(const Outrigger__V1__PolicySet *m, void *data)
+{
+	(void)data;
+	assert_int_equal(m->version, 7);
+	assert_int_equal(m->n_policies, 1);
+	assert_string_equal(m->policies[0]->name, "orders");
+	t.n_policies++;
 }
 
 static void on_changed(enum session_state state, const char *detail, void *data)
@@ -263,7 +342,7 @@ static uint64_t wait_ms(void)
 
 static void agent_starts(void)
 {
-	static const struct session_ops ops = { .welcome = on_welcome, .changed = on_changed };
+	static const struct session_ops ops = { .welcome = on_welcome, .policies = on_policies, .changed = on_changed };
 	const struct session_conf conf = { .nic = "n1", .address = t.address, .server_name = "controller", .join_token = t.token,
 					   .roots_pem = cert_ca_roots_pem(t.ca), .state_dir = t.dir };
 
@@ -276,6 +355,7 @@ static int setup(void **state)
 	memset(&t, 0, sizeof(t));
 	now.wall_ahead_s = 0;
 	strcpy(t.token, "once");
+	t.version = 1;
 	strcpy(t.dir, "/tmp/test-session-XXXXXX");
 	assert_non_null(mkdtemp(t.dir));
 	assert_int_equal(cert_ca_new_root("test.mesh", 1, &t.ca), 0);
@@ -399,7 +479,7 @@ static bool pass_until(bool (*reached)(void), uint64_t ms)
 {
 	for (uint64_t i = 0; i < ms / STEP_MS && !reached(); i++) {
 		pass(STEP_MS);
-		for (int k = 0; k < 20 && !reached(); k++)
+		for (int k = 0; k < 20 && !reached() && !is_waiting(); k++)
 			assert_int_equal(loop_turn(t.loop, 1), 0);
 	}
 	return reached();
@@ -489,6 +569,77 @@ static void clocks_that_differ_make_no_storm(void **state)
 	assert_true(pass_until(is_open, 30000));
 }
 
+/* --- a controller of another version --- */
+
+static void again(void)
+{
+	controller_dies();
+	turn_until(is_waiting);
+	controller_starts();
+}
+
+static bool has_policies(void) { return t.n_policies > 0; }
+
+/* Fields and directives of its own are passed over, wherever they are; what is known counts. */
+static void a_newer_controller_is_understood_as_far_as_it_goes(void **state)
+{
+	(void)state;
+	t.is_newer = true;
+	t.n_policies = 0;
+	again();
+	assert_true(pass_until(is_open, 30000));
+	turn_until(has_policies);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(loop_turn(t.loop, 1), 0);
+	assert_true(is_open());
+	assert_int_equal(t.n_sessions, 2);
+}
+
+/* Attempts that all fail the same way are further and further apart, and @words say why in what is shown. */
+static void fails_and_waits(const char *words)
+{
+	again();
+	for (int i = 0; i < 12; i++)
+		(void)wait_ms();
+	assert_true(wait_ms() > LONG_WAIT_MS);
+	turn_until(is_waiting);
+	assert_non_null(strstr(info().detail, words));
+	assert_true(t.n_sessions < 20);
+}
+
+static void a_version_that_is_not_known_is_refused_by_name(void **state)
+{
+	(void)state;
+	t.version = 2;
+	t.n_policies = 0;
+	fails_and_waits("version 2 of the protocol, this agent only 1: upgrade the agent");
+	t.version = 0;
+	(void)wait_ms();
+	turn_until(is_waiting);
+	assert_non_null(strstr(info().detail, "version 0 of the protocol, this agent only 1: upgrade the controller"));
+	assert_int_equal(t.n_policies, 0);	/* nothing of it is believed */
+	t.version = 1;
+	assert_true(pass_until(is_open, 30000));
+}
+
+static void an_older_controller_that_refuses_us_is_quoted(void **state)
+{
+	(void)state;
+	t.refuses_hello = true;
+	fails_and_waits("this controller only 0: upgrade the controller");
+	t.refuses_hello = false;
+	assert_true(pass_until(is_open, 30000));
+}
+
+static void nonsense_makes_no_storm(void **state)
+{
+	(void)state;
+	t.talks_nonsense = true;
+	fails_and_waits("no directive");
+	t.talks_nonsense = false;
+	assert_true(pass_until(is_open, 30000));
+}
+
 #define SESSION(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -503,6 +654,10 @@ int main(void)
 		SESSION(who_gets_none_asks_less_and_less_often),
 		SESSION(who_gets_none_uses_its_join_token),
 		SESSION(clocks_that_differ_make_no_storm),
+		SESSION(a_newer_controller_is_understood_as_far_as_it_goes),
+		SESSION(a_version_that_is_not_known_is_refused_by_name),
+		SESSION(an_older_controller_that_refuses_us_is_quoted),
+		SESSION(nonsense_makes_no_storm),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
