@@ -31,28 +31,6 @@ struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id)
 	return l ? container_of(l, struct sidecar, link) : NULL;
 }
 
-/* The sidecar behind a worker's VM, also while it drains. */
-static struct sidecar *sidecar_of(const struct proxy *p, const struct vm *vm)
-{
-	return p->slots[vm->slot].sidecar;
-}
-
-int proxy_slot_take(struct proxy *p, struct sidecar *s)
-{
-	for (int i = 0; i < PROXY_VMS_MAX; i++) {
-		if (p->slots[i].used)
-			continue;
-		p->slots[i] = (struct proxy_slot){ .used = true, .sidecar = s };
-		return i;
-	}
-	return -ENOSPC;
-}
-
-void proxy_slot_release(struct proxy *p, uint32_t slot)
-{
-	p->slots[slot] = (struct proxy_slot){};
-}
-
 /* --- the snapshot --- */
 
 void proxy_publish(struct proxy *p)
@@ -146,7 +124,7 @@ static void count_report(struct proxy *p, const struct sidecar *s, const struct 
 static void on_report(void *data, struct flow_report *r)
 {
 	struct proxy *p = data;
-	struct sidecar *s = sidecar_of(p, r->vm);
+	struct sidecar *s = slots_sidecar(&p->slots, r->vm);
 
 	p->n_reports++;
 	if (s) {
@@ -159,7 +137,7 @@ static void on_report(void *data, struct flow_report *r)
 
 static void on_resolve(void *data, struct vm *vm, const struct ip *ip)
 {
-	struct sidecar *s = sidecar_of(data, vm);
+	struct sidecar *s = slots_sidecar(&((const struct proxy *)data)->slots, vm);
 
 	if (s)
 		sidecar_resolve(s, ip);
@@ -167,7 +145,7 @@ static void on_resolve(void *data, struct vm *vm, const struct ip *ip)
 
 static void on_names(void *data, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
 {
-	struct sidecar *s = sidecar_of(data, vm);
+	struct sidecar *s = slots_sidecar(&((const struct proxy *)data)->slots, vm);
 
 	if (s)
 		sidecar_take_names(s, vm, fd, src, dst);
@@ -191,13 +169,9 @@ static void on_tee(void *data, struct flow_tee *t)
 static void on_removed(void *data, struct vm *vm)
 {
 	struct proxy *p = data;
-	struct proxy_slot *slot = &p->slots[vm->slot];
-	struct sidecar *s = slot->sidecar;
+	struct sidecar *s = slots_sidecar(&p->slots, vm);
 
-	if (++slot->n_gone < p->n_workers)
-		return;
-	proxy_slot_release(p, vm->slot);
-	if (s)
+	if (slots_gone(&p->slots, vm) && s)
 		sidecar_removed(s, vm);
 }
 
@@ -235,6 +209,7 @@ static int start_workers(struct proxy *p, const int *sockd_socks, unsigned spare
 		if (r == 0)
 			p->n_workers++;
 	}
+	slots_start(&p->slots, p->workers, p->n_workers);
 	return r;
 }
 
@@ -493,6 +468,7 @@ static int on_tick(struct timer *t)
 
 	map_for_each(l, &p->sidecars)
 		sidecar_tick(container_of(l, struct sidecar, link));
+	slots_tick(&p->slots);
 	drop_restored(p);
 	if (p->unpublished)
 		proxy_publish(p);
@@ -612,6 +588,7 @@ void proxy_deinit(struct proxy *p)
 	if (p->loop)
 		mailbox_deliver(&p->mail, p);
 	p->n_workers = 0;
+	slots_stop(&p->slots);
 	map_for_each(l, &p->sidecars) {
 		map_remove(&p->sidecars, l);
 		sidecar_free(container_of(l, struct sidecar, link));

@@ -15,6 +15,7 @@
 #include "proxy/knowledge.h"
 #include "proxy/mailbox.h"
 #include "proxy/metrics.h"
+#include "proxy/slots.h"
 #include "proxy/sockd.h"
 #include "proxy/state_file.h"
 #include "proxy/tee_relay.h"
@@ -27,19 +28,7 @@
  */
 struct sidecar;
 
-enum { PROXY_WORKERS_MAX = 16, PROXY_VMS_MAX = 4096 };
-
-/*
- * A struct vm's place. It is used until all workers have said that they have
- * nothing of that VM any more, which may be long after its sidecar has gone or
- * has got other listeners.
- */
-struct proxy_slot {
-	bool used;
-	bool withdrawn;			/* the workers were told to let go of it */
-	struct sidecar *sidecar;
-	size_t n_gone;			/* workers that have */
-};
+enum { PROXY_WORKERS_MAX = 16 };
 
 struct proxy_options {
 	const char *group;		/* isolation group */
@@ -78,7 +67,7 @@ struct proxy {
 	struct map sidecars;		/* by VM id */
 	struct list leaving;		/* sidecars that drain */
 	struct list shown;		/* sidecars that the agent and the admin socket are told of: while the process ends, those that drain as well */
-	struct proxy_slot slots[PROXY_VMS_MAX];
+	struct slots slots;
 	uint32_t next_holder;
 	size_t next_worker;		/* for proxy_dial() */
 	struct httpd *admin;
@@ -117,9 +106,6 @@ void proxy_publish(struct proxy *p);
 /* Has a worker take @fd for a connection of @vm; @fd is taken over. -ENOMEM. */
 MUST_CHECK int proxy_dial(struct proxy *p, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
 struct sidecar *proxy_sidecar(const struct proxy *p, const char *vm_id);
-/* A place for a VM of @s: -ENOSPC. release() is for one that the workers never had. */
-MUST_CHECK int proxy_slot_take(struct proxy *p, struct sidecar *s);
-void proxy_slot_release(struct proxy *p, uint32_t slot);
 /* A sidecar has ended. */
 void proxy_forget(struct proxy *p, struct sidecar *s);
 

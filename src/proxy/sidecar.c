@@ -174,8 +174,8 @@ static int push(struct sidecar *s)
 	int r = sidecar_conf_make(s, &c);
 	bool made = r == 0;
 
-	for (size_t i = 0; r == 0 && i < s->proxy->n_workers; i++)
-		r = worker_put_vm(s->proxy->workers[i], c);
+	if (r == 0)
+		r = slots_give(&s->proxy->slots, c);
 	if (made)
 		vm_conf_unref(c);
 	s->unpushed = r < 0;
@@ -192,15 +192,14 @@ static int serve(struct sidecar *s)
 	return push(s);
 }
 
-static void withdraw(struct sidecar *s, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms)
+/* False: the workers never had it. */
+static bool withdraw(struct sidecar *s, uint32_t drain_ms, uint32_t linger_ms)
 {
-	s->proxy->slots[vm->slot].withdrawn = true;
-	for (size_t i = 0; i < s->proxy->n_workers; i++) {
-		int r = worker_remove_vm(s->proxy->workers[i], vm, drain_ms, linger_ms);
+	bool owed, had = slots_withdraw(&s->proxy->slots, s->vm, drain_ms, linger_ms, &owed);
 
-		if (r < 0)
-			log_error("worker does not take a removal", log_str("vm", s->put->vm_id), log_errno(r));
-	}
+	if (owed)
+		LOG_LIMITED(LOG_L_ERROR, "workers do not let go of a VM yet", log_str("vm", s->put->vm_id), log_errno(-ENOMEM));
+	return had;
 }
 
 /* The workers' part of it goes by itself; one that they never had goes at once. */
@@ -209,11 +208,11 @@ static void drop_vm(struct sidecar *s, uint32_t drain_ms)
 	if (!s->vm)
 		return;
 
-	const struct proxy_slot *slot = &s->proxy->slots[s->vm->slot];
+	const struct slot *slot = &s->proxy->slots.v[s->vm->slot];
 	if (s->serving)
-		withdraw(s, s->vm, drain_ms, 0);
+		(void)!withdraw(s, drain_ms, 0);
 	else if (slot->sidecar == s && !slot->withdrawn)
-		proxy_slot_release(s->proxy, s->vm->slot);
+		slots_release(&s->proxy->slots, s->vm->slot);
 	s->serving = false;
 	s->vm = vm_unref(s->vm);
 }
@@ -232,15 +231,14 @@ void sidecar_remove(struct sidecar *s, uint32_t drain_ms, uint32_t linger_ms)
 	s->xds = xds_client_free(s->xds);
 	s->health = vm_health_free(s->health);
 	s->token_wanted = false;
-	if (s->serving)
-		withdraw(s, s->vm, drain_ms, linger_ms);
+	s->serving = s->serving && withdraw(s, drain_ms, linger_ms);
 	sidecar_event(s, SIDECAR_EV_REMOVE, "");
 }
 
 void sidecar_cut(struct sidecar *s)
 {
 	if (s->serving)
-		withdraw(s, s->vm, 0, 0);
+		(void)!withdraw(s, 0, 0);
 }
 
 /*
@@ -365,7 +363,7 @@ static int check(const Outrigger__Ipc__VmPut *m, struct diag *d)
 /* Another struct vm in place of the one there is, which the workers let go of if they have it. Takes the listeners over. */
 static int set_vm(struct sidecar *s, int outbound_fd, int inbound_fd, uint32_t drain_ms)
 {
-	int slot = proxy_slot_take(s->proxy, s);
+	int slot = slots_take(&s->proxy->slots, s);
 	struct vm *vm;
 	int r;
 
@@ -376,7 +374,7 @@ static int set_vm(struct sidecar *s, int outbound_fd, int inbound_fd, uint32_t d
 	}
 	r = vm_new((uint32_t)slot, s->put->vm_id, outbound_fd, inbound_fd, s->proxy->n_workers, &vm);
 	if (r < 0) {
-		proxy_slot_release(s->proxy, (uint32_t)slot);
+		slots_release(&s->proxy->slots, (uint32_t)slot);
 		return r;
 	}
 	drop_vm(s, drain_ms);
@@ -394,7 +392,7 @@ static int take_listeners(struct sidecar *s, int *fds, size_t n_fds, struct diag
 		return diag_set(d, "VM %s: %zu listeners, must be 2", s->put->vm_id, n_fds);
 	r = set_vm(s, steal_fd(&fds[0]), steal_fd(&fds[1]), LISTENER_DRAIN_MS);
 	if (r == -ENOSPC)
-		return diag_set(d, "VM %.200s: this process serves %d VMs already", s->put->vm_id, PROXY_VMS_MAX);
+		return diag_set(d, "VM %.200s: this process serves %d VMs already", s->put->vm_id, SLOTS_MAX);
 	return r;
 }
 
@@ -511,9 +509,7 @@ struct sidecar *sidecar_free(struct sidecar *s)
 	vm_dns_free(s->dns);
 	s->health = vm_health_free(s->health);
 	drop_vm(s, 0);
-	for (size_t i = 0; i < PROXY_VMS_MAX; i++)
-		if (s->proxy->slots[i].sidecar == s)
-			s->proxy->slots[i].sidecar = NULL;
+	slots_forget_sidecar(&s->proxy->slots, s);
 	tls_ctx_unref(s->client);
 	tls_ctx_unref(s->server);
 	EVP_PKEY_free(s->key);
