@@ -19,7 +19,6 @@ from two_hop import TwoHop
 FLOOD = os.path.join(TOP, "tests", "lib", "flood.py")
 RATE, CONNECTIONS = 2000, 50
 REST_S = 2                  # until a flood that holds has got what it holds
-AUTOGROUP = "/proc/sys/kernel/sched_autogroup_enabled"
 ASK = "GET /1m HTTP/1.1\r\nHost: x\r\n\r\n" * 4
 
 # name: (what, who is dialled, how many, more)
@@ -36,6 +35,26 @@ FLOODS = {
 WHEN_NOTHING_ELSE = ["chrt", "--idle", "0"]
 
 
+class NoGroups:
+    """Of processes by session, until close()."""
+    PATH = "/proc/sys/kernel/sched_autogroup_enabled"
+
+    def __init__(self):
+        self.before = None
+        if os.path.exists(self.PATH):
+            self.before = self.swap("0")
+
+    def swap(self, value):
+        with open(self.PATH, "r+") as f:
+            before = f.read()
+            f.write(value)
+        return before
+
+    def close(self):
+        if self.before:
+            self.swap(self.before)
+
+
 class Neighbours(known.Outrigger):
     """Two VMs on each side, each with a backend of its own."""
     def names(self, i):
@@ -47,22 +66,10 @@ class Isolation(TwoHop):
         super().__init__(report, [], rounds, seconds, seed)
         argv = WHEN_NOTHING_ELSE + self.backend_argv(self.ns, known.BACKEND + 1)
         self.ns.wait_listening(known.BACKEND + 1, self.ns.popen(argv, LOAD_CPU, "flooded"))
-        self.autogroup = self.set_autogroup("0")
-
-    @staticmethod
-    def set_autogroup(value):
-        """The value before, or None if this kernel has no such thing."""
-        try:
-            with open(AUTOGROUP, "r+") as f:
-                before = f.read()
-                f.write(value)
-            return before
-        except FileNotFoundError:
-            return None
+        self.groups = NoGroups()
 
     def close(self):
-        if self.autogroup:
-            self.set_autogroup(self.autogroup)
+        self.groups.close()
         super().close()
 
     def start(self, flood):

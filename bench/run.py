@@ -17,6 +17,7 @@ import config  # noqa: E402
 import contenders  # noqa: E402
 import deployed  # noqa: E402
 import fleet  # noqa: E402
+import hostile_guest  # noqa: E402
 import isolation  # noqa: E402
 import join  # noqa: E402
 import sniff  # noqa: E402
@@ -58,7 +59,7 @@ def hold(name, report, make, parts=("run",)):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    every = two_hop.PARTS + ("fleet", "isolation", "deployed", "sniff", "config", "join")
+    every = two_hop.PARTS + ("fleet", "isolation", "hostile", "deployed", "sniff", "config", "join")
     parser.add_argument("--only", default=",".join(every))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
@@ -77,6 +78,7 @@ def main():
     makers = {
         "fleet": lambda: fleet.Fleet(report, chosen, *rounds),
         "isolation": lambda: isolation.Isolation(report, *rounds),
+        "hostile": lambda: hostile_guest.HostileGuest(report, *rounds),
         "deployed": lambda: deployed.Deployed(report, chosen, *rounds),
         "sniff": lambda: sniff.Sniff(report, args.rounds),
         "config": lambda: config.Config(report, args.rounds),
