@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import contenders as known
-from lab import LOAD, LOAD_CPU, PROXY_CPU, Namespace, interleaved
+from lab import LOAD, LOAD_CPU, Namespace, interleaved
 
 NGINX_BACKEND = """worker_processes 1; daemon off; error_log /dev/null; pid %(dir)s/backend%(port)d.pid;
 events { worker_connections 19900; }

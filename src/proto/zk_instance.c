@@ -438,18 +438,6 @@ static bool finish(bool ok, struct zk_instance *i, struct zk_instance *ret_i)
 	return ok;
 }
 
-bool zk_instance_read_name(const char *path, struct zk_instance *ret_i)
-{
-	struct zk_instance i = {};
-
-	if (strlen(path) >= MAX_PATH)
-		return false;
-	if (read_dubbo(path, &i))
-		return finish(true, &i, ret_i);
-	forget(&i);
-	return finish(!zk_path_is_recipe(path) && read_host_port_name(path, &i), &i, ret_i);
-}
-
 bool zk_instance_read(const char *path, const void *data, size_t len, struct zk_instance *ret_i)
 {
 	struct zk_instance i = {};
@@ -467,4 +455,9 @@ bool zk_instance_read(const char *path, const void *data, size_t len, struct zk_
 	if (len && read_text(path, data, len, &i))
 		return finish(true, &i, ret_i);
 	return read_host_port_name(path, &i) ? finish(true, &i, ret_i) : false;
+}
+
+bool zk_instance_read_name(const char *path, struct zk_instance *ret_i)
+{
+	return zk_instance_read(path, NULL, 0, ret_i);
 }

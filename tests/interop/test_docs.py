@@ -43,14 +43,11 @@ def program(path, text):
 @pytest.fixture
 def mesh(kube):
     kube.ensure_istiod()
-    lab = IstioLab(kube)
-    try:
+    with IstioLab(kube) as lab:
         yield lab
         for path in sorted(glob.glob(lab.dir + "/etc/*.log")):
             with open(path) as f:
                 print(f.read()[-4000:])
-    finally:
-        lab.close()     # else the next lab of that cluster finds its addresses taken
 
 
 def test_the_page_leads_from_nothing_to_a_meshed_vm(mesh):

@@ -15,13 +15,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespa
 @pytest.fixture
 def mesh(kube):
     kube.ensure_istiod()        # a test that failed may have left it stopped
-    lab = IstioLab(kube)
-    try:
+    with IstioLab(kube) as lab:
         yield lab.start()
-    finally:
-        print(lab.log("nic.agent")[-9000:])  # pytest shows it when the test fails
-        print(lab.log("edge.controller")[-3000:])
-        lab.close()
 
 
 def joined(mesh, vm):
@@ -230,8 +225,7 @@ def test_tokens_of_our_own_issuer_that_istiod_looks_up_itself(kube, by):
 @pytest.mark.parametrize("wrong", [{"cluster_id": "elsewhere"}, {"tokens": "oidc"}])
 def test_a_token_that_istiod_refuses_is_named_and_traffic_goes_its_old_way(kube, wrong):
     kube.ensure_istiod()
-    mesh = IstioLab(kube, **wrong)
-    try:
+    with IstioLab(kube, **wrong) as mesh:
         mesh.start()
         vm, _ = mesh.vms
         mesh.serve(vm)
@@ -240,15 +234,11 @@ def test_a_token_that_istiod_refuses_is_named_and_traffic_goes_its_old_way(kube,
         assert "mesh.cluster_id must be istiod's CLUSTER_ID" in found[0]["hint"]
         wait_until("the log", lambda: "certificate was not issued" in mesh.log("nic.agent") and "UNAUTHENTICATED" in mesh.log("nic.agent"))
         assert mesh.fetch(mesh.reg, vm.address) == "this is " + vm.address
-    finally:
-        print(mesh.log("nic.agent")[-9000:])
-        mesh.close()
 
 
 def test_an_istiod_that_cannot_be_reached_is_named(kube):
     kube.ensure_istiod()
-    mesh = IstioLab(kube)
-    try:
+    with IstioLab(kube) as mesh:
         mesh.start()
         kube.stop(kube.istiod)
         vm, _ = mesh.vms
@@ -258,6 +248,3 @@ def test_an_istiod_that_cannot_be_reached_is_named(kube):
         wait_until("the log", lambda: "no connection to the mesh controller" in mesh.log("nic.agent"))
         kube.start_istiod(crds=False)
         wait_until("the WorkloadEntry", lambda: mesh.entry(vm), 30)
-    finally:
-        print(mesh.log("nic.agent")[-9000:])
-        mesh.close()

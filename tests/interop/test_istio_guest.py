@@ -20,13 +20,9 @@ http { access_log off; server { listen 8080; location / { default_type text/plai
 @pytest.fixture
 def mesh(kube):
     kube.ensure_istiod()
-    lab = IstioLab(kube, vms=0)
-    lab.names = {MAC: "orders-1"}
-    try:
+    with IstioLab(kube, vms=0) as lab:
+        lab.names = {MAC: "orders-1"}
         yield lab.start()
-    finally:
-        print(lab.log("nic.agent")[-9000:])
-        lab.close()
 
 
 def test_a_virtual_machine_joins_serves_calls_and_leaves(mesh):

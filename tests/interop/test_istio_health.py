@@ -28,13 +28,10 @@ PROBED = ("  - { name: probed, match: { guest_name: 'orders-*' }, mode: strict, 
 def mesh(kube, request):
     kube.ensure_istiod()
     kube.apply(GROUP % request.param)
-    lab = IstioLab(kube, onboarding=PROBED)
     try:
-        yield lab.start()
+        with IstioLab(kube, onboarding=PROBED) as lab:
+            yield lab.start()
     finally:
-        print(lab.log("nic.agent")[-9000:])  # pytest shows it when the test fails
-        print(lab.log("edge.controller")[-3000:])
-        lab.close()
         kube.kubectl("-n", "shop", "delete", "workloadgroup", "probed", check=False)
 
 

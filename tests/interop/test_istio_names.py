@@ -89,9 +89,8 @@ def test_a_virtual_machine_calls_services_by_their_names(kube, mode):
     kube.ensure_istiod()
     image = GuestImage(os.path.join(BUILD, "cache", "guests"), "names", init="", programs=["/usr/bin/curl", "/usr/bin/getent"],
                        files={"/etc/udp.conf": RESOLV % "", "/etc/tcp.conf": RESOLV % " use-vc"}).build()
-    mesh = IstioLab(kube, vms=0, onboarding=with_names(mode))
-    mesh.names = {MAC: "orders-1"}
-    try:
+    with IstioLab(kube, vms=0, onboarding=with_names(mode)) as mesh:
+        mesh.names = {MAC: "orders-1"}
         mesh.nic.tap("tap0", "br0")
         start_server_of_names(mesh)
         mesh.start()
@@ -128,6 +127,3 @@ def test_a_virtual_machine_calls_services_by_their_names(kube, mode):
                 assert say("getent ahostsv4 www.outside.example").split()[0] == "192.0.2.80", conf
         finally:
             server.close()
-    finally:
-        print(mesh.log("nic.agent")[-6000:])
-        mesh.close()

@@ -18,16 +18,11 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespa
 def mesh(kube):
     """A VM in the mesh; a second one that is not yet."""
     kube.ensure_istiod()
-    lab = IstioLab(kube, names=("orders-1", "orders-2"), kubernetes=", dead_nic: 3s")
-    try:
+    with IstioLab(kube, names=("orders-1", "orders-2"), kubernetes=", dead_nic: 3s") as lab:
         lab.start()
         lab.join(lab.vms[0])
         wait_until("the WorkloadEntry", lambda: lab.entry(lab.vms[0]))
         yield lab
-    finally:
-        print(lab.log("nic.agent")[-9000:])
-        print(lab.log("edge.controller")[-6000:])
-        lab.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from agentlab import REGISTRY, WEB
+from agentlab import WEB
 from netlab import wait_until
 from test_kubernetes_mesh import MixedLab
 

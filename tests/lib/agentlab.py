@@ -105,6 +105,8 @@ Server((sys.argv[1], 8500), H).serve_forever()
 
 
 class AgentLab(Lab):
+    shown = ("nic.agent", "edge.controller")
+
     def __init__(self, prefix, vms=2, names=("orders-1", "shopper-1", "orders-2"), onboarding=ONBOARDING, pin=False, more="", drain="200ms"):
         super().__init__(prefix)
         os.chmod(self.dir, 0o755)

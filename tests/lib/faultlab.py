@@ -126,6 +126,7 @@ class FaultLab(Lab):
     @full: {folder: size}: each a disk of its own, which Disk may fill.
     """
 
+    shown = ("a.agent", "b.agent", "edge.controller")
     log_level = "info"
     drain = "200ms"
     upgrade_drain = "2s"
@@ -314,6 +315,15 @@ class FaultLab(Lab):
         vm = self.vms[name]
         vm.run("curl", "-sS", "-m", "10", "http://%s:8500/v1/health/service/orders" % REGISTRY)
         self.wait_joined(name)
+
+    def meet(self):
+        """orders-1 and shopper-1 join; returns the latter and orders' virtual address, which answers it."""
+        self.join("orders-1")
+        self.join_client("shopper-1")
+        shopper = self.vms["shopper-1"]
+        vip = wait_until("orders' address", lambda: self.virtual_address("orders"))
+        wait_until("an answer", lambda: self.fetch(shopper, vip))
+        return shopper, vip
 
     def fetch(self, host, address, port=8080, timeout=5):
         """What an HTTP GET says, or "" when it is refused or not answered."""

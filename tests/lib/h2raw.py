@@ -11,7 +11,7 @@ import threading
 import hpack
 
 from meshlab import Pki, Proxy
-from wirelab import Listener
+from wirelab import Echo, Listener
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY_FLAG = 1, 1, 4, 8, 0x20
@@ -68,6 +68,19 @@ workloads:
 
     def close(self):
         self.proxy.kill()
+
+
+@contextlib.contextmanager
+def served_echo(folder):
+    """A Served with an application that echoes: at "authority"."""
+    s = Served(folder)
+    s.app = Echo(s.address)
+    s.authority = "%s:%d" % (s.address, s.app.port)
+    try:
+        yield s
+    finally:
+        s.app.close()
+        s.close()
 
 
 class Raw:

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 
 from netlab import wait_until
 

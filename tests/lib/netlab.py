@@ -91,7 +91,12 @@ class Host:
             self.ip("addr", "add", address, "dev", name)
 
 
+SHOWN_CHARS = 8000
+
+
 class Lab:
+    shown = ()          # logs whose ends are printed when the lab is left: pytest shows them when the test has failed
+
     def __init__(self, prefix, keep=False, folder=None):
         self.prefix = os.environ.get("OUTRIGGER_LAB", "") + prefix      # who runs two at a time gives each a name
         self.keep = keep
@@ -173,6 +178,8 @@ class Lab:
         return self
 
     def __exit__(self, *exc):
+        for name in self.shown:
+            print("--- %s\n%s" % (name, self.log(name)[-SHOWN_CHARS:]))
         if not self.keep:
             self.close()
 

@@ -17,12 +17,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespa
 
 @pytest.fixture
 def mesh(request):
-    lab = AgentLab("oga", **getattr(request, "param", {}))
-    try:
+    with AgentLab("oga", **getattr(request, "param", {})) as lab:
         yield lab.start()
-    finally:
-        print(lab.log("nic.agent")[-8000:])  # pytest shows it when the test fails
-        lab.close()
 
 
 def evidence(service):
@@ -57,21 +53,23 @@ def test_a_registration_becomes_a_proxied_service(mesh):
     assert check["ok"], [c for c in check["checks"] if not c["ok"]]
 
 
+def fetched_over_the_mesh(lab):
+    """The second VM becomes a client of the first one, which has joined; what it fetches comes by the mesh."""
+    orders, shopper = lab.vms
+    lab.discover(shopper)
+    wait_until("the client's proxy", lambda: lab.proxy(shopper))
+    assert wait_until("an answer over the mesh", lambda: lab.fetch(shopper, orders.address)) == "this is " + orders.address
+    wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in lab.log("nic.agent"))
+
+
 def test_vms_of_two_processes_on_one_nic_call_each_other():
     """Each VM has a proxy process of its own; what one dials at the other stays on the NIC, and goes through TLS."""
-    lab = AgentLab("oga2", onboarding=ONBOARDING.replace("    namespace: shop\n", "    namespace: shop\n    isolation: vm\n"))
-    try:
+    with AgentLab("oga2", onboarding=ONBOARDING.replace("    namespace: shop\n", "    namespace: shop\n    isolation: vm\n")) as lab:
         lab.start()
         orders, shopper = lab.vms
         lab.join(orders)
-        lab.discover(shopper)
-        wait_until("the client's proxy", lambda: lab.proxy(shopper))
+        fetched_over_the_mesh(lab)
         assert lab.proxy(orders)[0]["process"] != lab.proxy(shopper)[0]["process"]
-        assert wait_until("an answer", lambda: lab.fetch(shopper, orders.address)) == "this is " + orders.address
-        wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in lab.log("nic.agent"))
-    finally:
-        print(lab.log("nic.agent")[-5000:])
-        lab.close()
 
 
 def test_a_service_at_an_ipv6_address(mesh):
@@ -95,8 +93,7 @@ def test_a_service_at_an_ipv6_address(mesh):
 
 def test_vms_behind_routed_ports():
     """No bridge: the NIC routes to each VM and answers ARP for the others, as Calico and bare servers do."""
-    lab = AgentLab("oga3")
-    try:
+    with AgentLab("oga3") as lab:
         for key in ("net.ipv4.ip_forward", "net.ipv4.conf.all.proxy_arp", "net.ipv4.neigh.default.proxy_delay"):
             lab.nic.sysctl(key, 0 if key.endswith("delay") else 1)
         for vm in lab.vms:
@@ -109,17 +106,11 @@ def test_vms_behind_routed_ports():
         orders, shopper = lab.vms
         lab.join(orders)
         assert evidence(lab.service("orders")[0])["port"] == "vm"
-        lab.discover(shopper)
-        wait_until("the client's proxy", lambda: lab.proxy(shopper))
-        assert wait_until("an answer over the mesh", lambda: lab.fetch(shopper, orders.address)) == "this is " + orders.address
-        wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in lab.log("nic.agent"))
+        fetched_over_the_mesh(lab)
         assert lab.fetch(lab.reg, orders.address) == ""     # strict
         wait_until("the probe", lambda: evidence(lab.service("orders")[0]).get("probe") == "vm")
         check = lab.get("/v1/check")
         assert check["ok"], [c for c in check["checks"] if not c["ok"]]
-    finally:
-        print(lab.log("nic.agent")[-5000:])
-        lab.close()
 
 
 class TaggedLab(AgentLab):
@@ -130,8 +121,7 @@ class TaggedLab(AgentLab):
 
 
 def test_vms_behind_a_vlan():
-    lab = TaggedLab("oga4")
-    try:
+    with TaggedLab("oga4") as lab:
         for host in [lab.reg, *lab.vms]:
             host.tag("eth0")
         lab.start()
@@ -139,15 +129,9 @@ def test_vms_behind_a_vlan():
         lab.join(orders)
         (s,) = lab.service("orders")
         assert s["verdict"] == "vm" and lab.guest(orders)["vlan"] == 10
-        lab.discover(shopper)
-        wait_until("the client's proxy", lambda: lab.proxy(shopper))
-        assert wait_until("an answer over the mesh", lambda: lab.fetch(shopper, orders.address)) == "this is " + orders.address
-        wait_until("the access log", lambda: "src.identity=spiffe://test.mesh/ns/shop/sa/shopper" in lab.log("nic.agent"))
+        fetched_over_the_mesh(lab)
         assert lab.fetch(lab.reg, orders.address) == ""     # strict
         wait_until("the probe", lambda: evidence(lab.service("orders")[0]).get("probe") == "vm")
-    finally:
-        print(lab.log("nic.agent")[-5000:])
-        lab.close()
 
 
 def test_a_later_service_joins_the_same_proxy_and_one_that_ends_leaves(mesh):
@@ -212,9 +196,7 @@ def test_a_container_is_judged_one_and_left_alone(mesh):
 def test_a_dead_proxy_is_back_at_once(mesh):
     a, b = mesh.vms
     mesh.join(a)
-    mesh.discover(b)
-    wait_until("the client's proxy", lambda: mesh.proxy(b), 10)
-    wait_until("it works", lambda: mesh.fetch(b, a.address))
+    fetched_over_the_mesh(mesh)
     pid = mesh.proxy(a)[0]["pid"]
     os.kill(pid, signal.SIGKILL)
     wait_until("another process", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["pid"] != pid, 10)
@@ -267,9 +249,7 @@ def test_the_agent_decides_without_the_controller(mesh):
 def test_a_new_agent_adopts_the_proxies_of_the_old_one(mesh):
     a, b = mesh.vms
     mesh.join(a)
-    mesh.discover(b)
-    wait_until("the client's proxy", lambda: mesh.proxy(b), 10)
-    wait_until("it works", lambda: mesh.fetch(b, a.address))
+    fetched_over_the_mesh(mesh)
     pid = mesh.proxy(a)[0]["pid"]
     mesh.stop_agent(signal.SIGKILL)
     wait_until("the worker is gone", lambda: not mesh.is_up())
@@ -302,15 +282,12 @@ def test_a_registry_that_never_answers_holds_nothing_up(mesh):
 
 
 def test_a_bad_token_and_a_bad_file_say_what_is_wrong(tmp_path):
-    lab = AgentLab("oga", vms=0)
-    try:
+    with AgentLab("oga", vms=0) as lab:
         lab.start_controller()
         with open(lab.dir + "/join", "w") as f:
             f.write("nonsense\n")
         lab.start_agent()
         wait_until("it is refused", lambda: "enrolment was refused" in (lab.get("/v1/status")["controller"]["detail"] or ""), 10)
-    finally:
-        lab.close()
     path = tmp_path / "agent.yaml"
     path.write_text("nic: a\nports:\n  - mach: tap0\n")
     r = subprocess.run([AGENT, "-c", str(path)], stderr=subprocess.PIPE, text=True)

@@ -17,7 +17,6 @@ import pytest
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
 
-import grpcpeer  # noqa: E402
 from controller import (ADDRESS, AUTHORIZATION, CREATE_CERTIFICATE, ENDPOINTS, ENROLL, RENEW, REVOCATIONS, SESSION, TRUST_DOMAIN,  # noqa: E402
                         Controller, Discovery, Nic, wait_until)
 from grpcpeer import Ended, decode, encode  # noqa: E402

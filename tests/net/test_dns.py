@@ -4,9 +4,7 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -29,12 +27,8 @@ NAME, OUTSIDE = "orders.shop.mesh.internal", "www.outside.example"
 def mesh(request):
     options = dict(getattr(request, "param", {}))
     server = options.pop("server", "named")
-    lab = DnsLab(**options)
-    try:
+    with DnsLab(**options) as lab:
         yield lab.start(server)
-    finally:
-        print(lab.log("nic.agent")[-8000:])  # pytest shows it when the test fails
-        lab.close()
 
 
 def modes(*which, **more):

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
 import meshconf  # noqa: E402
-from faultlab import REGISTRY, STREAM, FaultLab, Stream, alive, limit  # noqa: E402
+from faultlab import STREAM, FaultLab, Stream, alive, limit  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
@@ -23,13 +23,8 @@ LIMITS = {"as": "VmSize", "data": "VmData"}
 
 @pytest.fixture
 def mesh(request):
-    lab = FaultLab("ogm", **{"vms": VMS, "onboarding": ONBOARDING, **getattr(request, "param", {})})
-    try:
+    with FaultLab("ogm", **{"vms": VMS, "onboarding": ONBOARDING, **getattr(request, "param", {})}) as lab:
         yield lab.start()
-    finally:
-        for name in ("a.agent", "b.agent", "edge.controller"):  # pytest shows it when the test fails
-            print("--- %s\n%s" % (name, lab.log(name)[-4000:]))
-        lab.close()
 
 
 def both_services(mesh):

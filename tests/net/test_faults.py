@@ -30,15 +30,10 @@ HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", 
 
 @pytest.fixture
 def mesh(request):
-    lab = FaultLab("ogf", **dict({"vms": VMS}, **getattr(request, "param", {})))
-    try:
+    with FaultLab("ogf", **dict({"vms": VMS}, **getattr(request, "param", {}))) as lab:
         yield lab.start()
-    finally:
         for nic in lab.nics.values():
             print("--- %s: last access log lines that say an error" % nic.name, *[x for x in lab.access(nic) if x.get("error")][-5:], sep="\n")
-        for name in ("a.agent", "b.agent", "edge.controller"):  # pytest shows it when the test fails
-            print("--- %s\n%s" % (name, lab.log(name)[-4000:]))
-        lab.close()
 
 
 def served(mesh):
@@ -276,11 +271,9 @@ def test_a_connection_between_neighbours_ends_with_the_vm_and_with_the_permissio
 def test_a_hostile_guest_costs_its_neighbours_nothing(mesh):
     mesh.reg.popen([sys.executable, HOSTILE, "zookeeper", REGISTRY], "zookeeper")
     wait_until("ZooKeeper", lambda: ":2181 " in mesh.reg.run("ss", "-Hltn"))
-    mesh.join("orders-1", "billing-1")
-    mesh.join_client("shopper-1")
-    shopper, victim, bad, a = mesh.vms["shopper-1"], mesh.vms["orders-1"], mesh.vms["billing-1"], mesh.nics["a"]
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    mesh.join("billing-1")
+    shopper, vip = mesh.meet()
+    victim, bad, a = mesh.vms["orders-1"], mesh.vms["billing-1"], mesh.nics["a"]
     before, worker, endpoints = rss_kib(a.worker_pid()), a.worker_pid(), mesh.endpoints("orders")
     load = mesh.load(shopper, vip).goes_on()
 
@@ -317,11 +310,7 @@ def test_a_hostile_guest_costs_its_neighbours_nothing(mesh):
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
 def test_a_bad_configuration_is_refused_and_the_last_one_stays(mesh):
-    mesh.join("orders-1")
-    mesh.join_client("shopper-1")
-    shopper = mesh.vms["shopper-1"]
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    shopper, vip = mesh.meet()
     load = mesh.load(shopper, vip).goes_on()
     path = mesh.dir + "/controller.yaml"
     with open(path) as f:
@@ -343,11 +332,8 @@ def test_a_bad_configuration_is_refused_and_the_last_one_stays(mesh):
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "nofile": {"b": 560}}], indirect=True)
 def test_without_descriptors_load_is_shed_and_comes_back(mesh):
-    mesh.join("orders-1")
-    mesh.join_client("shopper-1")
-    shopper, b = mesh.vms["shopper-1"], mesh.nics["b"]
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    shopper, vip = mesh.meet()
+    b = mesh.nics["b"]
     pids = (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid)
     load = mesh.load(shopper, vip, rate=50).goes_on()
     hogs = []
@@ -378,10 +364,8 @@ def test_without_descriptors_load_is_shed_and_comes_back(mesh):
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}, "nofile": {"a": 192, "b": 192}}], indirect=True)
 def test_a_proxy_with_few_descriptors_serves_with_fewer(mesh):
-    mesh.join("orders-1")
-    mesh.join_client("shopper-1")
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    load = mesh.load(mesh.vms["shopper-1"], vip).goes_on(60)
+    shopper, vip = mesh.meet()
+    load = mesh.load(shopper, vip).goes_on(60)
     got = load.end()
     assert got["failed"] == 0, got
 
@@ -396,11 +380,7 @@ def test_a_proxy_that_cannot_have_the_descriptors_that_it_needs_says_so(mesh):
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "b"}, "disk": "2m"}], indirect=True)
 def test_a_full_disk_stops_the_controller_from_nothing_but_writing(mesh):
-    mesh.join("orders-1")
-    mesh.join_client("shopper-1")
-    shopper = mesh.vms["shopper-1"]
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    shopper, vip = mesh.meet()
     load = mesh.load(shopper, vip).goes_on()
     with open(mesh.state + "/ballast", "wb", buffering=0) as f:
         with pytest.raises(OSError):
@@ -606,11 +586,8 @@ def test_without_a_controller_a_killed_or_replaced_proxy_serves_with_the_last_co
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
 def test_an_agents_configuration_is_read_again_whole_or_not_at_all(mesh):
-    mesh.join("orders-1")
-    mesh.join_client("shopper-1")
-    shopper, vm, a = mesh.vms["shopper-1"], mesh.vms["orders-1"], mesh.nics["a"]
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    shopper, vip = mesh.meet()
+    vm, a = mesh.vms["orders-1"], mesh.nics["a"]
     load = mesh.load(shopper, vip).goes_on()
     pids = (a.worker_pid(), a.proxy(vm)["pid"])
     path = mesh.dir + "/agent-a.yaml"
@@ -815,11 +792,8 @@ def test_certificates_ride_out_a_controller_that_is_away_and_are_renewed_when_it
     mesh.start_controller("ca: { nic_ttl: 90s, workload_ttl: 90s, max_ttl: 90s }\ntokens: { workload_ttl: 3s }\n")
     for nic in mesh.nics.values():
         wait_until("the session of " + nic.name, nic.connected)
-    mesh.join("orders-1")
-    mesh.join_client("shopper-1")
-    shopper, vm = mesh.vms["shopper-1"], mesh.vms["orders-1"]
-    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-    wait_until("an answer", lambda: mesh.fetch(shopper, vip))
+    shopper, vip = mesh.meet()
+    vm = mesh.vms["orders-1"]
 
     def ends(v):
         p = v.nic.proxy_of(v)

@@ -18,13 +18,8 @@ HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", 
 
 @pytest.fixture
 def mesh():
-    lab = FaultLab("ogd%d" % (os.getpid() % 10000), vms={"orders-1": "a", "shopper-1": "a", "billing-1": "a"})
-    try:
+    with FaultLab("ogd%d" % (os.getpid() % 10000), vms={"orders-1": "a", "shopper-1": "a", "billing-1": "a"}) as lab:
         yield lab.start()
-    finally:
-        for name in ("a.agent", "edge.controller"):
-            print("--- %s\n%s" % (name, lab.log(name)[-4000:]))
-        lab.close()
 
 
 class Scene:
@@ -32,11 +27,9 @@ class Scene:
 
     def __init__(self, mesh):
         self.mesh, self.nic = mesh, mesh.nics["a"]
-        mesh.join("orders-1", "billing-1")
-        mesh.join_client("shopper-1")
-        self.shopper, self.victim, self.bad = (mesh.vms[n] for n in ("shopper-1", "orders-1", "billing-1"))
-        self.vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
-        wait_until("an answer", lambda: mesh.fetch(self.shopper, self.vip))
+        mesh.join("billing-1")
+        self.shopper, self.vip = mesh.meet()
+        self.victim, self.bad = mesh.vms["orders-1"], mesh.vms["billing-1"]
         self.worker = self.nic.worker_pid()
         self.before = rss_kib(self.worker)
         self.load = mesh.load(self.shopper, self.vip).goes_on()

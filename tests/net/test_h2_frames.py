@@ -12,21 +12,16 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from h2raw import (ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, GOAWAY, HEADERS,  # noqa: E402
-                   NO_ERROR, PADDED, PING, PRIORITY, PRIORITY_FLAG, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WAIT_S, WINDOW_UPDATE, Forwarder, Raw, Served, frame)
+                   NO_ERROR, PADDED, PING, PRIORITY, PRIORITY_FLAG, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WAIT_S, WINDOW_UPDATE, Forwarder, Raw, frame, served_echo)
 from meshlab import wait_for  # noqa: E402
-from wirelab import Echo  # noqa: E402
 
 GROWTH_KB = 24 * 1024           # of the proxy, whatever a client sends
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    s = Served(tmp_path_factory.mktemp("h2"))
-    s.app = Echo(s.address)
-    s.authority = "%s:%d" % (s.address, s.app.port)
-    yield s
-    s.app.close()
-    s.close()
+    with served_echo(tmp_path_factory.mktemp("h2")) as s:
+        yield s
 
 
 class Tunnel:
@@ -292,11 +287,9 @@ def test_h2load_is_answered_each_time(served, args):
 
 
 def test_a_drained_vm_lets_streams_finish(tmp_path):
-    s = Served(tmp_path)
-    app = Echo(s.address)
-    try:
+    with served_echo(tmp_path) as s:
         with Raw(s) as raw:
-            raw.open(1, "%s:%d" % (s.address, app.port))
+            raw.open(1, s.authority)
             assert raw.status(1) == "200"
             s.proxy.process.terminate()
             assert raw.until(GOAWAY)[3] == struct.pack(">II", 0x7fffffff, NO_ERROR)      # those on their way still get in
@@ -311,6 +304,3 @@ def test_a_drained_vm_lets_streams_finish(tmp_path):
             raw.send(frame(DATA, END_STREAM, 1, b""))
             assert raw.goaway() == NO_ERROR
         assert s.proxy.process.wait(WAIT_S) == 0
-    finally:
-        app.close()
-        s.close()

@@ -23,13 +23,8 @@ def onboarding(check):
 
 @pytest.fixture
 def mesh(request):
-    lab = AgentLab("ogh", vms=3, onboarding=onboarding(request.param))
-    try:
+    with AgentLab("ogh", vms=3, onboarding=onboarding(request.param)) as lab:
         yield lab.start()
-    finally:
-        print(lab.log("nic.agent")[-9000:])  # pytest shows it when the test fails
-        print(lab.log("edge.controller")[-3000:])
-        lab.close()
 
 
 def say(mesh, vm, what):
@@ -185,8 +180,7 @@ def test_what_does_not_listen_yet_joins_when_it_does_and_a_new_proxy_asks_anew(m
 
 
 def test_a_new_agent_makes_no_healthy_service_unhealthy():
-    lab = AgentLab("ogh", vms=3, onboarding=onboarding(CHECK % "tcp"), pin=True)
-    try:
+    with AgentLab("ogh", vms=3, onboarding=onboarding(CHECK % "tcp"), pin=True) as lab:
         lab.start()
         a, _, _ = lab.vms
         lab.serve(a)
@@ -202,7 +196,3 @@ def test_a_new_agent_makes_no_healthy_service_unhealthy():
         wait_until("the agent knows", lambda: lab.service("orders", health="passing"), 30)
         wait_until("the controller has it", lambda: healthy(lab, a), 30)
         assert lab.log("edge.controller").count("service's health") == before      # each change is said there
-    finally:
-        print(lab.log("nic.agent")[-9000:])
-        print(lab.log("edge.controller")[-3000:])
-        lab.close()

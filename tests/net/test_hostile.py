@@ -19,8 +19,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
 
 import flavour  # noqa: E402
 from controller import CREATE_CERTIFICATE, ENROLL, Controller  # noqa: E402
-from h2raw import DATA, END_HEADERS, HEADERS, PREFACE, SETTINGS, WAIT_S, Raw, Served, context, frame  # noqa: E402
-from wirelab import BUILD, Echo  # noqa: E402
+from h2raw import DATA, END_HEADERS, HEADERS, PREFACE, SETTINGS, WAIT_S, Raw, context, frame, served_echo  # noqa: E402
+from wirelab import BUILD  # noqa: E402
 
 HANDSHAKE, ALERT, APPLICATION = 22, 21, 23
 KEY_UPDATE, NEW_SESSION_TICKET, CERTIFICATE_REQUEST, FINISHED, CLIENT_HELLO = 24, 4, 13, 20, 1
@@ -105,12 +105,8 @@ def test_strangers_may_leave_little_at_the_controller(controller, port, path):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    s = Served(tmp_path_factory.mktemp("tls"))
-    s.app = Echo(s.address)
-    s.authority = "%s:%d" % (s.address, s.app.port)
-    yield s
-    s.app.close()
-    s.close()
+    with served_echo(tmp_path_factory.mktemp("tls")) as s:
+        yield s
 
 
 def expand(secret, label, length):

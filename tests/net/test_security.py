@@ -25,13 +25,8 @@ def mesh(request, monkeypatch):
     more = getattr(request, "param", {})
     if more.get("debug"):
         monkeypatch.setattr(FaultLab, "log_level", "debug")
-    lab = FaultLab("ogs", VMS)
-    try:
+    with FaultLab("ogs", VMS) as lab:
         yield lab.start()
-    finally:
-        for name in ("a.agent", "b.agent", "edge.controller"):  # pytest shows it when the test fails
-            print("--- %s\n%s" % (name, lab.log(name)[-4000:]))
-        lab.close()
 
 
 def served(mesh):
@@ -251,8 +246,7 @@ def test_nobody_can_look_into_a_process_or_have_its_core(mesh):
 
 
 def test_an_agent_tells_its_join_token_only_to_its_controller():
-    lab = AgentLab("ogs", vms=0)
-    try:
+    with AgentLab("ogs", vms=0) as lab:
         lab.start_controller()
         lab.write_join_token()
         good = open(lab.dir + "/roots.pem").read()
@@ -268,8 +262,6 @@ def test_an_agent_tells_its_join_token_only_to_its_controller():
             f.write(good)
         lab.start_agent()
         wait_until("the session", lambda: lab.get("/v1/status")["controller"]["state"] == "open")
-    finally:
-        lab.close()
 
 
 HOLD = """

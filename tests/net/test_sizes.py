@@ -74,8 +74,7 @@ def test_1000_idle_connections_are_below_1700_bytes_each():
 
 
 def test_an_agent_with_100_guests_is_below_20_mib():
-    lab = AgentLab("ogz%d" % (os.getpid() % 10000), vms=1, more="limits: { guests_per_port: 128 }\n")
-    try:
+    with AgentLab("ogz%d" % (os.getpid() % 10000), vms=1, more="limits: { guests_per_port: 128 }\n") as lab:
         lab.start()
         vm = lab.vms[0]
         wait_until("the first guest", lambda: vm.run("ping", "-c", "1", "-W", "1", "10.66.0.1", check=False) and lab.guest(vm), 30)
@@ -86,8 +85,6 @@ def test_an_agent_with_100_guests_is_below_20_mib():
         print("%d processes of the agent: %d KiB" % (len(pids), kib))
         assert len(pids) >= 2
         assert kib < 20 * 1024
-    finally:
-        lab.close()
 
 
 def test_a_controller_with_1000_workloads_is_below_64_mib(tmp_path):

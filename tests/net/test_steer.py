@@ -15,8 +15,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from netlab import Lab, wait_until  # noqa: E402
 import steerlab  # noqa: E402
-from steerlab import (BEHIND, BRIDGE, CUT, DROP_SPOOFED, FAIL_CLOSED, IN, LEARN, OUT, OVS, ROUTED, SAME_NIC, UNVERIFIED,  # noqa: E402
-                      DriverError, Server, everywhere, in_netns, read_line, tcp_connect, udp_socket)
+from steerlab import (BEHIND, BRIDGE, CUT, DROP_SPOOFED, FAIL_CLOSED, IN, LEARN, ROUTED, SAME_NIC, UNVERIFIED,  # noqa: E402
+                      DriverError, Server, everywhere, read_line, tcp_connect, udp_socket)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")
 
