@@ -21,21 +21,29 @@ enum { MAX_TEES = 4096, BEHIND = 1 };	/* engine ids are even; the odd one next t
 
 /* --- ports --- */
 
-int feed_set_ports(struct worker *w)
+static int add_configured_ports(struct worker *w)
 {
-	struct monitor_sniff sniff[MONITOR_MAX_SNIFF];
-	size_t n = 0;
-	int r;
-
 	for (size_t i = 0; i < n_discover_protocols && i < CONFIG_MAX_PROTOCOLS; i++) {
 		const struct conf_uints *more = &w->conf->discovery.ports[i];
 
 		for (size_t j = 0; j < more->n; j++) {
-			r = engine_add_port(w->engine, discover_protocols[i]->name, (uint16_t)more->v[j]);
+			int r = engine_add_port(w->engine, discover_protocols[i]->name, (uint16_t)more->v[j]);
+
 			if (r < 0 && r != -EEXIST)
 				return r;
 		}
 	}
+	return 0;
+}
+
+int feed_set_ports(struct worker *w)
+{
+	struct monitor_sniff sniff[MONITOR_MAX_SNIFF];
+	size_t n = 0;
+	int r = add_configured_ports(w);
+
+	if (r < 0)
+		return r;
 	for (uint32_t port = 1; port < 65536; port++)
 		for (int udp = 0; udp < 2; udp++)
 			if (engine_wants_port(w->engine, udp ? IPPROTO_UDP : IPPROTO_TCP, (uint16_t)port) && n < ELEMENTS(sniff)) {

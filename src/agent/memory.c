@@ -123,6 +123,27 @@ static bool mac_parse(const char *text, uint8_t mac[6])
 	return text && sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4], &mac[5]) == 6;
 }
 
+/* @o: what the claim says, whoever has heard it. */
+static void recall_source(struct worker *w, struct guest *g, struct observation *o, json_t *source)
+{
+	const char *name = json_string_value(json_object_get(source, "protocol"));
+	const struct discover_protocol *p = name ? discover_protocol_by_name(name) : NULL;
+	const char *registry = json_string_value(json_object_get(source, "registry"));
+	json_int_t health = json_integer_value(json_object_get(source, "health"));
+
+	if (!p)
+		return;
+	o->protocol = p->name;
+	o->instance = json_string_value(json_object_get(source, "instance"));
+	o->ttl_s = (uint32_t)json_integer_value(json_object_get(source, "ttl_s"));
+	o->health = health >= 0 && health < _OBS_HEALTH_N ? (enum observation_health)health : OBS_HEALTH_UNKNOWN;
+	o->registry = (struct ip_port){};
+	if (registry && ip_port_parse(registry, &o->registry) < 0)
+		return;
+	if (catalog_observe(&w->catalog, g, o, o->time_ns) < 0)
+		log_warn("a remembered claim is lost", log_str("service", o->service));
+}
+
 static void recall_claim(struct worker *w, struct guest *g, json_t *claim)
 {
 	struct observation_meta meta[CATALOG_MAX_METADATA];
@@ -141,24 +162,8 @@ static void recall_claim(struct worker *w, struct guest *g, json_t *claim)
 	json_object_foreach(json_object_get(claim, "metadata"), key, value)
 		if (o.n_metadata < ELEMENTS(meta) && json_is_string(value))
 			meta[o.n_metadata++] = (struct observation_meta){ key, json_string_value(value) };
-	json_array_foreach(json_object_get(claim, "sources"), i, source) {
-		const char *name = json_string_value(json_object_get(source, "protocol"));
-		const struct discover_protocol *p = name ? discover_protocol_by_name(name) : NULL;
-		const char *registry = json_string_value(json_object_get(source, "registry"));
-		json_int_t health = json_integer_value(json_object_get(source, "health"));
-
-		if (!p)
-			continue;
-		o.protocol = p->name;
-		o.instance = json_string_value(json_object_get(source, "instance"));
-		o.ttl_s = (uint32_t)json_integer_value(json_object_get(source, "ttl_s"));
-		o.health = health >= 0 && health < _OBS_HEALTH_N ? (enum observation_health)health : OBS_HEALTH_UNKNOWN;
-		o.registry = (struct ip_port){};
-		if (registry && ip_port_parse(registry, &o.registry) < 0)
-			continue;
-		if (catalog_observe(&w->catalog, g, &o, o.time_ns) < 0)
-			log_warn("a remembered claim is lost", log_str("service", o.service));
-	}
+	json_array_foreach(json_object_get(claim, "sources"), i, source)
+		recall_source(w, g, &o, source);
 }
 
 static void recall_lookup(struct worker *w, struct guest *g, json_t *lookup)

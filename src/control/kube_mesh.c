@@ -153,30 +153,44 @@ void kube_mesh_gone(struct kube_mesh *m, enum kube_kind kind, const json_t *obje
 		remove_slice(m, key);
 }
 
+/* What the list that has just ended did not name. */
+
+static void forget_old_pods(struct kube_mesh *m)
+{
+	map_for_each(l, &m->pods) {
+		struct mesh_pod *p = container_of(l, struct mesh_pod, link);
+
+		if (p->object && p->generation != m->generations[KUBE_PODS])
+			mesh_pod_set_object(m, p, NULL);
+	}
+}
+
+static void forget_old_services(struct kube_mesh *m)
+{
+	map_for_each(l, &m->services) {
+		struct mesh_service *s = container_of(l, struct mesh_service, link);
+
+		if (s->object && s->generation != m->generations[KUBE_SERVICES])
+			mesh_service_set_object(m, s, NULL);
+	}
+}
+
+static void forget_old_slices(struct kube_mesh *m)
+{
+	map_for_each(l, &m->slices)
+		if (container_of(l, struct mesh_slice, link)->generation != m->generations[KUBE_SLICES])
+			mesh_slice_free(m, container_of(l, struct mesh_slice, link));
+}
+
 void kube_mesh_synced(struct kube_mesh *m, enum kube_kind kind)
 {
-	uint64_t now = m->generations[kind];
-
 	m->synced[kind] = true;
-	if (kind == KUBE_PODS) {
-		map_for_each(l, &m->pods) {
-			struct mesh_pod *p = container_of(l, struct mesh_pod, link);
-
-			if (p->object && p->generation != now)
-				mesh_pod_set_object(m, p, NULL);
-		}
-	} else if (kind == KUBE_SERVICES) {
-		map_for_each(l, &m->services) {
-			struct mesh_service *s = container_of(l, struct mesh_service, link);
-
-			if (s->object && s->generation != now)
-				mesh_service_set_object(m, s, NULL);
-		}
-	} else if (kind == KUBE_SLICES) {
-		map_for_each(l, &m->slices)
-			if (container_of(l, struct mesh_slice, link)->generation != now)
-				mesh_slice_free(m, container_of(l, struct mesh_slice, link));
-	}
+	if (kind == KUBE_PODS)
+		forget_old_pods(m);
+	else if (kind == KUBE_SERVICES)
+		forget_old_services(m);
+	else if (kind == KUBE_SLICES)
+		forget_old_slices(m);
 	if (m->synced[KUBE_PODS] && m->synced[KUBE_SERVICES] && m->synced[KUBE_SLICES]) {
 		kube_mesh_settle(m);
 		registry_settle(m->reg);

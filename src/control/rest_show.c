@@ -467,6 +467,24 @@ static void explain_policy(json_t *chain, const struct reg_guest *g, const struc
 		add_step(chain, -1, "refused", json_sprintf("by the NIC: %s", c->pb->refusal));
 }
 
+static void explain_verdict(json_t *chain, const struct reg_guest *g, const struct reg_claim *c, const struct reg_verdict *v)
+{
+	for (size_t i = 0; v && i < v->pb->n_evidence; i++) {
+		const Outrigger__V1__Evidence *e = v->pb->evidence[i];
+
+		add_step(chain, since_first(c, e->at_ms), e->method, json_sprintf("%s: %s", e->finding, e->detail));
+	}
+	add_step(chain, g->proxy ? (int64_t)g->proxy->decided_ms : -1, "verdict", json_string(v ? v->pb->verdict : "none yet"));
+}
+
+static void explain_mesh(json_t *chain, const struct reg_guest *g, const struct reg_claim *c)
+{
+	if (c->joined_ms)
+		add_step(chain, c->in_mesh_ms, "mesh", json_string(c->in_mesh_ms >= 0 ? "every subscriber knows it" : "in the mesh, not acknowledged by all yet"));
+	else
+		add_step(chain, -1, "mesh", json_sprintf("not in the mesh: %s", c->why_not ? c->why_not : g->why_not ? g->why_not : "not looked at yet"));
+}
+
 static json_t *explain_chain(const struct reg_guest *g, const struct reg_claim *c, const struct reg_verdict *v)
 {
 	json_t *chain = json_array();
@@ -474,12 +492,7 @@ static json_t *explain_chain(const struct reg_guest *g, const struct reg_claim *
 	add_step(chain, g->proxy ? (int64_t)g->proxy->found_ms : -1, "found",
 		 json_sprintf("guest %s (%s) registered '%s' as %s:%u by %s%s%s", g->pb->guest_id, g->pb->name, c->pb->service, c->pb->address,
 			      c->pb->port, c->pb->source, c->pb->registry[0] ? " at " : "", c->pb->registry));
-	for (size_t i = 0; v && i < v->pb->n_evidence; i++) {
-		const Outrigger__V1__Evidence *e = v->pb->evidence[i];
-
-		add_step(chain, since_first(c, e->at_ms), e->method, json_sprintf("%s: %s", e->finding, e->detail));
-	}
-	add_step(chain, g->proxy ? (int64_t)g->proxy->decided_ms : -1, "verdict", json_string(v ? v->pb->verdict : "none yet"));
+	explain_verdict(chain, g, c, v);
 	explain_policy(chain, g, c);
 	if (claim_has_proxy(g, v))
 		add_step(chain, g->proxy->ready_ms ? (int64_t)g->proxy->ready_ms : -1, "proxy",
@@ -488,10 +501,7 @@ static json_t *explain_chain(const struct reg_guest *g, const struct reg_claim *
 		add_step(chain, since_first(c, (uint64_t)MAX(c->pb->health_since_ms, 0)), "health",
 			 json_sprintf("%s%s%s%s", c->pb->health, c->pb->health_reason[0] ? ": " : "", c->pb->health_reason,
 				      c->unhealthy && c->joined_ms ? "; clients leave it out" : ""));
-	if (c->joined_ms)
-		add_step(chain, c->in_mesh_ms, "mesh", json_string(c->in_mesh_ms >= 0 ? "every subscriber knows it" : "in the mesh, not acknowledged by all yet"));
-	else
-		add_step(chain, -1, "mesh", json_sprintf("not in the mesh: %s", c->why_not ? c->why_not : g->why_not ? g->why_not : "not looked at yet"));
+	explain_mesh(chain, g, c);
 	return chain;
 }
 

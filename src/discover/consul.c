@@ -522,27 +522,37 @@ static void answer_agent_services(struct answers *a, const json_t *o)
 		answer_agent_service(a, value);
 }
 
+static bool is_same_instance(const struct consul_instance *a, const struct consul_instance *b)
+{
+	return !strcmp(a->id, b->id) && !strcmp(a->node ? a->node : "", b->node ? b->node : "");
+}
+
+/* Takes over the worst status of the other checks of @i, which is the check at @at. False: one of them stands before it. */
+static bool take_worst(const json_t *list, size_t n_checks, size_t at, struct consul_instance *i)
+{
+	struct consul_instance other;
+
+	for (size_t n = 0; n < n_checks; n++) {
+		if (n == at || !consul_instance_flat(json_array_get(list, n), &other) || !is_same_instance(&other, i))
+			continue;
+		if (n < at)
+			return false;
+		i->status = MAX(i->status, other.status);
+	}
+	return true;
+}
+
 /* Lists of checks: several of one instance are one answer, with the worst of them. */
 static void answer_checks(struct answers *a, const json_t *list)
 {
 	size_t n_checks = MIN(json_array_size(list), (size_t)MAX_CHECKS_READ);
+	struct consul_instance i;
 
 	for (size_t n = 0; n < n_checks; n++) {
-		struct consul_instance i, other;
-		bool earlier = false;
-
 		if (!consul_instance_flat(json_array_get(list, n), &i))
 			continue;
 		i.udp = false;
-		for (size_t m = 0; m < n_checks && !earlier; m++) {
-			if (m == n || !consul_instance_flat(json_array_get(list, m), &other) || strcmp(other.id, i.id) != 0 ||
-			    strcmp(other.node ? other.node : "", i.node ? i.node : "") != 0)
-				continue;
-			earlier = m < n;
-			if (other.status > i.status)
-				i.status = other.status;
-		}
-		if (!earlier)
+		if (take_worst(list, n_checks, n, &i))
 			answer(a, &i, i.service);
 	}
 }

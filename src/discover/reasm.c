@@ -274,6 +274,24 @@ static void add_piece(struct reasm *r, const struct reasm_segment *seg, uint32_t
 	list_append(before, &p->link);	/* in front of @before */
 }
 
+/* From @seq on: where the bytes end that no piece covers (@seq itself if one does), and where those behind that piece begin. */
+static void find_gap(const struct reasm_side *s, uint32_t seq, uint32_t end, uint32_t *ret_stop, uint32_t *ret_resume)
+{
+	*ret_stop = *ret_resume = end;
+	list_for_each(l, &s->pieces) {
+		const struct piece *p = list_entry(l, struct piece, link);
+		uint32_t p_end = p->seq + (uint32_t)p->len;
+
+		if (diff(p_end, seq) <= 0)
+			continue;
+		if (diff(p->seq, end) < 0) {
+			*ret_stop = diff(p->seq, seq) > 0 ? p->seq : seq;
+			*ret_resume = p_end;
+		}
+		return;
+	}
+}
+
 /* Adds the parts of a range that are neither delivered nor waiting already: the first copy wins. */
 static void add_range(struct reasm *r, const struct reasm_segment *seg, uint32_t seq, const uint8_t *data, size_t len,
 		      const struct reasm_sink *sink)
@@ -282,7 +300,7 @@ static void add_range(struct reasm *r, const struct reasm_segment *seg, uint32_t
 	uint32_t end = seq + (uint32_t)len;
 
 	while (diff(end, seq) > 0) {
-		uint32_t stop = end, resume = end;
+		uint32_t stop, resume;
 
 		if (diff(s->next, seq) > 0) {	/* making room moves it */
 			uint32_t old = diff(s->next, end) < 0 ? s->next - seq : end - seq;
@@ -291,18 +309,7 @@ static void add_range(struct reasm *r, const struct reasm_segment *seg, uint32_t
 			data = data ? data + old : NULL;
 			continue;
 		}
-		list_for_each(l, &s->pieces) {
-			const struct piece *p = list_entry(l, struct piece, link);
-			uint32_t p_end = p->seq + (uint32_t)p->len;
-
-			if (diff(p_end, seq) <= 0)
-				continue;
-			if (diff(p->seq, end) < 0) {
-				stop = diff(p->seq, seq) > 0 ? p->seq : seq;
-				resume = p_end;
-			}
-			break;
-		}
+		find_gap(s, seq, end, &stop, &resume);
 		if (diff(stop, seq) > 0)
 			add_piece(r, seg, seq, data, stop - seq, sink);
 		data = data ? data + (resume - seq) : NULL;
