@@ -1,162 +1,27 @@
 /*
- * Delta ADS, the client's state machine.
+ * Delta ADS, the client's state machine: what it asks for.
  */
-#include "mesh/xds.h"
+#include "mesh/xds_state.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "base/list.h"
-#include "base/map.h"
-#include "mesh/pb.h"
 
 /* Stands in for a subscription where there would be none but unsubscriptions. No workload has this address. */
 static char nobody[] = "/0.0.0.0";
 
-enum { TYPES_MAX = 8, ACKS_MAX = 64, REASON_MAX = 2048, CODE_INVALID_ARGUMENT = 3 };
+enum { CODE_INVALID_ARGUMENT = 3 };
 
 typedef Envoy__Service__Discovery__V3__DeltaDiscoveryRequest request_t;
-typedef Envoy__Service__Discovery__V3__DeltaDiscoveryResponse response_t;
-typedef Envoy__Service__Discovery__V3__Resource resource_t;
-
-/* A subscription. */
-struct name {
-	struct map_link link;
-	struct list pending;		/* in one of type_state's, or in none */
-	bool wanted;			/* else it waits to be unsubscribed */
-	bool answered;
-	bool again;			/* it is in type_state.to_ask_again */
-	char text[];
-};
-
-/* A resource that we have; ten thousand of them a stream are not rare. */
-struct held {
-	struct map_link link;		/* by the name, which the version stands behind */
-	uint16_t at_version;
-	uint16_t max_version;		/* bytes there is room for, as a rule all that ever come */
-	char text[];
-};
-
-/* An answer of the server that has not been acknowledged. */
-struct ack {
-	struct list link;
-	char *reason;			/* refused; NULL: taken */
-	char nonce[];
-};
-
-struct type_state {
-	struct map names;
-	struct map held;
-	struct list to_subscribe;
-	struct list to_unsubscribe;
-	struct list to_ask_again;
-	bool with_nobody;		/* which the next subscription takes back */
-	struct list acks;
-	size_t n_acks;
-	bool begun;			/* the first request of this stream is out */
-	bool synced;
-};
-
-struct xds {
-	const struct xds_type *types;
-	size_t n_types;
-	void *data;
-	struct type_state state[TYPES_MAX];
-	struct xds_counters counters;
-
-	/* of the stream */
-	const Envoy__Config__Core__V3__Node *node;	/* until it is sent */
-	xds_send_fn *send;				/* NULL: no stream */
-	void *send_data;
-	bool muted;
-};
-
-/* --- names and resources --- */
-
-static struct name *find_name(const struct type_state *s, const char *text)
-{
-	struct map_link *l = map_find_str(&s->names, text);
-
-	return l ? container_of(l, struct name, link) : NULL;
-}
-
-static void drop_name(struct type_state *s, struct name *n)
-{
-	list_unlink(&n->pending);
-	map_remove(&s->names, &n->link);
-	free(n);
-}
-
-static struct held *find_held(const struct type_state *s, const char *name)
-{
-	struct map_link *l = map_find_str(&s->held, name);
-
-	return l ? container_of(l, struct held, link) : NULL;
-}
-
-static void drop_held(struct type_state *s, struct held *h)
-{
-	map_remove(&s->held, &h->link);
-	free(h);
-}
-
-static char *held_version(struct held *h)
-{
-	return h->text + h->at_version;
-}
-
-static int add_held(struct type_state *s, const char *name, const char *version)
-{
-	size_t n_name = strlen(name), n_version = strlen(version);
-	struct held *h = malloc(sizeof(*h) + n_name + n_version + 2);
-
-	if (!h)
-		return -ENOMEM;
-	memcpy(h->text, name, n_name + 1);
-	memcpy(h->text + n_name + 1, version, n_version + 1);
-	h->at_version = (uint16_t)(n_name + 1);
-	h->max_version = (uint16_t)n_version;
-
-	int r = map_add(&s->held, &h->link, h->text, n_name);
-	if (r < 0)
-		free(h);
-	return r;
-}
-
-/* @name is not too long. */
-static int hold(struct type_state *s, const char *name, const char *version)
-{
-	struct held *h = find_held(s, name);
-	size_t len = strlen(version);
-
-	if (len > XDS_NAME_MAX || (!h && s->held.n >= XDS_RESOURCES_MAX))
-		return -E2BIG;
-	if (h && len <= h->max_version) {
-		memcpy(held_version(h), version, len + 1);
-		return 0;
-	}
-	if (!h)
-		return add_held(s, name, version);
-	map_remove(&s->held, &h->link);
-
-	int r = add_held(s, name, version);
-	if (r < 0)
-		(void)!map_add(&s->held, &h->link, h->text, h->at_version - 1u);	/* its place is still there */
-	else
-		free(h);
-	return r;
-}
 
 /* --- life --- */
 
 int xds_new(const struct xds_type *types, size_t n_types, void *data, struct xds **ret_xds)
 {
-	struct xds *x = n_types <= TYPES_MAX ? calloc(1, sizeof(*x)) : NULL;
+	struct xds *x = n_types <= XDS_TYPES_MAX ? calloc(1, sizeof(*x)) : NULL;
 
 	if (!x)
-		return n_types <= TYPES_MAX ? -ENOMEM : -EINVAL;
+		return n_types <= XDS_TYPES_MAX ? -ENOMEM : -EINVAL;
 	x->types = types;
 	x->n_types = n_types;
 	x->data = data;
@@ -172,32 +37,18 @@ int xds_new(const struct xds_type *types, size_t n_types, void *data, struct xds
 	return 0;
 }
 
-static void drop_ack(struct type_state *s, struct ack *a)
-{
-	list_unlink(&a->link);
-	s->n_acks--;
-	free(a->reason);
-	free(a);
-}
-
-static void drop_acks(struct type_state *s)
-{
-	list_for_each_safe(l, &s->acks)
-		drop_ack(s, list_entry(l, struct ack, link));
-}
-
 struct xds *xds_free(struct xds *x)
 {
 	if (!x)
 		return NULL;
 	for (size_t i = 0; i < x->n_types; i++) {
-		struct type_state *s = &x->state[i];
+		struct xds_state *s = &x->state[i];
 
-		drop_acks(s);
+		xds_acks_drop(s);
 		map_for_each(l, &s->names)
-			drop_name(s, container_of(l, struct name, link));
+			xds_name_drop(s, container_of(l, struct xds_name, link));
 		map_for_each(l, &s->held)
-			drop_held(s, container_of(l, struct held, link));
+			xds_held_drop(s, container_of(l, struct xds_held, link));
 		map_deinit(&s->names);
 		map_deinit(&s->held);
 	}
@@ -212,39 +63,17 @@ void xds_mute(struct xds *x)
 
 /* --- subscriptions --- */
 
-static int add_name(struct type_state *s, const char *text, size_t len)
-{
-	struct name *n;
-	int r;
-
-	if (s->names.n >= XDS_NAMES_MAX)
-		return -E2BIG;
-	n = malloc(sizeof(*n) + len + 1);
-	if (!n)
-		return -ENOMEM;
-	*n = (struct name){ .wanted = true };
-	list_init(&n->pending);
-	memcpy(n->text, text, len + 1);
-	r = map_add(&s->names, &n->link, n->text, len);
-	if (r < 0) {
-		free(n);
-		return r;
-	}
-	list_append(&s->to_subscribe, &n->pending);
-	return 0;
-}
-
 int xds_subscribe(struct xds *x, size_t type, const char *name)
 {
-	struct type_state *s = &x->state[type];
+	struct xds_state *s = &x->state[type];
 	size_t len = strnlen(name, XDS_NAME_MAX + 1);
-	struct name *n;
+	struct xds_name *n;
 
 	if (!len || len > XDS_NAME_MAX || !x->types[type].on_demand || !strcmp(name, "*"))
 		return -EINVAL;
-	n = find_name(s, name);
+	n = xds_name_find(s, name);
 	if (!n)
-		return add_name(s, name, len);
+		return xds_name_add(s, name, len);
 	if (!n->wanted) {		/* the server has never heard that we did not want it */
 		n->wanted = true;
 		list_unlink(&n->pending);
@@ -256,8 +85,8 @@ int xds_subscribe(struct xds *x, size_t type, const char *name)
 
 void xds_unsubscribe(struct xds *x, size_t type, const char *name)
 {
-	struct type_state *s = &x->state[type];
-	struct name *n = find_name(s, name);
+	struct xds_state *s = &x->state[type];
+	struct xds_name *n = xds_name_find(s, name);
 
 	if (!n || !n->wanted)
 		return;
@@ -266,7 +95,7 @@ void xds_unsubscribe(struct xds *x, size_t type, const char *name)
 		list_unlink(&n->pending);
 	}
 	if (!list_empty(&n->pending) || !s->begun) {	/* nor that we did */
-		drop_name(s, n);
+		xds_name_drop(s, n);
 		return;
 	}
 	n->wanted = false;
@@ -275,8 +104,8 @@ void xds_unsubscribe(struct xds *x, size_t type, const char *name)
 
 void xds_ask_again(struct xds *x, size_t type, const char *name)
 {
-	struct type_state *s = &x->state[type];
-	struct name *n = find_name(s, name);
+	struct xds_state *s = &x->state[type];
+	struct xds_name *n = xds_name_find(s, name);
 
 	if (!n || !n->wanted || !s->begun || !list_empty(&n->pending))
 		return;			/* it is asked for anyway */
@@ -286,14 +115,14 @@ void xds_ask_again(struct xds *x, size_t type, const char *name)
 
 bool xds_subscribed(const struct xds *x, size_t type, const char *name)
 {
-	const struct name *n = find_name(&x->state[type], name);
+	const struct xds_name *n = xds_name_find(&x->state[type], name);
 
 	return n && n->wanted;
 }
 
 bool xds_answered(const struct xds *x, size_t type, const char *name)
 {
-	const struct name *n = find_name(&x->state[type], name);
+	const struct xds_name *n = xds_name_find(&x->state[type], name);
 
 	return n && n->wanted && n->answered;
 }
@@ -333,7 +162,7 @@ struct versions {
 	size_t n;
 };
 
-static int list_versions(const struct type_state *s, struct versions *v)
+static int list_versions(const struct xds_state *s, struct versions *v)
 {
 	static const Envoy__Service__Discovery__V3__DeltaDiscoveryRequest__InitialResourceVersionsEntry empty =
 		ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_REQUEST__INITIAL_RESOURCE_VERSIONS_ENTRY__INIT;
@@ -345,11 +174,11 @@ static int list_versions(const struct type_state *s, struct versions *v)
 	if (!v->entries || !v->pointers)
 		return -ENOMEM;
 	map_for_each(l, &s->held) {
-		struct held *h = container_of(l, struct held, link);
+		struct xds_held *h = container_of(l, struct xds_held, link);
 
 		v->entries[v->n] = empty;
 		v->entries[v->n].key = h->text;
-		v->entries[v->n].value = held_version(h);
+		v->entries[v->n].value = xds_held_version(h);
 		v->pointers[v->n] = &v->entries[v->n];
 		v->n++;
 	}
@@ -357,7 +186,7 @@ static int list_versions(const struct type_state *s, struct versions *v)
 }
 
 /* All that we want, behind @extra places for others. */
-static int list_names(const struct type_state *s, size_t extra, char ***ret_names, size_t *ret_n)
+static int list_names(const struct xds_state *s, size_t extra, char ***ret_names, size_t *ret_n)
 {
 	char **names = calloc(s->names.n + extra + 1, sizeof(*names));
 	size_t n = extra;
@@ -365,7 +194,7 @@ static int list_names(const struct type_state *s, size_t extra, char ***ret_name
 	if (!names)
 		return -ENOMEM;
 	map_for_each(l, &s->names)
-		names[n++] = container_of(l, struct name, link)->text;
+		names[n++] = container_of(l, struct xds_name, link)->text;
 	*ret_names = names;
 	*ret_n = n;
 	return 0;
@@ -378,7 +207,7 @@ static int list_names(const struct type_state *s, size_t extra, char ***ret_name
  */
 static int send_first(struct xds *x, size_t type)
 {
-	struct type_state *s = &x->state[type];
+	struct xds_state *s = &x->state[type];
 	request_t request = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_REQUEST__INIT;
 	char *star[] = { (char[]){ "*" } };
 	CLEANUP_FREE char **names = NULL;
@@ -408,10 +237,10 @@ static int send_first(struct xds *x, size_t type)
 
 static int send_acks(struct xds *x, size_t type)
 {
-	struct type_state *s = &x->state[type];
-	struct ack *a;
+	struct xds_state *s = &x->state[type];
+	struct xds_ack *a;
 
-	while ((a = list_first(&s->acks, struct ack, link))) {
+	while ((a = list_first(&s->acks, struct xds_ack, link))) {
 		request_t request = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_REQUEST__INIT;
 		Google__Rpc__Status error = GOOGLE__RPC__STATUS__INIT;
 
@@ -424,7 +253,7 @@ static int send_acks(struct xds *x, size_t type)
 		int r = send_request(x, type, &request);
 		if (r < 0)
 			return r;
-		drop_ack(s, a);
+		xds_ack_drop(s, a);
 	}
 	return 0;
 }
@@ -434,14 +263,14 @@ static size_t take_pending(const struct list *pending, char **names)
 	size_t n = 0;
 
 	list_for_each(l, pending)
-		names[n++] = list_entry(l, struct name, pending)->text;
+		names[n++] = list_entry(l, struct xds_name, pending)->text;
 	return n;
 }
 
 /* First they are given up; then they are as new ones. */
 static int send_asked_again(struct xds *x, size_t type)
 {
-	struct type_state *s = &x->state[type];
+	struct xds_state *s = &x->state[type];
 	request_t request = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_REQUEST__INIT;
 	CLEANUP_FREE char **names = NULL;
 	char *other[] = { nobody };
@@ -461,7 +290,7 @@ static int send_asked_again(struct xds *x, size_t type)
 		return r;
 	s->with_nobody = true;
 	list_for_each_safe(l, &s->to_ask_again) {
-		list_entry(l, struct name, pending)->again = false;
+		list_entry(l, struct xds_name, pending)->again = false;
 		list_unlink(l);
 		list_append(&s->to_subscribe, l);
 	}
@@ -470,7 +299,7 @@ static int send_asked_again(struct xds *x, size_t type)
 
 static int send_changes(struct xds *x, size_t type)
 {
-	struct type_state *s = &x->state[type];
+	struct xds_state *s = &x->state[type];
 	request_t request = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_REQUEST__INIT;
 	CLEANUP_FREE char **names = NULL;
 	int r;
@@ -493,7 +322,7 @@ static int send_changes(struct xds *x, size_t type)
 	list_for_each_safe(l, &s->to_subscribe)
 		list_unlink(l);
 	list_for_each_safe(l, &s->to_unsubscribe)
-		drop_name(s, list_entry(l, struct name, pending));
+		xds_name_drop(s, list_entry(l, struct xds_name, pending));
 	return 0;
 }
 
@@ -536,166 +365,15 @@ void xds_end(struct xds *x)
 	x->send = NULL;
 	x->node = NULL;
 	for (size_t i = 0; i < x->n_types; i++) {
-		struct type_state *s = &x->state[i];
+		struct xds_state *s = &x->state[i];
 
-		drop_acks(s);
+		xds_acks_drop(s);
 		s->begun = s->synced = s->with_nobody = false;
 		list_for_each_safe(l, &s->to_ask_again) {	/* the next stream asks for everything */
-			list_entry(l, struct name, pending)->again = false;
+			list_entry(l, struct xds_name, pending)->again = false;
 			list_unlink(l);
 		}
 		list_for_each_safe(l, &s->to_unsubscribe)	/* the next stream just does not ask for them */
-			drop_name(s, list_entry(l, struct name, pending));
+			xds_name_drop(s, list_entry(l, struct xds_name, pending));
 	}
-}
-
-/* --- answers --- */
-
-struct reasons {
-	char text[REASON_MAX];
-	size_t len;
-};
-
-static void refuse(struct xds *x, struct reasons *reasons, const char *name, const char *why)
-{
-	int n = snprintf(reasons->text + reasons->len, sizeof(reasons->text) - reasons->len, "%s%.200s: %s", reasons->len ? "; " : "", name, why);
-
-	x->counters.refused++;
-	if (n > 0)
-		reasons->len = MIN(reasons->len + (size_t)n, sizeof(reasons->text) - 1);
-}
-
-static void mark_answered(struct type_state *s, const char *name)
-{
-	struct name *n = find_name(s, name);
-
-	if (n)
-		n->answered = true;
-}
-
-static const char *malformed(const struct xds_type *type, const resource_t *r)
-{
-	if (!r->name[0] || strlen(r->name) > XDS_NAME_MAX)
-		return "a resource without a name, or with one that is too long";
-	if (!r->resource)
-		return "an empty resource";
-	if (strcmp(r->resource->type_url, type->url) != 0)
-		return "a resource of another type";
-	return NULL;
-}
-
-/* With the version of what we did not take it would never come again. */
-static void forget_version(struct held *h)
-{
-	if (h)
-		*held_version(h) = 0;
-}
-
-static void take_resource(struct xds *x, size_t type, const resource_t *r, struct reasons *reasons)
-{
-	const char *why = malformed(&x->types[type], r);
-	bool is_new = !find_held(&x->state[type], r->name);
-	struct diag diag = {};
-	int result;
-
-	if (why) {
-		refuse(x, reasons, r->name, why);
-		return;
-	}
-	struct xds_resource resource = { r->name, r->version, r->resource->value.data, r->resource->value.len };
-	result = hold(&x->state[type], r->name, r->version);
-	if (result == 0)
-		result = x->types[type].put(x->data, &resource, &diag);
-	if (result == 0) {
-		x->counters.resources++;
-		mark_answered(&x->state[type], r->name);
-		return;
-	}
-	struct held *h = find_held(&x->state[type], r->name);
-	if (h && is_new)
-		drop_held(&x->state[type], h);
-	else
-		forget_version(h);
-	refuse(x, reasons, r->name, diag.msg[0] ? diag.msg : result < 0 ? strerror(-result) : "refused");
-}
-
-static void take_removed(struct xds *x, size_t type, const char *name)
-{
-	struct type_state *s = &x->state[type];
-	struct held *h = find_held(s, name);
-	bool known = h || find_name(s, name);
-
-	if (h)
-		drop_held(s, h);
-	mark_answered(s, name);
-	x->counters.removed++;
-	if (known)
-		x->types[type].gone(x->data, name);
-}
-
-static int queue_ack(struct type_state *s, const char *nonce, const struct reasons *reasons)
-{
-	size_t len = strlen(nonce);
-	struct ack *a;
-
-	if (s->n_acks == ACKS_MAX)
-		return -EBADMSG;	/* it talks, but does not listen */
-	a = malloc(sizeof(*a) + len + 1);
-	if (!a)
-		return -ENOMEM;
-	a->reason = reasons->len ? strdup(reasons->text) : NULL;
-	if (reasons->len && !a->reason) {
-		free(a);
-		return -ENOMEM;
-	}
-	memcpy(a->nonce, nonce, len + 1);
-	list_append(&s->acks, &a->link);
-	s->n_acks++;
-	return 0;
-}
-
-static void answer_done(struct xds *x, size_t type, const response_t *answer, struct reasons *reasons)
-{
-	int r = x->types[type].done ? x->types[type].done(x->data) : 0;
-
-	if (r < 0)
-		refuse(x, reasons, "all of it", strerror(-r));
-	for (size_t i = 0; r < 0 && i < answer->n_resources; i++)
-		forget_version(find_held(&x->state[type], answer->resources[i]->name));
-}
-
-static int take_answer(struct xds *x, size_t type, const response_t *answer)
-{
-	struct reasons reasons = { .len = 0 };
-
-	if (x->types[type].begin && !x->muted)
-		x->types[type].begin(x->data);
-	for (size_t i = 0; i < answer->n_resources && !x->muted; i++)
-		take_resource(x, type, answer->resources[i], &reasons);
-	for (size_t i = 0; i < answer->n_removed_resources && !x->muted; i++)
-		take_removed(x, type, answer->removed_resources[i]);
-	if (x->muted)
-		return 0;
-	x->counters.answers++;
-	x->state[type].synced = true;
-	answer_done(x, type, answer, &reasons);
-	return x->muted ? 0 : queue_ack(&x->state[type], answer->nonce, &reasons);
-}
-
-int xds_receive(struct xds *x, const uint8_t *bytes, size_t len)
-{
-	ProtobufCMessage *message;
-	response_t *answer;
-	int r = pb_unpack(&envoy__service__discovery__v3__delta_discovery_response__descriptor, bytes, len, 0, &message);
-
-	if (r < 0)
-		return r == -ENOMEM ? r : -EBADMSG;
-	answer = (response_t *)(void *)message;
-	for (size_t i = 0; i < x->n_types && r == 0; i++)	/* another type was not asked for: not ours to answer */
-		if (!strcmp(x->types[i].url, answer->type_url) && x->state[i].begun) {
-			r = take_answer(x, i, answer);
-			break;
-		}
-	pb_free(message);
-	return r;
 }
