@@ -15,13 +15,13 @@
 #include <unistd.h>
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/opt.h"
 #include "base/secret.h"
 #include "ctl/command.h"
 #include "ctl/commands.h"
 #include "ctl/envoy_bootstrap.h"
 #include "ctl/envoy_capture.h"
 #include "ctl/envoy_dir.h"
+#include "ctl/envoy_options.h"
 #include "ctl/envoy_process.h"
 #include "mesh/ca_client.h"
 #include "mesh/cert.h"
@@ -38,16 +38,8 @@ enum {
 static const char CONTROLLER_NAME[] = "outrigger-controller";
 
 struct envoy {
-	/* the command line */
-	struct envoy_config config;
-	const char *roots_file;
-	const char *token_file;
-	const char *token_env;
-	const char *dir_path;
-	const char *program;
-	bool bootstrap_only;
-	char **args;
-	unsigned n_args;
+	struct envoy_options options;
+	struct envoy_config *config;	/* of the options, completed */
 
 	char hostname[HOST_NAME_MAX + 1];
 	char controller_host[256];
@@ -97,14 +89,14 @@ static char *read_token(const struct envoy *e, struct diag *d)
 {
 	char *text;
 
-	if (e->token_env) {
-		const char *value = getenv(e->token_env);
+	if (e->options.token_env) {
+		const char *value = getenv(e->options.token_env);
 
 		text = value ? strdup(value) : NULL;
 		if (!text)
-			diag_set(d, "the environment has no %s", e->token_env);
+			diag_set(d, "the environment has no %s", e->options.token_env);
 	} else {
-		text = read_text(e->token_file, d);
+		text = read_text(e->options.token_file, d);
 	}
 	if (text)
 		text[strcspn(text, " \t\r\n")] = 0;
@@ -135,16 +127,16 @@ static void fail(struct envoy *e, const char *what, const struct diag *d)
 static int start_envoy(struct envoy *e, struct diag *d)
 {
 	char path[sizeof(e->dir.path) + 32];
-	int r = envoy_dir_write_json(&e->dir, "bootstrap.json", envoy_bootstrap(&e->config), d);
+	int r = envoy_dir_write_json(&e->dir, "bootstrap.json", envoy_bootstrap(e->config), d);
 
-	if (r == 0 && e->config.capture)
-		r = envoy_capture_new(e->loop, e->channel, &e->config, &e->dir, &e->capture, d);
+	if (r == 0 && e->config->capture)
+		r = envoy_capture_new(e->loop, e->channel, e->config, &e->dir, &e->capture, d);
 	if (r < 0)
 		return r;
 	snprintf(path, sizeof(path), "%s/bootstrap.json", e->dir.path);
-	r = envoy_process_start(e->program, path, e->args, e->n_args, &e->pid);
+	r = envoy_process_start(e->options.program, path, e->options.args, e->options.n_args, &e->pid);
 	if (r < 0) {
-		diag_set(d, "cannot run %s: %s", e->program, strerror(-r));
+		diag_set(d, "cannot run %s: %s", e->options.program, strerror(-r));
 		return r;
 	}
 	log_info("envoy started", log_int("pid", e->pid), log_str("identity", e->id), log_str("bootstrap", path));
@@ -153,7 +145,7 @@ static int start_envoy(struct envoy *e, struct diag *d)
 
 static int print_bootstrap(struct envoy *e)
 {
-	json_t *o = envoy_bootstrap(&e->config);
+	json_t *o = envoy_bootstrap(e->config);
 	int r = o ? json_dumpf(o, stdout, JSON_INDENT(2)) : -1;
 
 	putchar('\n');
@@ -228,9 +220,9 @@ static int make_tls(const struct envoy *e, const struct ca_credential *c, struct
 static void channel_settings(const struct envoy *e, struct tls_ctx *tls, const char *names[static ENVOY_NAMES_MAX + 1],
 			     struct channel_options *o)
 {
-	memcpy(names, e->config.server_names, sizeof(e->config.server_names));
-	names[e->config.n_server_names] = NULL;
-	*o = (struct channel_options){ .target = e->config.controller, .tls = tls, .server_names = names };
+	memcpy(names, e->config->server_names, sizeof(e->config->server_names));
+	names[e->config->n_server_names] = NULL;
+	*o = (struct channel_options){ .target = e->config->controller, .tls = tls, .server_names = names };
 }
 
 /* From now on the certificate speaks for us: the token may be of one use, or short-lived. */
@@ -271,7 +263,7 @@ static void on_issued(struct ca_client *ca, void *data, const struct ca_credenti
 	if (e->has_certificate || e->stopping)
 		goto use;
 	e->has_certificate = true;
-	if (e->bootstrap_only) {
+	if (e->options.bootstrap_only) {
 		stop(e, print_bootstrap(e) < 0 ? COMMAND_FAILED : COMMAND_OK);
 		return;
 	}
@@ -293,7 +285,7 @@ static void on_failed(struct ca_client *ca, void *data, const struct grpc_status
 	(void)ca;
 	LOG_LIMITED(LOG_L_ERROR, "no certificate", log_str("identity", e->id), log_str("code", grpc_code_name(status->code)),
 		    log_str("error", status->message));
-	if (e->bootstrap_only && refused)
+	if (e->options.bootstrap_only && refused)
 		stop(e, COMMAND_FAILED);
 	if (status->code == GRPC_UNAUTHENTICATED && e->has_certificate) {	/* not any more: so by the token again */
 		struct diag d = {};
@@ -357,19 +349,19 @@ static void find_trust_domain(struct envoy *e)
 	struct cert_info info;
 	struct identity id;
 
-	if (e->config.trust_domain)
+	if (e->config->trust_domain)
 		return;
 	if (cert_info(e->roots_pem, &info) == 0 && identity_parse(info.id, &id) == 0)
 		memcpy(e->trust_domain, id.trust_domain, sizeof(e->trust_domain));
 	else
 		memcpy(e->trust_domain, "cluster.local", sizeof("cluster.local"));
-	e->config.trust_domain = e->trust_domain;
+	e->config->trust_domain = e->trust_domain;
 }
 
 static int check_names(struct envoy *e, struct diag *d)
 {
-	const char *colon = strrchr(e->config.controller, ':');
-	struct envoy_config *c = &e->config;
+	const char *colon = strrchr(e->config->controller, ':');
+	struct envoy_config *c = e->config;
 	struct ip_port addr;
 	struct identity id;
 
@@ -392,7 +384,7 @@ static int check_names(struct envoy *e, struct diag *d)
 
 static int find_defaults(struct envoy *e, struct diag *d)
 {
-	struct envoy_config *c = &e->config;
+	struct envoy_config *c = e->config;
 
 	if (!c->name) {
 		if (gethostname(e->hostname, sizeof(e->hostname)) < 0)
@@ -412,7 +404,7 @@ static int prepare(struct envoy *e, struct diag *d)
 {
 	int r;
 
-	e->roots_pem = read_text(e->roots_file, d);
+	e->roots_pem = read_text(e->options.roots_file, d);
 	if (!e->roots_pem)
 		return -EINVAL;
 	e->token = read_token(e, d);
@@ -422,17 +414,17 @@ static int prepare(struct envoy *e, struct diag *d)
 	r = find_defaults(e, d);
 	if (r < 0)
 		return r;
-	r = envoy_dir_open(&e->dir, e->dir_path ?: "outrigger-envoy", d);
+	r = envoy_dir_open(&e->dir, e->options.dir_path ?: "outrigger-envoy", d);
 	if (r < 0)
 		return r;
 	/* A bootstrap that is only printed is for an Envoy that starts when we are gone. */
-	if (e->bootstrap_only || envoy_dir_open_memory(&e->secrets) < 0) {
+	if (e->options.bootstrap_only || envoy_dir_open_memory(&e->secrets) < 0) {
 		r = envoy_dir_open(&e->secrets, e->dir.path, d);
 		if (r < 0)
 			return r;
 	}
-	e->config.sds_dir = e->secrets.path;
-	e->config.xds_dir = e->dir.path;
+	e->config->sds_dir = e->secrets.path;
+	e->config->xds_dir = e->dir.path;
 	return 0;
 }
 
@@ -467,7 +459,7 @@ static int run(struct envoy *e, struct diag *d)
 		r = loop_on_signal(e->loop, signals, ELEMENTS(signals), on_signal, e);
 	if (r == 0)
 		r = timer_arm(e->loop, &e->token_timer, TOKEN_CHECK_MS, on_token_timer);
-	if (r == 0 && e->bootstrap_only)
+	if (r == 0 && e->options.bootstrap_only)
 		r = timer_arm(e->loop, &e->timer, ONCE_TIMEOUT_MS, on_give_up);
 	if (r < 0) {
 		diag_set(d, "%s", strerror(-r));
@@ -485,7 +477,7 @@ static void clean_up(struct envoy *e)
 	if (e->loop && loop_turn(e->loop, 0) < 0)
 		e->result = COMMAND_FAILED;
 	loop_free(e->loop);
-	if (!e->bootstrap_only) {
+	if (!e->options.bootstrap_only) {
 		envoy_dir_remove(&e->secrets, "workload.json");
 		envoy_dir_remove(&e->secrets, "roots.json");
 	}
@@ -495,174 +487,17 @@ static void clean_up(struct envoy *e)
 	free(e->roots_pem);
 }
 
-/* --- the command line --- */
-
-static int take_address(void *target, const char *value, struct diag *d)
-{
-	struct envoy_config *c = &((struct envoy *)target)->config;
-
-	if (c->n_addresses == ENVOY_ADDRESSES_MAX)
-		return diag_set(d, "more than %d", ENVOY_ADDRESSES_MAX);
-	if (ip_parse(value, &c->addresses[c->n_addresses]) < 0)
-		return diag_set(d, "'%s' is no address", value);
-	c->n_addresses++;
-	return 0;
-}
-
-static int take_server_name(void *target, const char *value, struct diag *d)
-{
-	struct envoy_config *c = &((struct envoy *)target)->config;
-
-	if (c->n_server_names == ENVOY_NAMES_MAX)
-		return diag_set(d, "more than %d", ENVOY_NAMES_MAX);
-	c->server_names[c->n_server_names++] = value;
-	return 0;
-}
-
-static int take_inbound(void *target, const char *value, struct diag *d)
-{
-	struct envoy_config *c = &((struct envoy *)target)->config;
-	unsigned port;
-	int r = opt_uint(value, 1, 65535, &port, d);
-
-	if (r < 0)
-		return r;
-	if (c->n_inbound == ENVOY_PORTS_MAX)
-		return diag_set(d, "more than %d", ENVOY_PORTS_MAX);
-	c->inbound[c->n_inbound++] = (uint16_t)port;
-	return 0;
-}
-
-/* The "/http" behind an outbound port, if there is one. Cuts @text before it. */
-static int take_protocol(char *text, struct envoy_outbound *o, struct diag *d)
-{
-	char *slash = strchr(text, '/');
-
-	if (!slash)
-		return 0;
-	*slash = 0;
-	o->http = !strcmp(slash + 1, "http");
-	return o->http || !strcmp(slash + 1, "tcp") ? 0 : diag_set(d, "'%s' is neither tcp nor http", slash + 1);
-}
-
-/* ADDRESS:PORT=SERVICE-HOST:PORT[/http] */
-static int take_outbound(void *target, const char *value, struct diag *d)
-{
-	struct envoy_config *c = &((struct envoy *)target)->config;
-	struct envoy_outbound o = {};
-	char listen[IP_PORT_TEXT_LEN], port_text[16];
-	const char *equals = strchr(value, '=');
-	const char *colon = equals ? strrchr(equals, ':') : NULL;
-	unsigned port;
-	int r;
-
-	if (c->n_outbound == ENVOY_PORTS_MAX)
-		return diag_set(d, "more than %d", ENVOY_PORTS_MAX);
-	if (!colon || (size_t)(equals - value) >= sizeof(listen) || (size_t)(colon - equals) > sizeof(o.host) || colon == equals + 1)
-		return diag_set(d, "wants ADDRESS:PORT=SERVICE:PORT, not '%s'", value);
-	snprintf(port_text, sizeof(port_text), "%s", colon + 1);
-	memcpy(listen, value, (size_t)(equals - value));
-	listen[equals - value] = 0;
-	memcpy(o.host, equals + 1, (size_t)(colon - equals - 1));
-	r = take_protocol(port_text, &o, d);
-	if (r == 0)
-		r = opt_uint(port_text, 1, 65535, &port, d);
-	if (r < 0)
-		return r;
-	if (ip_port_parse(listen, &o.listen) < 0 || !o.listen.port)
-		return diag_set(d, "'%s' is no address with a port", listen);
-	o.port = (uint16_t)port;
-	c->outbound[c->n_outbound++] = o;
-	return 0;
-}
-
-static int take_admin_port(void *target, const char *value, struct diag *d)
-{
-	unsigned port;
-	int r = opt_uint(value, 0, 65535, &port, d);
-
-	if (r == 0)
-		((struct envoy *)target)->config.admin_port = (uint16_t)port;
-	return r;
-}
-
-static const struct opt options[] = {
-	{ .name = "controller", .type = OPT_STR, .offset = offsetof(struct envoy, config.controller), .value = "HOST:PORT",
-	  .help = "mesh controller (ADS and certificates), usually port 15012" },
-	{ .name = "server-name", .type = OPT_CALL, .call = take_server_name, .value = "NAME",
-	  .help = "name or address in the controller's certificate; default: that of --controller, or outrigger-controller" },
-	{ .name = "roots", .type = OPT_STR, .offset = offsetof(struct envoy, roots_file), .value = "FILE", .help = "trust roots of the mesh (PEM)" },
-	{ .name = "token", .type = OPT_STR, .offset = offsetof(struct envoy, token_file), .value = "FILE", .help = "the workload's token" },
-	{ .name = "token-env", .type = OPT_STR, .offset = offsetof(struct envoy, token_env), .value = "NAME",
-	  .help = "environment variable that holds the token" },
-	{ .name = "trust-domain", .type = OPT_STR, .offset = offsetof(struct envoy, config.trust_domain), .value = "NAME",
-	  .help = "default: that of --roots, or cluster.local" },
-	{ .name = "namespace", .type = OPT_STR, .offset = offsetof(struct envoy, config.ns), .value = "NAME", .help = "the workload's namespace" },
-	{ .name = "service-account", .type = OPT_STR, .offset = offsetof(struct envoy, config.service_account), .value = "NAME",
-	  .help = "the workload's identity in its namespace" },
-	{ .name = "name", .type = OPT_STR, .offset = offsetof(struct envoy, config.name), .value = "NAME",
-	  .help = "the workload's name; default: the host's" },
-	{ .name = "address", .type = OPT_CALL, .call = take_address, .value = "ADDRESS",
-	  .help = "the workload's address, may be repeated; default: that from which the controller is reached" },
-	{ .name = "inbound", .type = OPT_CALL, .call = take_inbound, .value = "PORT",
-	  .help = "port of the application, on 127.0.0.1, that peers may reach; may be repeated" },
-	{ .name = "outbound", .type = OPT_CALL, .call = take_outbound, .value = "ADDRESS:PORT=SERVICE:PORT[/http]",
-	  .help = "listener that leads to a service of the mesh; with /http request by request, retried on other endpoints; may be repeated" },
-	{ .name = "capture", .type = OPT_FLAG, .offset = offsetof(struct envoy, config.capture),
-	  .help = "listen on 15001 for connections that a REDIRECT rule sends there" },
-	{ .name = "admin-port", .type = OPT_CALL, .call = take_admin_port, .value = "PORT",
-	  .help = "Envoy's admin interface on 127.0.0.1; default 15000, 0: none" },
-	{ .name = "dir", .type = OPT_STR, .offset = offsetof(struct envoy, dir_path), .value = "FOLDER",
-	  .help = "where the bootstrap is written; default ./outrigger-envoy. Secrets go to memory (tmpfs) where there is any." },
-	{ .name = "envoy", .type = OPT_STR, .offset = offsetof(struct envoy, program), .value = "FILE", .help = "the program; default: envoy in PATH" },
-	{ .name = "bootstrap", .type = OPT_FLAG, .offset = offsetof(struct envoy, bootstrap_only),
-	  .help = "only print the bootstrap; the certificate is put into --dir and not renewed" },
-};
-
-static const struct opt_spec spec = {
-	.usage = "outrigger envoy [OPTION]... [-- ENVOY-OPTION...]",
-	.summary = "Runs an unmodified Envoy as a container's sidecar in the mesh.",
-	.details = "Its key is made here, its certificate comes from the mesh controller and is renewed at half its life.\n"
-		   "Peers reach the application by HBONE (port 15008); what the application sends to a listener of --outbound\n"
-		   "goes to the service's endpoints by HBONE, and with --capture what a rule like this one sends to port 15001:\n"
-		   "  nft add rule ip nat output meta skuid != ENVOY-USER ip daddr != 127.0.0.0/8 tcp dport 1-65535 redirect to :15001\n"
-		   "The access log is on standard output, a JSON object a line.",
-	.opts = options,
-	.n_opts = ELEMENTS(options),
-	.max_args = ENVOY_ARGS_MAX,
-};
-
-static const char *missing(const struct envoy *e)
-{
-	if (!e->config.controller)
-		return "--controller";
-	if (!e->roots_file)
-		return "--roots";
-	if (!e->config.ns)
-		return "--namespace";
-	if (!e->config.service_account)
-		return "--service-account";
-	return !e->token_file == !e->token_env ? "--token or --token-env (one of them)" : NULL;
-}
+/* --- the command --- */
 
 static int run_envoy(int argc, char **argv)
 {
-	struct envoy e = { .program = "envoy", .config.admin_port = 15000, .dir.fd = -1, .secrets.fd = -1 };
+	struct envoy e = { .config = &e.options.config, .dir.fd = -1, .secrets.fd = -1 };
 	char text[DIAG_TEXT_LEN];
 	struct diag d = {};
-	int r = command_options(&spec, argc, argv, &e, &e.n_args);
+	int r = envoy_options_parse(argc, argv, &e.options);
 
 	if (r >= 0)
 		return r;
-	if (missing(&e)) {
-		fprintf(stderr, "outrigger envoy: %s is missing\n", missing(&e));
-		return COMMAND_USAGE;
-	}
-	if (e.bootstrap_only && e.config.capture) {
-		fprintf(stderr, "outrigger envoy: --capture follows the mesh for as long as Envoy runs: not with --bootstrap\n");
-		return COMMAND_USAGE;
-	}
-	e.args = argv + 1;
 	log_setup("outrigger-envoy", LOG_L_INFO, false);
 	r = prepare(&e, &d);
 	if (r == 0)
