@@ -1,5 +1,5 @@
 /*
- * "Bearer ...".
+ * "Bearer ...", and what goes with it.
  */
 #include "mesh/bearer.h"
 
@@ -26,4 +26,16 @@ int bearer_from_token(const char *token, char **ret_text)
 	snprintf(text, size, "%s%s", scheme, token);
 	*ret_text = text;
 	return 0;
+}
+
+size_t bearer_metadata(const char *authorization, const char *cluster_id, struct grpc_metadata metadata[static 2])
+{
+	size_t n = 0;
+
+	if (!authorization)
+		return 0;
+	metadata[n++] = (struct grpc_metadata){ "authorization", authorization };
+	if (cluster_id)
+		metadata[n++] = (struct grpc_metadata){ "clusterid", cluster_id };
+	return n;
 }

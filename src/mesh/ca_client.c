@@ -290,10 +290,7 @@ static int ask(struct ca_client *c, struct grpc_client *client)
 		r = cert_csr_new(c->key, c->id, &csr);
 	if (r < 0)
 		return r;
-	if (c->authorization && !c->own_channel)
-		metadata[options.n_metadata++] = (struct grpc_metadata){ "authorization", c->authorization };
-	if (options.n_metadata && c->cluster_id)
-		metadata[options.n_metadata++] = (struct grpc_metadata){ "clusterid", c->cluster_id };
+	options.n_metadata = bearer_metadata(c->own_channel ? NULL : c->authorization, c->cluster_id, metadata);
 	request.csr = csr;
 	request.validity_duration = c->ttl_s;
 	return grpc_client_unary(client, &options, &request.base, on_done, c, &c->call);

@@ -327,10 +327,7 @@ static void open_stream(struct xds_client *c, struct grpc_client *client)
 	int r;
 
 	timer_cancel(&c->retry);
-	if (c->authorization)
-		metadata[options.n_metadata++] = (struct grpc_metadata){ "authorization", c->authorization };
-	if (c->cluster_id)
-		metadata[options.n_metadata++] = (struct grpc_metadata){ "clusterid", c->cluster_id };
+	options.n_metadata = bearer_metadata(c->authorization, c->cluster_id, metadata);
 	r = grpc_client_stream(client, &options, &call_ops, c, &c->call);
 	if (r == 0)
 		r = begin(c);

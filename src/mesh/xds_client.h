@@ -24,7 +24,7 @@ struct xds_client_options {		/* copied, but @types */
 	size_t n_metadata;
 	const char *locality;		/* "region/zone/subzone"; may be NULL */
 	const char *token;		/* sent as "authorization: Bearer"; NULL: the channel's certificate speaks */
-	const char *cluster_id;		/* metadata "clusterid"; may be NULL */
+	const char *cluster_id;		/* metadata "clusterid", sent along with a token; may be NULL */
 	const struct xds_type *types;	/* borrowed for its life */
 	size_t n_types;
 	void *data;			/* of the types' functions and of the ops */

@@ -39,6 +39,7 @@ static struct {
 	struct grpc_call *stream;
 	int n_streams;
 	char authorization[32];
+	char cluster_id[32];
 
 	/* what was seen */
 	int n_by_certificate, n_fell_back;
@@ -135,6 +136,7 @@ static void open_stream(struct grpc_call *call, void *data)
 	t.n_streams++;
 	t.stream = call;
 	snprintf(t.authorization, sizeof(t.authorization), "%s", grpc_call_metadata(call, "authorization") ?: "");
+	snprintf(t.cluster_id, sizeof(t.cluster_id), "%s", grpc_call_metadata(call, "clusterid") ?: "");
 	grpc_call_set_ops(call, &stream_ops, NULL);
 }
 
@@ -449,13 +451,13 @@ static void lost(struct xds_client *c, void *data, const struct grpc_status *sta
 	t.failure = *status;
 }
 
-static void start_xds(void)
+static void start_xds(const char *token)
 {
 	static const struct xds_client_ops xds_ops = { synced, lost };
 	static const struct xds_node_field field = { "NODE_NAME", "nic-1" };
 	struct xds_client_options options = {
-		.channel = t.channel, .node_id = "node-1", .metadata = &field, .n_metadata = 1, .locality = "r/z/s", .token = "tok",
-		.types = types, .n_types = 1,
+		.channel = t.channel, .node_id = "node-1", .metadata = &field, .n_metadata = 1, .locality = "r/z/s", .token = token,
+		.cluster_id = "Kubernetes", .types = types, .n_types = 1,
 	};
 
 	assert_int_equal(xds_client_new(t.loop, &options, &xds_ops, &t.xds), 0);
@@ -485,9 +487,10 @@ static bool has_second_stream(void) { return t.n_streams == 2 && !strcmp(t.reque
 static void a_stream_is_opened_answered_and_reopened(void **state)
 {
 	(void)state;
-	start_xds();
+	start_xds("tok");
 	turn_until(has_first_request);
 	assert_string_equal(t.authorization, "Bearer tok");
+	assert_string_equal(t.cluster_id, "Kubernetes");
 	assert_string_equal(grpc_call_metadata(t.stream, "authorization"), "xxxxxxxxxx");	/* the stream need not keep it */
 	assert_false(xds_client_synced(t.xds));
 	send_address("n1");
@@ -501,13 +504,22 @@ static void a_stream_is_opened_answered_and_reopened(void **state)
 	turn_until(has_second_stream);
 }
 
+static void a_cluster_is_named_along_with_a_token_only(void **state)
+{
+	(void)state;
+	start_xds(NULL);
+	turn_until(has_first_request);
+	assert_string_equal(t.authorization, "");
+	assert_string_equal(t.cluster_id, "");
+}
+
 static void a_replaced_connection_takes_the_stream_along(void **state)
 {
 	char target[IP_PORT_TEXT_LEN];
 	struct channel_options options = { .target = target };
 
 	(void)state;
-	start_xds();
+	start_xds("tok");
 	turn_until(has_first_request);
 	send_address("n1");
 	turn_until(is_acked);
@@ -519,7 +531,7 @@ static void a_replaced_connection_takes_the_stream_along(void **state)
 static void garbage_ends_the_stream_not_the_client(void **state)
 {
 	(void)state;
-	start_xds();
+	start_xds("tok");
 	turn_until(has_first_request);
 	assert_int_equal(grpc_call_send(t.stream, "\x12\xff", 2), 0);
 	turn_until(is_lost);
@@ -532,7 +544,7 @@ static void garbage_ends_the_stream_not_the_client(void **state)
 static void everything_can_be_freed_in_the_middle(void **state)
 {
 	(void)state;
-	start_xds();
+	start_xds("tok");
 	start_client(NULL, false);
 	turn_until(has_first_request);
 	t.channel = channel_free(t.channel);	/* before its users, which live on in vain */
@@ -556,6 +568,7 @@ int main(void)
 		WITH_CONTROLLER(a_client_that_goes_while_it_renews_itself_leaves_nothing_behind),
 		WITH_CONTROLLER(a_controller_that_comes_late_is_found),
 		WITH_CONTROLLER(a_stream_is_opened_answered_and_reopened),
+		WITH_CONTROLLER(a_cluster_is_named_along_with_a_token_only),
 		WITH_CONTROLLER(a_replaced_connection_takes_the_stream_along),
 		WITH_CONTROLLER(garbage_ends_the_stream_not_the_client),
 		WITH_CONTROLLER(everything_can_be_freed_in_the_middle),
