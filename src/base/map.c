@@ -20,50 +20,62 @@ static void hash_key_init(void)
 		hash_key[0] = (uint64_t)(uintptr_t)&hash_key;
 }
 
-static uint64_t rotl(uint64_t v, int n)
+struct sip {
+	uint64_t a, b, c, d;
+};
+
+static inline uint64_t rotl(uint64_t v, int n)
 {
 	return v << n | v >> (64 - n);
 }
 
-static void sip_round(uint64_t v[4])
+/* By value and inlined, so that the state stays in registers: a call for each word would cost more than the round. */
+static inline __attribute__((always_inline)) struct sip sip_round(struct sip v)
 {
-	v[0] += v[1]; v[1] = rotl(v[1], 13); v[1] ^= v[0]; v[0] = rotl(v[0], 32);
-	v[2] += v[3]; v[3] = rotl(v[3], 16); v[3] ^= v[2];
-	v[0] += v[3]; v[3] = rotl(v[3], 21); v[3] ^= v[0];
-	v[2] += v[1]; v[1] = rotl(v[1], 17); v[1] ^= v[2]; v[2] = rotl(v[2], 32);
+	v.a += v.b; v.b = rotl(v.b, 13); v.b ^= v.a; v.a = rotl(v.a, 32);
+	v.c += v.d; v.d = rotl(v.d, 16); v.d ^= v.c;
+	v.a += v.d; v.d = rotl(v.d, 21); v.d ^= v.a;
+	v.c += v.b; v.b = rotl(v.b, 17); v.b ^= v.c; v.c = rotl(v.c, 32);
+	return v;
+}
+
+/* The last bytes, fewer than eight, the first of them lowest. */
+static inline uint64_t tail_of(const uint8_t *p, size_t len)
+{
+	uint64_t v = 0;
+
+	for (size_t i = 0; i < len; i++)
+		v |= (uint64_t)p[i] << (8 * i);
+	return v;
 }
 
 /* Aumasson, Bernstein: SipHash, a fast short-input PRF (2012); 1 + 3 rounds */
 uint64_t map_hash(const void *data, size_t len)
 {
 	const uint8_t *p = data;
-	uint64_t last = (uint64_t)len << 56;
+	uint64_t last = (uint64_t)len << 56, m;
 
 	pthread_once(&hash_key_once, hash_key_init);
 
-	uint64_t v[4] = {
+	struct sip v = {
 		hash_key[0] ^ 0x736f6d6570736575, hash_key[1] ^ 0x646f72616e646f6d,
 		hash_key[0] ^ 0x6c7967656e657261, hash_key[1] ^ 0x7465646279746573,
 	};
 
-	for (; len >= 8; p += 8, len -= 8) {
-		uint64_t m;
-
+	for (; len >= sizeof(m); p += sizeof(m), len -= sizeof(m)) {
 		memcpy(&m, p, sizeof(m));
-		v[3] ^= m;
-		sip_round(v);
-		v[0] ^= m;
+		v.d ^= m;
+		v = sip_round(v);
+		v.a ^= m;
 	}
-	for (size_t i = 0; i < len; i++)
-		last |= (uint64_t)p[i] << (8 * i);
-	v[3] ^= last;
-	sip_round(v);
-	v[0] ^= last;
-	v[2] ^= 0xff;
-	sip_round(v);
-	sip_round(v);
-	sip_round(v);
-	return v[0] ^ v[1] ^ v[2] ^ v[3];
+	last |= tail_of(p, len);
+	v.d ^= last;
+	v = sip_round(v);
+	v.a ^= last;
+	v.c ^= 0xff;
+	for (int i = 0; i < 3; i++)
+		v = sip_round(v);
+	return v.a ^ v.b ^ v.c ^ v.d;
 }
 
 void map_init(struct map *m)
