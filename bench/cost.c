@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/slab.h"
+
 double cost_cpu_s(void)
 {
 	struct timespec ts;
@@ -17,7 +19,7 @@ size_t cost_bytes(void)
 {
 	struct mallinfo2 m = mallinfo2();
 
-	return m.uordblks + m.hblkhd;
+	return m.uordblks + m.hblkhd + slab_bytes();
 }
 
 void cost_must(bool ok, const char *what)

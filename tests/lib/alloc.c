@@ -5,12 +5,17 @@
 
 #include <stdbool.h>
 
+#include "base/slab.h"
+
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *p, size_t size);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t size);
+
+void *__real_slab_alloc(struct slab *s, size_t size);
+void *__wrap_slab_alloc(struct slab *s, size_t size);
 
 static _Thread_local size_t fail_at;
 static _Thread_local size_t seen;
@@ -37,6 +42,11 @@ void *__wrap_calloc(size_t n, size_t size)
 void *__wrap_realloc(void *p, size_t size)
 {
 	return fails() ? NULL : __real_realloc(p, size);
+}
+
+void *__wrap_slab_alloc(struct slab *s, size_t size)
+{
+	return fails() ? NULL : __real_slab_alloc(s, size);
 }
 
 void alloc_fail_at(size_t n)

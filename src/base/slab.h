@@ -1,0 +1,46 @@
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include "base/defs.h"
+#include "base/list.h"
+
+/*
+ * Memory for very many small objects: no header, sizes in steps of 8 bytes, so
+ * that a hundred thousand of them take hardly more than what is in them. Pages
+ * of 2 KiB hold objects of one size; regions of 64 KiB that are empty go back to
+ * the kernel. Who frees says the size again. Not thread-safe.
+ *
+ * Larger objects, and all of them in a build with a sanitizer (which then finds
+ * who uses one too long), are malloc()'s.
+ */
+enum {
+	SLAB_GRAIN = 8,
+	SLAB_OBJECT_MAX = 512,
+	SLAB_N_CLASSES = SLAB_OBJECT_MAX / SLAB_GRAIN + 1,
+};
+
+struct slab_page;
+
+struct slab {
+	struct slab_page *pages[SLAB_N_CLASSES];	/* of each size, those with room */
+	struct list regions;				/* with free pages first */
+	struct list full;				/* regions without */
+};
+
+void slab_init(struct slab *s);
+void slab_deinit(struct slab *s);	/* everything must have been freed */
+
+/* Not zeroed, aligned to 8 bytes (larger than SLAB_OBJECT_MAX: for anything). NULL: no memory. */
+void *slab_alloc(struct slab *s, size_t size);
+/* NULL allowed. @size: as it was asked for. */
+void slab_free(struct slab *s, void *object, size_t size);
+
+size_t slab_bytes(void);	/* that all slabs of the process have in memory, without what is malloc()'s; any thread */
+
+static inline void *slab_zalloc(struct slab *s, size_t size)
+{
+	void *object = slab_alloc(s, size);
+
+	return object ? memset(object, 0, size) : NULL;
+}
