@@ -3,9 +3,10 @@
  *
  * A node has up to 32 slots, one for each value of five bits of the key, and
  * stores only those in use, in the order of their bits: entries (bit set in
- * @leaves) and deeper nodes (bit set in @nodes). The slot of a deeper node has
- * the number of entries below it where an entry's has its key; that is how the
- * i-th entry is found.
+ * @leaves) and deeper nodes (bit set in @nodes). From its end downwards it has
+ * the number of entries below each deeper node; that is how the i-th entry is
+ * found. It has no room to spare, but what rounding leaves: a node of another
+ * shape is another node.
  *
  * A change goes down from the root and first makes each node on its way the
  * transaction's own (a copy, unless it is already). Such a copy is equal to
@@ -17,31 +18,18 @@
 #include <errno.h>
 #include <string.h>
 
-enum { TRIE_BITS = 5, TRIE_WAYS = TRIE_NODE_MAX, TRIE_DEPTH_MAX = 13 };
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SPARE_MAX = 0 };			/* so that who reads a node too long is found */
-#else
-enum { SPARE_MAX = 128 };
-#endif
-
-struct trie_slot {
-	uint64_t key;			/* of an entry; of a node: entries below */
-	void *ptr;
-};
+enum { TRIE_BITS = 5, TRIE_WAYS = 32, TRIE_DEPTH_MAX = 13, ROOM = 16, FIRST_NODES = 64, KEEP_NODES = 128 };
 
 struct trie_node {
-	union {
-		struct list link;	/* in a list of the transaction, or of what was dropped */
-		struct trie_node *next;	/* of the spare ones of its size */
-	};
 	uint32_t serial;		/* of the transaction that made it */
 	uint32_t leaves;
 	uint32_t nodes;
-	uint32_t count;			/* entries below */
-	uint32_t size;			/* slots there is room for */
-	struct trie_slot slots[];
+	uint32_t count : 27;		/* entries below */
+	uint32_t room : 5;		/* its size, in steps */
+	void *slots[];			/* of an idle one, the next in the first */
 };
+
+#define COUNT_MAX	((UINT32_C(1) << 27) - 1)
 
 static uint32_t bit_of(uint64_t key, unsigned depth)
 {
@@ -56,168 +44,237 @@ static uint32_t bits_of(uint32_t v)
 	return ((v + (v >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
 }
 
-static uint32_t used(const struct trie_node *n)
+static void **slot_of(struct trie_node *n, uint32_t bit)
 {
-	return bits_of(n->leaves | n->nodes);
-}
-
-static uint32_t index_of(const struct trie_node *n, uint32_t bit)
-{
-	return bits_of((n->leaves | n->nodes) & (bit - 1));
+	return &n->slots[bits_of((n->leaves | n->nodes) & (bit - 1))];
 }
 
 /* --- memory --- */
 
-/* Its content is of no use to anybody. */
-static void node_free(struct trie_node *n, struct trie_spare *spare)
+enum { NODE_HEAD = offsetof(struct trie_node, slots) };
+
+static size_t room_of(uint32_t leaves, uint32_t nodes)
 {
-	if (!spare || spare->n >= SPARE_MAX) {
-		free(n);
+	return (NODE_HEAD + bits_of(leaves | nodes) * sizeof(void *) + bits_of(nodes) * sizeof(uint32_t) + ROOM - 1) / ROOM;
+}
+
+_Static_assert((NODE_HEAD + TRIE_WAYS * (sizeof(void *) + sizeof(uint32_t))) / ROOM < TRIE_ROOMS, "idle nodes of each size");
+
+/* The number of entries below deeper node @i of @n. */
+static uint32_t *below(struct trie_node *n, size_t room, uint32_t i)
+{
+	return (uint32_t *)(void *)((char *)n + room * ROOM) - 1 - i;
+}
+
+static void node_free(struct trie_node *n, struct slab *slab)
+{
+	slab_free(slab, n, n->room * (size_t)ROOM);
+}
+
+static int nodes_reserve(struct trie_nodes *nodes, uint32_t more)
+{
+	uint32_t size = nodes->room ? nodes->room * 2 : FIRST_NODES;
+	struct trie_node **list;
+
+	if (nodes->room - nodes->n >= more)
+		return 0;
+	list = realloc(nodes->list, size * sizeof(struct trie_node *));
+	if (!list)
+		return -ENOMEM;
+	nodes->list = list;
+	nodes->room = size;
+	return 0;
+}
+
+static void nodes_empty(struct trie_nodes *nodes)
+{
+	nodes->n = 0;
+	if (nodes->room <= KEEP_NODES)
 		return;
-	}
-	n->next = spare->of_size[n->size];
-	spare->of_size[n->size] = n;
-	spare->n++;
+	free(nodes->list);
+	*nodes = (struct trie_nodes){};
 }
 
-static struct trie_node *node_alloc(struct trie_spare *spare, uint32_t size)
+void trie_nodes_free(struct trie_nodes *nodes, struct slab *slab)
 {
-	struct trie_node *n = spare ? spare->of_size[size] : NULL;
-
-	if (!n)
-		return malloc(sizeof(*n) + size * sizeof(struct trie_slot));
-	spare->of_size[size] = n->next;
-	spare->n--;
-	return n;
+	for (uint32_t i = 0; i < nodes->n; i++)
+		node_free(nodes->list[i], slab);
+	nodes_empty(nodes);
 }
 
-void trie_spare_free(struct trie_spare *spare)
+void trie_nodes_deinit(struct trie_nodes *nodes)
 {
-	for (size_t i = 0; i < ELEMENTS(spare->of_size); i++) {
-		while (spare->of_size[i])
-			free(node_alloc(spare, (uint32_t)i));
-	}
+	free(nodes->list);
+	*nodes = (struct trie_nodes){};
 }
 
 /* --- nodes of a transaction --- */
 
-static struct trie_node *node_make(struct trie_tx *tx, uint32_t size)
+/* A change makes and drops at most two nodes at each depth. */
+static int tx_reserve(struct trie_tx *tx)
 {
-	struct trie_node *n = node_alloc(tx->spare, size);
+	int r = nodes_reserve(&tx->made, 2 * TRIE_DEPTH_MAX);
 
+	return r < 0 ? r : nodes_reserve(&tx->dropped, 2 * TRIE_DEPTH_MAX);
+}
+
+/* With its room and serial; the rest is the caller's to fill. */
+static struct trie_node *node_make(struct trie_tx *tx, size_t room)
+{
+	struct trie_node *n = tx->idle[room];
+
+	if (n) {
+		tx->idle[room] = n->slots[0];
+		tx->n_idle--;
+		return n;
+	}
+	n = slab_alloc(tx->slab, room * ROOM);
 	if (!n)
 		return NULL;
-	*n = (struct trie_node){ .serial = tx->serial, .size = size };
-	list_append(&tx->made, &n->link);
+	tx->made.list[tx->made.n++] = n;
+	n->serial = tx->serial;
+	n->room = room & (TRIE_ROOMS - 1);
 	return n;
 }
 
 /* @n is in no version any more that is newer than the transaction's beginning. */
 static void node_drop(struct trie_tx *tx, struct trie_node *n)
 {
-	if (n->serial == tx->serial) {
-		list_unlink(&n->link);
-		node_free(n, tx->spare);
+	if (n->serial != tx->serial) {
+		tx->dropped.list[tx->dropped.n++] = n;
 		return;
 	}
-	list_append(&tx->dropped, &n->link);
+	n->slots[0] = tx->idle[n->room];
+	tx->idle[n->room] = n;
+	tx->n_idle++;
 }
 
-static struct trie_node *node_copy(struct trie_tx *tx, const struct trie_node *from, uint32_t size)
+/* Makes the node at @at the transaction's own, as it is. */
+static int node_own(struct trie_tx *tx, struct trie_node **at)
 {
-	struct trie_node *n = node_make(tx, size);
+	struct trie_node *old = *at, *n;
 
-	if (!n)
-		return NULL;
-	n->leaves = from->leaves;
-	n->nodes = from->nodes;
-	n->count = from->count;
-	memcpy(n->slots, from->slots, used(from) * sizeof(struct trie_slot));
-	return n;
-}
-
-/* Makes the node at @at the transaction's own, with room for @extra slots. */
-static int node_own(struct trie_tx *tx, struct trie_node **at, uint32_t extra)
-{
-	struct trie_node *old = *at;
-	uint32_t want = used(old) + extra;
-
-	if (old->serial == tx->serial && old->size >= want)
+	if (old->serial == tx->serial)
 		return 0;
-	if (old->serial == tx->serial && extra)
-		want = MIN(want + (want < 8 ? 1u : 3u), (uint32_t)TRIE_WAYS);	/* it grows: more is likely to follow */
-
-	struct trie_node *n = node_copy(tx, old, want);
+	n = node_make(tx, old->room);
 	if (!n)
 		return -ENOMEM;
+	memcpy(n, old, old->room * (size_t)ROOM);
+	n->serial = tx->serial;
 	node_drop(tx, old);
 	*at = n;
 	return 0;
 }
 
-static void slot_insert(struct trie_node *n, uint32_t bit, struct trie_slot slot)
+static uint32_t place_of(uint32_t was, uint32_t is)
 {
-	uint32_t i = index_of(n, bit);
-
-	memmove(&n->slots[i + 1], &n->slots[i], (used(n) - i) * sizeof(struct trie_slot));
-	n->slots[i] = slot;
+	return was == is ? bits_of(is) : bits_of(is & ((was ^ is) - 1));
 }
 
-static void slot_remove(struct trie_node *n, uint32_t bit)
+/* The slots of @n, which had those of the bits @was, to @to for the bits @is. */
+static void move_slots(struct trie_node *to, struct trie_node *n, uint32_t was, uint32_t is)
 {
-	uint32_t i = index_of(n, bit);
+	uint32_t i = place_of(was, is), n_was = bits_of(was);
+	bool more = is > was, less = is < was;
 
-	memmove(&n->slots[i], &n->slots[i + 1], (used(n) - i - 1) * sizeof(struct trie_slot));
-	n->leaves &= ~bit;
-	n->nodes &= ~bit;
+	if (to != n)
+		memcpy(to->slots, n->slots, i * sizeof(void *));
+	memmove(&to->slots[i + more], &n->slots[i + less], (n_was - i - less) * sizeof(void *));
+}
+
+static void move_below(struct trie_node *to, size_t to_room, struct trie_node *n, size_t n_room, uint32_t was, uint32_t is)
+{
+	uint32_t i = place_of(was, is), n_was = bits_of(was);
+	bool more = is > was, less = is < was;
+
+	if (to_room != n_room || to != n)
+		memcpy(below(to, to_room, i) + 1, below(n, n_room, i) + 1, i * sizeof(uint32_t));
+	memmove(below(to, to_room, n_was + more - less) + 1, below(n, n_room, n_was) + 1, (n_was - i - less) * sizeof(uint32_t));
+}
+
+/* Gives the node at @at, which becomes the transaction's own, other bits: at most one more or less of each kind. New slots and counts are the caller's to fill. */
+static int node_reshape(struct trie_tx *tx, struct trie_node **at, uint32_t leaves, uint32_t nodes)
+{
+	struct trie_node *old = *at, *n = old;
+	size_t old_room = old->room, n_room = room_of(leaves, nodes);
+	uint32_t was_leaves = old->leaves, was_nodes = old->nodes, count = old->count;
+
+	if (old->serial != tx->serial || n_room != old_room) {
+		n = node_make(tx, n_room);
+		if (!n)
+			return -ENOMEM;
+	}
+	move_slots(n, old, was_leaves | was_nodes, leaves | nodes);
+	move_below(n, n_room, old, old_room, was_nodes, nodes);
+	if (n != old)
+		node_drop(tx, old);
+	n->leaves = leaves;
+	n->nodes = nodes;
+	n->count = count & COUNT_MAX;
+	*at = n;
+	return 0;
 }
 
 /* --- transactions --- */
 
-void trie_tx_begin(struct trie_tx *tx, uint32_t serial, struct trie_spare *spare)
+static void tx_begin(struct trie_tx *tx)
 {
-	tx->spare = spare;
-	tx->serial = serial;
-	list_init(&tx->made);
-	list_init(&tx->dropped);
+	tx->serial++;
+	if (tx->n_idle)
+		memset(tx->idle, 0, sizeof(tx->idle));
+	tx->n_idle = 0;
+	nodes_empty(&tx->made);
 }
 
-void trie_nodes_free(struct list *dropped, struct trie_spare *spare)
+void trie_tx_init(struct trie_tx *tx, struct slab *slab, uint32_t serial)
 {
-	for (struct list *l = dropped->next, *next; l != dropped; l = next) {
-		next = l->next;
-		node_free(list_entry(l, struct trie_node, link), spare);
-	}
-	list_init(dropped);
+	*tx = (struct trie_tx){ .slab = slab, .serial = serial };
+}
+
+void trie_tx_deinit(struct trie_tx *tx)
+{
+	trie_nodes_deinit(&tx->made);
+	trie_nodes_deinit(&tx->dropped);
+	*tx = (struct trie_tx){};
 }
 
 void trie_tx_abort(struct trie_tx *tx)
 {
-	trie_nodes_free(&tx->made, tx->spare);
-	list_init(&tx->dropped);	/* they are in the version before */
+	for (uint32_t i = 0; i < tx->made.n; i++)
+		node_free(tx->made.list[i], tx->slab);
+	nodes_empty(&tx->dropped);	/* they are in the version before */
+	tx_begin(tx);
 }
 
-void trie_tx_commit(struct trie_tx *tx, struct list *ret_dropped)
+void trie_tx_commit(struct trie_tx *tx, struct trie_nodes *io_dropped)
 {
-	list_init(&tx->made);		/* nobody unlinks a node that is not of the transaction at hand */
-	list_splice(ret_dropped, &tx->dropped);
+	for (size_t i = 0; tx->n_idle && i < ELEMENTS(tx->idle); i++) {
+		for (struct trie_node *n = tx->idle[i], *next; n; n = next) {
+			next = n->slots[0];
+			slab_free(tx->slab, n, i * ROOM);
+		}
+	}
+
+	struct trie_nodes empty = *io_dropped;
+	*io_dropped = tx->dropped;
+	tx->dropped = empty;
+	tx_begin(tx);
 }
 
 /* --- reading --- */
 
 void *trie_get(const struct trie *t, uint64_t key)
 {
-	const struct trie_node *n = t->root;
+	struct trie_node *n = t->root;
 
 	for (unsigned depth = 0; n; depth++) {
 		uint32_t bit = bit_of(key, depth);
 
-		if (n->leaves & bit) {
-			const struct trie_slot *slot = &n->slots[index_of(n, bit)];
-
-			return slot->key == key ? slot->ptr : NULL;
-		}
-		n = n->nodes & bit ? n->slots[index_of(n, bit)].ptr : NULL;
+		if (!((n->leaves | n->nodes) & bit))
+			return NULL;
+		if (n->leaves & bit)
+			return *slot_of(n, bit);
+		n = *slot_of(n, bit);
 	}
 	return NULL;
 }
@@ -228,37 +285,41 @@ uint32_t trie_count(const struct trie *t)
 }
 
 /* The slot of @n under which position *i is, which becomes the position below it. */
-static const struct trie_slot *slot_at(const struct trie_node *n, uint32_t *i, bool *ret_leaf)
+static void *const *slot_at(struct trie_node *n, uint32_t *i, bool *ret_leaf)
 {
+	const uint32_t *counts = n->nodes ? below(n, n->room, 0) : NULL;
 	uint32_t left = n->leaves | n->nodes;
 
-	for (const struct trie_slot *slot = n->slots; left; slot++) {
+	if (!n->nodes) {		/* as with the endpoints of most services */
+		*ret_leaf = true;
+		return &n->slots[*i];
+	}
+	for (void *const *slot = n->slots; left; slot++, left &= left - 1) {
 		uint32_t bit = left & -left;
-		uint32_t below = n->leaves & bit ? 1 : (uint32_t)slot->key;
+		uint32_t here = n->leaves & bit ? 1 : *counts--;
 
-		if (*i < below) {
+		if (*i < here) {
 			*ret_leaf = n->leaves & bit;
 			return slot;
 		}
-		*i -= below;
-		left &= left - 1;
+		*i -= here;
 	}
 	return NULL;
 }
 
 void *trie_at(const struct trie *t, uint32_t i)
 {
-	const struct trie_node *n = t->root;
+	struct trie_node *n = t->root;
 	bool leaf = false;
 
 	if (i >= trie_count(t))
 		return NULL;
 	for (;;) {
-		const struct trie_slot *slot = slot_at(n, &i, &leaf);
+		void *const *slot = slot_at(n, &i, &leaf);
 
 		if (!slot || leaf)
-			return slot ? slot->ptr : NULL;
-		n = slot->ptr;
+			return slot ? *slot : NULL;
+		n = *slot;
 	}
 }
 
@@ -266,219 +327,300 @@ void *trie_at(const struct trie *t, uint32_t i)
 
 struct path {			/* from the root down; every node on it is the transaction's own */
 	struct trie_node *nodes[TRIE_DEPTH_MAX];
-	struct trie_slot *slots[TRIE_DEPTH_MAX];	/* slots[i] is in nodes[i] and leads to nodes[i + 1] */
+	uint32_t bits[TRIE_DEPTH_MAX];		/* bits[i] is of nodes[i] and leads to nodes[i + 1] */
 	unsigned n;
 };
 
-static void path_add(struct path *p, struct trie_node *n)
+static void path_add(struct path *p, struct trie_node *n, uint32_t bit)
 {
-	p->nodes[p->n++] = n;
+	p->nodes[p->n] = n;
+	p->bits[p->n++] = bit;
 }
 
 static void path_count(struct path *p, int by)
 {
 	for (unsigned i = 0; i < p->n; i++) {
-		p->nodes[i]->count += (uint32_t)by;
+		struct trie_node *n = p->nodes[i];
+
+		n->count = (n->count + (uint32_t)by) & COUNT_MAX;
 		if (i + 1 < p->n)
-			p->slots[i]->key += (uint64_t)by;
+			*below(n, n->room, bits_of(n->nodes & (p->bits[i] - 1))) += (uint32_t)by;
 	}
 }
 
+/* The next node on the way to @key becomes the transaction's own. */
+static int path_own(struct path *p, struct trie_tx *tx, struct trie_node ***at, uint64_t key)
+{
+	uint32_t bit = bit_of(key, p->n);
+	int r = node_own(tx, *at);
+
+	if (r < 0)
+		return r;
+	struct trie_node *n = **at;
+	path_add(p, n, bit);
+	*at = (struct trie_node **)slot_of(n, bit);
+	return 0;
+}
+
+struct entry {
+	uint64_t key;
+	void *value;
+};
+
 /* A chain of nodes from @depth down to where the keys of @a and @b part. */
-static struct trie_node *fork_make(struct trie_tx *tx, struct trie_slot a, struct trie_slot b, unsigned depth)
+static struct trie_node *fork_make(struct trie_tx *tx, struct entry a, struct entry b, unsigned depth)
 {
 	uint32_t bit_a = bit_of(a.key, depth);
 	uint32_t bit_b = bit_of(b.key, depth);
-	struct trie_node *below = NULL;
+	struct trie_node *deeper = NULL;
 
 	if (bit_a == bit_b) {
-		below = fork_make(tx, a, b, depth + 1);		/* at most TRIE_DEPTH_MAX deep: the keys differ */
-		if (!below)
+		deeper = fork_make(tx, a, b, depth + 1);	/* at most TRIE_DEPTH_MAX deep: the keys differ */
+		if (!deeper)
 			return NULL;
 	}
 
-	struct trie_node *n = node_make(tx, 2);
+	uint32_t leaves = deeper ? 0 : bit_a | bit_b, nodes = deeper ? bit_a : 0;
+	struct trie_node *n = node_make(tx, room_of(leaves, nodes));
 	if (!n) {
-		while (below) {
-			struct trie_node *next = below->nodes ? below->slots[0].ptr : NULL;
-
-			node_drop(tx, below);
-			below = next;
+		for (struct trie_node *next; deeper; deeper = next) {
+			next = deeper->nodes ? deeper->slots[0] : NULL;
+			node_drop(tx, deeper);
 		}
 		return NULL;
 	}
+	n->leaves = leaves;
+	n->nodes = nodes;
 	n->count = 2;
-	if (below) {
-		n->nodes = bit_a;
-		n->slots[0] = (struct trie_slot){ 2, below };
+	if (deeper) {
+		n->slots[0] = deeper;
+		*below(n, n->room, 0) = 2;
 	} else {
-		n->leaves = bit_a | bit_b;
-		n->slots[bit_a > bit_b] = a;
-		n->slots[bit_a < bit_b] = b;
+		*slot_of(n, bit_a) = a.value;
+		*slot_of(n, bit_b) = b.value;
 	}
 	return n;
 }
 
-/* @n has no entry for @bit yet. */
-static int put_new(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, struct trie_slot entry)
+/* The node at @at has no entry for @bit yet. */
+static int put_new(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, void *value)
 {
-	int r = node_own(tx, at, 1);
+	int r = node_reshape(tx, at, (*at)->leaves | bit, (*at)->nodes);
 
 	if (r < 0)
 		return r;
-	slot_insert(*at, bit, entry);
-	(*at)->leaves |= bit;
-	path_add(p, *at);
+	*slot_of(*at, bit) = value;
+	path_add(p, *at, bit);
 	path_count(p, 1);
 	return 0;
 }
 
-static int put_over(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, struct trie_slot entry,
-		    void **ret_old)
+/* It has one, which has another key. */
+static int put_beside(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, struct entry old, struct entry new)
 {
-	int r = node_own(tx, at, 0);
+	struct trie_node *fork = fork_make(tx, old, new, p->n + 1);
 
-	if (r < 0)
-		return r;
-
-	struct trie_node *n = *at;
-	struct trie_slot *slot = &n->slots[index_of(n, bit)];
-	if (slot->key == entry.key) {
-		*ret_old = slot->ptr;
-		slot->ptr = entry.ptr;
-		return 0;
-	}
-
-	struct trie_node *fork = fork_make(tx, *slot, entry, p->n + 1);
 	if (!fork)
 		return -ENOMEM;
-	path_add(p, n);
+	int r = node_reshape(tx, at, (*at)->leaves & ~bit, (*at)->nodes | bit);
+	if (r < 0) {
+		for (struct trie_node *next; fork; fork = next) {
+			next = fork->nodes ? fork->slots[0] : NULL;
+			node_drop(tx, fork);
+		}
+		return r;
+	}
+
+	struct trie_node *n = *at;
+	path_add(p, n, bit);
 	path_count(p, 1);
-	*slot = (struct trie_slot){ 2, fork };
-	n->leaves &= ~bit;
-	n->nodes |= bit;
+	*slot_of(n, bit) = fork;
+	*below(n, n->room, bits_of(n->nodes & (bit - 1))) = 2;
 	return 0;
 }
 
-static int put(struct trie *t, struct trie_tx *tx, struct trie_slot entry, void **ret_old)
+static int put_over(struct trie_tx *tx, struct trie_node **at, uint32_t bit, void *value)
+{
+	int r = node_own(tx, at);
+
+	if (r == 0)
+		*slot_of(*at, bit) = value;
+	return r;
+}
+
+/* @ret_old NULL: nothing is replaced. */
+static int put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, struct entry entry, void **ret_old)
 {
 	struct trie_node **at = &t->root;
 	struct path p = {};
+	int r;
 
-	if (!*at) {
-		*at = node_make(tx, 1);
-		if (!*at)
-			return -ENOMEM;
-	}
 	for (;;) {
 		uint32_t bit = bit_of(entry.key, p.n);
 		struct trie_node *n = *at;
 
-		if (n->leaves & bit)
-			return put_over(tx, &p, at, bit, entry, ret_old);
-		if (!(n->nodes & bit))
-			return put_new(tx, &p, at, bit, entry);
+		if (n->leaves & bit) {
+			struct entry old = { .value = *slot_of(n, bit) };
 
-		int r = node_own(tx, at, 0);
+			old.key = key_of(old.value);
+			if (old.key != entry.key)
+				return put_beside(tx, &p, at, bit, old, entry);
+			if (!ret_old)
+				return -EEXIST;
+			*ret_old = old.value;
+			return put_over(tx, at, bit, entry.value);
+		}
+		if (!(n->nodes & bit))
+			return put_new(tx, &p, at, bit, entry.value);
+		r = path_own(&p, tx, &at, entry.key);
 		if (r < 0)
 			return r;
-		n = *at;
-		p.slots[p.n] = &n->slots[index_of(n, bit)];
-		at = (struct trie_node **)&p.slots[p.n]->ptr;
-		path_add(&p, n);
 	}
 }
 
-int trie_put(struct trie *t, struct trie_tx *tx, uint64_t key, void *value, void **ret_old)
+static int put_first(struct trie *t, struct trie_tx *tx, struct entry entry)
 {
-	void *old = NULL;
-	int r;
+	uint32_t bit = bit_of(entry.key, 0);
+	struct trie_node *n = node_make(tx, room_of(bit, 0));
 
-	assert(value);
-	r = put(t, tx, (struct trie_slot){ key, value }, &old);
-	if (r < 0) {
-		if (!trie_count(t))
-			trie_clear(t, tx);
-		return r;
-	}
-	if (ret_old)
-		*ret_old = old;
+	if (!n)
+		return -ENOMEM;
+	n->leaves = bit;
+	n->nodes = 0;
+	n->count = 1;
+	n->slots[0] = entry.value;
+	t->root = n;
 	return 0;
 }
 
-/* Walks up from the node that lost an entry: one that has a single entry left, or none, goes. */
-static void shrink(struct trie *t, struct trie_tx *tx, struct path *p)
+int trie_put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, void *value, void **ret_old)
 {
-	while (p->n > 1) {
-		struct trie_node *n = p->nodes[p->n - 1];
-		struct trie_node *parent = p->nodes[p->n - 2];
-		struct trie_slot *slot = p->slots[p->n - 2];
+	struct entry entry = { key, value };
+	void *old = NULL;
+	int r = tx_reserve(tx);
 
-		if (n->count > 1)
-			return;
-
-		uint32_t bit = 0;	/* of the slot in the parent */
-		for (uint32_t left = parent->nodes; left; left &= left - 1)
-			if (&parent->slots[index_of(parent, left & -left)] == slot)
-				bit = left & -left;
-		if (n->count == 1 && !n->leaves)
-			return;		/* its entry is deeper down */
-		if (n->count == 1) {
-			*slot = n->slots[0];
-			parent->nodes &= ~bit;
-			parent->leaves |= bit;
-		} else {
-			slot_remove(parent, bit);
-		}
-		node_drop(tx, n);
-		p->n--;
-	}
-	if (p->n == 1 && !p->nodes[0]->count) {
-		node_drop(tx, p->nodes[0]);
-		t->root = NULL;
-	}
+	assert(value);
+	if (r == 0)
+		r = t->root ? put(t, tx, key_of, entry, &old) : put_first(t, tx, entry);
+	if (r == 0 && ret_old)
+		*ret_old = old;
+	return r;
 }
 
-int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, void **ret_old)
+int trie_add(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, void *value)
+{
+	struct entry entry = { key, value };
+	int r = tx_reserve(tx);
+
+	assert(value);
+	if (r < 0)
+		return r;
+	return t->root ? put(t, tx, key_of, entry, NULL) : put_first(t, tx, entry);
+}
+
+int trie_swap(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old, void *value)
 {
 	struct trie_node **at = &t->root;
 	struct path p = {};
-	void *old = trie_get(t, key);
+	int r = tx_reserve(tx);
 
-	for (bool leaf = !old; !leaf; ) {
-		uint32_t bit = bit_of(key, p.n);
+	while (r == 0 && (*at)->nodes & bit_of(key, p.n))
+		r = path_own(&p, tx, &at, key);
+	assert(r < 0 || *slot_of(*at, bit_of(key, p.n)) == old);
+	(void)old;
+	return r < 0 ? r : put_over(tx, at, bit_of(key, p.n), value);
+}
 
-		int r = node_own(tx, at, 0);
-		if (r < 0)
-			return r;
+/* --- removing --- */
 
-		struct trie_node *n = *at;
-		leaf = n->leaves & bit;
-		p.slots[p.n] = &n->slots[index_of(n, bit)];
-		at = (struct trie_node **)&p.slots[p.n]->ptr;
-		path_add(&p, n);
-		if (leaf)
-			slot_remove(n, bit);
+/* How deep the node is in which the last change of a removal takes place: above those of which a single entry would be left, or the one with the entry. */
+struct removal {
+	unsigned depth;			/* of that node */
+	bool collapses;			/* what is below it becomes one entry, @survivor */
+	void *survivor;
+};
+
+/* False: the entry is not there. */
+static bool removal_find(const struct trie *t, uint64_t key, const void *old, struct removal *ret_removal)
+{
+	struct trie_node *n = t->root;
+	struct removal rm = {};
+	unsigned depth = 0;
+	uint32_t bit = bit_of(key, 0);
+
+	for (; n && n->nodes & bit; bit = bit_of(key, ++depth)) {
+		if (n->count > 2)
+			rm.depth = depth;
+		n = *slot_of(n, bit);
 	}
-	if (old) {
-		path_count(&p, -1);
-		shrink(t, tx, &p);
+	if (!n || !(n->leaves & bit) || *slot_of(n, bit) != old)
+		return false;
+	if (n->count > 2 || !depth) {
+		rm.depth = depth;
+	} else {
+		rm.collapses = true;
+		rm.survivor = *slot_of(n, n->leaves & ~bit);
 	}
-	if (ret_old)
-		*ret_old = old;
+	*ret_removal = rm;
+	return true;
+}
+
+/* The nodes below @n, of which each leads to no more than the next. */
+static void chain_drop(struct trie_tx *tx, struct trie_node *n)
+{
+	for (struct trie_node *next; n; n = next) {
+		next = n->nodes ? n->slots[0] : NULL;
+		node_drop(tx, n);
+	}
+}
+
+static int remove_at(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, const struct removal *rm)
+{
+	struct trie_node *below_it = rm->collapses ? *slot_of(*at, bit) : NULL;
+	uint32_t leaves = rm->collapses ? (*at)->leaves | bit : (*at)->leaves & ~bit;
+	int r = node_reshape(tx, at, leaves, (*at)->nodes & ~bit);
+
+	if (r < 0)
+		return r;
+	if (rm->collapses)
+		*slot_of(*at, bit) = rm->survivor;
+	chain_drop(tx, below_it);
+	path_add(p, *at, bit);
+	path_count(p, -1);
 	return 0;
 }
 
-static void clear_node(struct trie_tx *tx, struct trie_node *n)
+int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old)
 {
-	for (uint32_t left = n->nodes; left; left &= left - 1)
-		clear_node(tx, n->slots[index_of(n, left & -left)].ptr);
-	node_drop(tx, n);
+	struct trie_node **at = &t->root;
+	struct path p = {};
+	struct removal rm;
+	int r = tx_reserve(tx);
+
+	if (r < 0)
+		return r;
+	if (!removal_find(t, key, old, &rm))
+		return 0;
+	if (trie_count(t) == 1) {
+		node_drop(tx, t->root);
+		t->root = NULL;
+		return 0;
+	}
+	while (r == 0 && p.n < rm.depth)
+		r = path_own(&p, tx, &at, key);
+	return r < 0 ? r : remove_at(tx, &p, at, bit_of(key, p.n), &rm);
 }
 
-void trie_clear(struct trie *t, struct trie_tx *tx)
+static void free_below(struct trie_node *n, struct slab *slab)
+{
+	for (uint32_t left = n->nodes; left; left &= left - 1)
+		free_below(*slot_of(n, left & -left), slab);
+	node_free(n, slab);
+}
+
+void trie_free(struct trie *t, struct slab *slab)
 {
 	if (t->root)
-		clear_node(tx, t->root);
+		free_below(t->root, slab);
 	t->root = NULL;
 }

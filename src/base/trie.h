@@ -2,17 +2,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/defs.h"
-#include "base/list.h"
+#include "base/slab.h"
 
 /*
  * Persistent map from 64-bit keys to pointers: a hash trie of 32-way nodes
  * that are shared between versions. A change copies the few nodes on its path
  * and leaves every older version as it was, so readers need no lock.
  *
- * Keys are hashes (map_hash()) or dense numbers; equal keys are equal entries:
- * who hashes names compares the name in what he gets. Every version knows its
- * entries by position too (trie_at), which is what balancing over a service's
- * endpoints needs.
+ * Keys are hashes (map_hash()) or dense numbers; equal keys are equal entries.
+ * A trie keeps no keys: who looks one up compares what he gets with what he
+ * looks for, and who adds says how the key of an entry is found. Every version
+ * knows its entries by position too (trie_at), which is what balancing over a
+ * service's endpoints needs.
  *
  * One writer. Changes are made inside a transaction (struct trie_tx): the nodes
  * that it makes are changed in place until it ends, then never again.
@@ -23,40 +24,54 @@ struct trie {			/* a version; copied by value */
 	struct trie_node *root;
 };
 
-/* Nodes that nobody has any more, for the next transactions: a change takes about as many as it gives back. */
-enum { TRIE_NODE_MAX = 32 };		/* slots */
+enum { TRIE_ROOMS = 32 };	/* sizes of nodes, in steps */
 
-struct trie_spare {
-	struct trie_node *of_size[TRIE_NODE_MAX + 1];
+struct trie_nodes {
+	struct trie_node **list;	/* keeps its room when it is emptied, if that is not much */
 	uint32_t n;
+	uint32_t room;
 };
-
-void trie_spare_free(struct trie_spare *spare);
 
 struct trie_tx {
-	struct trie_spare *spare;	/* or NULL */
-	uint32_t serial;	/* of the transaction; nodes with it are ours to change */
-	struct list made;	/* nodes that exist since the transaction began */
-	struct list dropped;	/* older nodes that the newest version does not use */
+	struct slab *slab;		/* of all nodes */
+	uint32_t serial;		/* of the transaction; nodes with it are ours to change */
+	uint32_t n_idle;
+	struct trie_nodes made;		/* nodes that exist since the transaction began */
+	struct trie_nodes dropped;	/* older nodes that the newest version does not use */
+	struct trie_node *idle[TRIE_ROOMS];	/* made, and not used any more, by size */
 };
 
-void trie_tx_begin(struct trie_tx *tx, uint32_t serial, struct trie_spare *spare);
-/* Gives up what was made; every version as of the beginning is valid as it was. */
+void trie_tx_init(struct trie_tx *tx, struct slab *slab, uint32_t serial);	/* and begins the first */
+void trie_tx_deinit(struct trie_tx *tx);	/* after an abort() or commit() */
+/* Gives up what was made: every version as of the beginning is valid as it was. Begins the next. */
 void trie_tx_abort(struct trie_tx *tx);
 /*
- * Ends it. The nodes that were replaced go to the end of @ret_dropped: for
- * trie_nodes_free(), when nobody reads a version from before any more.
+ * Ends it, and begins the next. The nodes that were replaced are *io_dropped,
+ * which was empty: for trie_nodes_free(), when nobody reads a version from
+ * before any more.
  */
-void trie_tx_commit(struct trie_tx *tx, struct list *ret_dropped);
-void trie_nodes_free(struct list *dropped, struct trie_spare *spare);
+void trie_tx_commit(struct trie_tx *tx, struct trie_nodes *io_dropped);
+void trie_nodes_free(struct trie_nodes *nodes, struct slab *slab);	/* them; it is empty then */
+void trie_nodes_deinit(struct trie_nodes *nodes);			/* of an empty one: its room */
 
-/* Adds or replaces. *ret_old (may be NULL) is what was there. -ENOMEM: @t is as it was. */
-MUST_CHECK int trie_put(struct trie *t, struct trie_tx *tx, uint64_t key, void *value, void **ret_old);
-/* Removes what is there: *ret_old, or NULL. -ENOMEM. */
-MUST_CHECK int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, void **ret_old);
-/* Drops the whole of it: all nodes, not the values. Cannot fail. */
-void trie_clear(struct trie *t, struct trie_tx *tx);
+typedef uint64_t trie_key_fn(const void *entry);
 
+/*
+ * Adds or replaces. *ret_old (may be NULL) is what was there under @key. Such
+ * an entry, or one with a key that is much like it, is asked for its key by
+ * @key_of. -ENOMEM: @t is as it was.
+ */
+MUST_CHECK int trie_put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, void *value, void **ret_old);
+/* Adds. -EEXIST: there is an entry with @key. -ENOMEM. Either way @t is as it was. */
+MUST_CHECK int trie_add(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, void *value);
+/* Replaces @old, which is there under @key. -ENOMEM. */
+MUST_CHECK int trie_swap(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old, void *value);
+/* Removes @old; nothing when it is not there. -ENOMEM. */
+MUST_CHECK int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old);
+/* The whole of it, not the values; nobody reads it, and no transaction has changed it. */
+void trie_free(struct trie *t, struct slab *slab);
+
+/* The entry that has @key, if one has: compare it. NULL: none has. */
 void *trie_get(const struct trie *t, uint64_t key);
 uint32_t trie_count(const struct trie *t);
 /* The entry at position @i < trie_count(), in an order that is the version's own; NULL behind the end. */

@@ -237,7 +237,7 @@ static enum fitness fitness(const struct balance *b, const struct balance_ask *a
 
 	if (!w->weight)
 		return FIT_NOT;
-	if (!w->reachable && !ip_is_none(&w->ip))
+	if (!w->reachable && w->n_addresses)
 		return FIT_ELSEWHERE;	/* its address may be somebody else's here */
 	if (!snap_endpoint_of(ask->snapshot, ask->route, w, &e))
 		return FIT_NOT;

@@ -239,7 +239,7 @@ static struct box *box_of_kind(const struct snap_kind *kind)
 
 static bool is_member(struct snap_store *st, const struct snap_member *m, const struct workload_service *s)
 {
-	const struct snap_service *service = trie_get(&st->now.services, m->service_id);
+	const struct snap_service *service = snap_service_by_id(&st->now, m->service_id);
 
 	if (!service || strcmp(service->def->key, s->key) || m->n_ports != s->n_ports)
 		return false;

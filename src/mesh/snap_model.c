@@ -7,15 +7,15 @@
 
 static int take_addresses(const struct snap_workload *from, struct arena *arena, struct workload *w)
 {
-	struct ip *list = arena_alloc(arena, from->n_more + 1u, sizeof(*list));
+	struct ip *list = arena_alloc(arena, from->n_addresses, sizeof(*list));
+	struct snap_addresses a = snap_workload_addresses(from);
 
 	if (!list)
 		return -ENOMEM;
-	list[0] = from->ip;
-	for (unsigned i = 0; i < from->n_more; i++)
-		list[i + 1] = snap_workload_more(from)[i];
+	w->n_addresses = 0;
+	while (snap_address_next(&a, &list[w->n_addresses]))
+		w->n_addresses++;
 	w->addresses = list;
-	w->n_addresses = ip_is_none(&from->ip) ? 0 : from->n_more + 1u;
 	return 0;
 }
 
@@ -40,7 +40,7 @@ static int take_services(const struct snapshot *s, const struct snap_kind *kind,
 	if (!list)
 		return -ENOMEM;
 	for (uint32_t i = 0; r == 0 && i < kind->n_members; i++) {
-		const struct snap_service *service = trie_get(&s->state.services, kind->members[i].service_id);
+		const struct snap_service *service = snap_service_by_id(&s->state, kind->members[i].service_id);
 
 		list[i].key = service->def->key;	/* a member's service is there as long as the member */
 		r = take_ports(&kind->members[i], arena, &list[i]);

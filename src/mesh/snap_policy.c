@@ -46,6 +46,11 @@ static int change_global(struct snap_store *st, const struct policy *old, const 
 	return r < 0 ? r : snap_drop(st, SNAP_O_PLAIN, was);
 }
 
+static uint64_t key_of_list(const void *entry)
+{
+	return snap_hash_text(((const struct snap_policies *)entry)->namespace);
+}
+
 static int change_namespace(struct snap_store *st, const char *namespace, const struct policy *old, const struct policy *new)
 {
 	uint64_t hash = snap_hash_text(namespace);
@@ -54,11 +59,14 @@ static int change_namespace(struct snap_store *st, const char *namespace, const 
 	int r;
 
 	if (was && strcmp(was->namespace, namespace))
-		return -EEXIST;
+		was = NULL;
 	r = list_change(st, was, namespace, old, new, &list);
-	if (r == 0)
-		r = list ? trie_put(&st->now.policies_of, &st->tx, hash, list, NULL) :
-			   trie_remove(&st->now.policies_of, &st->tx, hash, NULL);
+	if (r == 0 && list)
+		r = was ? trie_swap(&st->now.policies_of, &st->tx, hash, was, list) : trie_add(&st->now.policies_of, &st->tx, key_of_list, hash, list);
+	else if (r == 0 && was)
+		r = trie_remove(&st->now.policies_of, &st->tx, hash, was);
+	if (r == -EEXIST)
+		return snap_drop(st, SNAP_O_PLAIN, list) < 0 ? -ENOMEM : r;
 	return r < 0 ? r : snap_drop(st, SNAP_O_PLAIN, was);
 }
 
@@ -85,6 +93,15 @@ static bool is_policy(const struct policy *p, const char *key)
 	return !strncmp(p->namespace, key, len) && key[len] == '/' && !strcmp(p->name, key + len + 1);
 }
 
+static uint64_t key_of_policy(const void *entry)
+{
+	const struct policy *p = entry;
+	char key[2 * MODEL_NAME_MAX + 2];
+	int n = snprintf(key, sizeof(key), "%s/%s", p->namespace, p->name);
+
+	return map_hash(key, MIN((size_t)n, sizeof(key) - 1));
+}
+
 int snap_store_put_policy(struct snap_store *st, struct policy *p)
 {
 	CLEANUP_FREE char *key = NULL;
@@ -99,7 +116,7 @@ int snap_store_put_policy(struct snap_store *st, struct policy *p)
 	uint64_t hash = snap_hash_text(key);
 	old = trie_get(&st->now.policies, hash);
 	if (old && !is_policy(old, key))
-		return -EEXIST;
+		old = NULL;
 	new = malloc(sizeof(*new));
 	if (!new)
 		return -ENOMEM;
@@ -107,7 +124,9 @@ int snap_store_put_policy(struct snap_store *st, struct policy *p)
 	new->owner = NULL;	/* the caller's until nothing can fail any more */
 	r = snap_made(st, SNAP_O_POLICY, new);
 	if (r == 0)
-		r = trie_put(&st->now.policies, &st->tx, hash, new, NULL);
+		r = old ? trie_swap(&st->now.policies, &st->tx, hash, old, new) : trie_add(&st->now.policies, &st->tx, key_of_policy, hash, new);
+	if (r == -EEXIST)
+		return snap_drop(st, SNAP_O_POLICY, new) < 0 ? -ENOMEM : r;
 	if (r == 0)
 		r = change_lists(st, old, new);
 	if (r == 0)
@@ -128,7 +147,7 @@ int snap_store_remove_policy(struct snap_store *st, const char *key)
 
 	if (!old || !is_policy(old, key))
 		return 0;
-	r = trie_remove(&st->now.policies, &st->tx, hash, NULL);
+	r = trie_remove(&st->now.policies, &st->tx, hash, old);
 	if (r == 0)
 		r = change_lists(st, old, NULL);
 	if (r == 0)

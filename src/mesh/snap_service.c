@@ -16,7 +16,7 @@
 /* The service @id as the running transaction may change it. */
 static int service_own(struct snap_store *st, uint32_t id, struct snap_service **ret_service)
 {
-	struct snap_service *old = trie_get(&st->now.services, id);
+	struct snap_service *old = (struct snap_service *)(uintptr_t)snap_service_by_id(&st->now, id);
 	struct snap_service *s;
 	int r;
 
@@ -26,16 +26,16 @@ static int service_own(struct snap_store *st, uint32_t id, struct snap_service *
 		*ret_service = old;
 		return 0;
 	}
-	s = malloc(sizeof(*s));
+	s = slab_alloc(&st->slab, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
 	*s = *old;
 	s->tx = st->tx.serial;
-	r = snap_made(st, SNAP_O_PLAIN, s);
+	r = snap_made(st, SNAP_O_SERVICE, s);
 	if (r == 0)
-		r = trie_put(&st->now.services, &st->tx, id, s, NULL);
+		r = trie_swap(&st->now.services, &st->tx, id, old, s);
 	if (r == 0)
-		r = snap_drop(st, SNAP_O_PLAIN, old);
+		r = snap_drop(st, SNAP_O_SERVICE, old);
 	if (r == 0)
 		*ret_service = s;
 	return r;
@@ -43,27 +43,27 @@ static int service_own(struct snap_store *st, uint32_t id, struct snap_service *
 
 static int service_new(struct snap_store *st, struct snap_def *def)
 {
-	struct snap_service *s = calloc(1, sizeof(*s));
+	struct snap_service *s = slab_zalloc(&st->slab, sizeof(*s));
 	int r;
 
 	if (!s)
 		return -ENOMEM;
 	*s = (struct snap_service){ .id = def->service_id, .tx = st->tx.serial, .max_weight = 1, .def = def };
-	r = snap_made(st, SNAP_O_PLAIN, s);
+	r = snap_made(st, SNAP_O_SERVICE, s);
 	if (r == 0)
-		r = trie_put(&st->now.services, &st->tx, def->service_id, s, NULL);
+		r = trie_add(&st->now.services, &st->tx, snap_key_of_service, def->service_id, s);
 	return r;
 }
 
 static int service_delete(struct snap_store *st, struct snap_service *s)
 {
 	struct snap_def *def = (struct snap_def *)(uintptr_t)s->def;
-	int r = trie_remove(&st->now.by_key, &st->tx, snap_hash_text(def->key), NULL);
+	int r = trie_remove(&st->now.by_key, &st->tx, snap_hash_text(def->key), def);
 
 	if (r == 0)
-		r = trie_remove(&st->now.services, &st->tx, s->id, NULL);
+		r = trie_remove(&st->now.services, &st->tx, s->id, s);
 	if (r == 0)
-		r = snap_drop(st, SNAP_O_PLAIN, s);
+		r = snap_drop(st, SNAP_O_SERVICE, s);
 	if (r == 0)
 		r = snap_drop(st, SNAP_O_PLAIN, def);
 	return r;
@@ -82,6 +82,11 @@ static uint16_t max_weight(const struct snap_service *s)
 	return max;
 }
 
+static uint64_t key_of_endpoint(const void *entry)
+{
+	return ((const struct snap_workload *)entry)->id;
+}
+
 int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_workload *w)
 {
 	struct snap_service *s;
@@ -89,7 +94,7 @@ int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_wo
 	int r = service_own(st, id, &s);
 
 	if (r == 0)
-		r = trie_put(&s->endpoints, &st->tx, w->id, w, &old);
+		r = trie_put(&s->endpoints, &st->tx, key_of_endpoint, w->id, w, &old);
 	if (r < 0)
 		return r;
 	if (w->weight >= s->max_weight)
@@ -105,7 +110,7 @@ int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struc
 	int r = service_own(st, id, &s);
 
 	if (r == 0)
-		r = trie_remove(&s->endpoints, &st->tx, w->id, NULL);
+		r = trie_remove(&s->endpoints, &st->tx, w->id, w);
 	if (r < 0)
 		return r;
 	if (!snap_service_size(s) && !s->def->defined)
@@ -117,24 +122,20 @@ int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struc
 
 /* --- definitions --- */
 
-static int def_find(struct snap_store *st, const char *key, struct snap_def **ret_def)
+static struct snap_def *def_find(struct snap_store *st, const char *key, uint64_t hash)
 {
-	struct snap_def *def = trie_get(&st->now.by_key, snap_hash_text(key));
+	struct snap_def *def = trie_get(&st->now.by_key, hash);
 
-	if (def && strcmp(def->key, key))
-		return -EEXIST;
-	*ret_def = def;
-	return 0;
+	return def && !strcmp(def->key, key) ? def : NULL;
 }
 
 int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_id)
 {
 	size_t n_key = strlen(key) + 1;
-	struct snap_def *def;
-	int r = def_find(st, key, &def);
+	uint64_t hash = map_hash(key, n_key - 1);
+	struct snap_def *def = def_find(st, key, hash);
+	int r;
 
-	if (r < 0)
-		return r;
 	if (def) {
 		*ret_id = def->service_id;
 		return 0;
@@ -142,12 +143,15 @@ int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_i
 	def = calloc(1, sizeof(*def) + n_key);
 	if (!def)
 		return -ENOMEM;
-	def->service_id = st->next_service_id++;
+	def->service_id = st->next_service_id;
 	def->key = memcpy(def + 1, key, n_key);
 	def->name = def->namespace = def->hostname = "";
 	r = snap_made(st, SNAP_O_PLAIN, def);
 	if (r == 0)
-		r = trie_put(&st->now.by_key, &st->tx, snap_hash_text(key), def, NULL);
+		r = trie_add(&st->now.by_key, &st->tx, snap_key_of_def, hash, def);
+	if (r == -EEXIST)
+		return snap_drop(st, SNAP_O_PLAIN, def) < 0 ? -ENOMEM : r;
+	st->next_service_id++;
 	if (r == 0)
 		r = service_new(st, def);
 	if (r == 0)
@@ -171,20 +175,27 @@ static size_t gateway_size(const struct model_gateway *g)
 }
 
 struct def_size {
-	size_t texts, vips, total;
+	size_t texts, total;
 };
+
+static size_t vips_size(const struct snap_store *st, const struct service *s)
+{
+	size_t size = 0;
+
+	for (size_t i = 0; i < s->n_addresses; i++)
+		if (is_vip(st, &s->addresses[i]))
+			size += snap_address_size(&s->addresses[i].ip, !size);
+	return size;
+}
 
 static struct def_size def_size(const struct snap_store *st, const struct service *s)
 {
 	struct def_size n = {};
 
-	for (size_t i = 0; i < s->n_addresses; i++)
-		n.vips += is_vip(st, &s->addresses[i]);
 	n.texts = 2 * (strlen(s->namespace) + 1) + 2 * (strlen(s->hostname) + 1) + strlen(s->name) + 1 + gateway_size(&s->waypoint);
 	for (size_t i = 0; i < s->n_sans; i++)
 		n.texts += strlen(s->sans[i]) + 1;
-	n.total = sizeof(struct snap_def) + s->n_sans * sizeof(char *) + n.vips * sizeof(struct ip) +
-		  s->n_ports * sizeof(struct snap_port) + n.texts;
+	n.total = sizeof(struct snap_def) + s->n_sans * sizeof(char *) + vips_size(st, s) + s->n_ports * sizeof(struct snap_port) + n.texts;
 	return n;
 }
 
@@ -207,14 +218,25 @@ static struct model_gateway put_gateway(char **at, const struct model_gateway *g
 	return to;
 }
 
-static void def_fill_lists(const struct snap_store *st, struct snap_def *def, const struct service *s, struct ip *vips,
-			   struct snap_port *ports)
+/* What is behind them. */
+static uint8_t *fill_vips(const struct snap_store *st, struct snap_def *def, const struct service *s, uint8_t *at)
 {
-	size_t n_vips = 0;
+	def->vips = at;
+	for (size_t i = 0; i < s->n_addresses; i++) {
+		const struct ip *ip = &s->addresses[i].ip;
 
-	for (size_t i = 0; i < s->n_addresses; i++)
-		if (is_vip(st, &s->addresses[i]))
-			vips[n_vips++] = s->addresses[i].ip;
+		if (!is_vip(st, &s->addresses[i]))
+			continue;
+		if (!def->n_vips)
+			def->is_v6 = !ip_is_v4(ip);
+		at = snap_address_put(def, at, ip, !def->n_vips);
+		def->n_vips++;
+	}
+	return at;
+}
+
+static void fill_ports(struct snap_def *def, const struct service *s, struct snap_port *ports)
+{
 	for (size_t i = 0; i < s->n_ports; i++) {
 		const struct port_map *p = &s->ports[i];
 
@@ -222,8 +244,6 @@ static void def_fill_lists(const struct snap_store *st, struct snap_def *def, co
 		ports[i].target_port = p->target_port ? p->target_port : p->service_port;
 		ports[i].app_protocol = p->app_protocol;
 	}
-	def->vips = vips;
-	def->n_vips = (uint16_t)n_vips;
 	def->ports = ports;
 	def->n_ports = (uint16_t)s->n_ports;
 	def->n_lb_preference = s->n_lb_preference;
@@ -241,10 +261,10 @@ static struct snap_def *def_make(const struct snap_store *st, const struct servi
 
 	const char **sans = (const char **)(def + 1);
 	struct snap_port *ports = (struct snap_port *)(sans + s->n_sans);
-	struct ip *vips = (struct ip *)(ports + s->n_ports);
-	char *texts = (char *)(vips + n.vips);
+	uint8_t *vips = (uint8_t *)(ports + s->n_ports);
+	char *texts = (char *)fill_vips(st, def, s, vips);
 
-	def_fill_lists(st, def, s, vips, ports);
+	fill_ports(def, s, ports);
 	def->service_id = id;
 	def->defined = true;
 	def->key = put_text(&texts, key);
@@ -264,51 +284,65 @@ static struct snap_def *def_make(const struct snap_store *st, const struct servi
 
 /* --- its indexes --- */
 
-static bool has_vip(const struct snap_def *def, const struct ip *ip)
+static bool has_vip(const struct snap_def *def, const struct ip *ip, const void **ret_entry)
 {
-	for (unsigned i = 0; def && i < def->n_vips; i++)
-		if (ip_equal(&def->vips[i], ip))
-			return true;
-	return false;
+	return def && snap_addresses_have(snap_def_addresses(def), ip, ret_entry);
 }
 
-static struct snap_def *another_with(struct snap_store *st, const struct ip *ip, uint32_t gone)
+static const void *another_with(struct snap_store *st, const struct ip *ip, uint32_t gone)
 {
+	const void *entry;
+
 	for (uint32_t i = 0; st->now.shared_ips && i < trie_count(&st->now.by_key); i++) {
 		struct snap_def *def = trie_at(&st->now.by_key, i);
 
-		if (def->service_id != gone && has_vip(def, ip))
-			return def;
+		if (def->service_id != gone && has_vip(def, ip, &entry))
+			return entry;
 	}
 	return NULL;
 }
 
-static int unindex_vip(struct snap_store *st, const struct ip *ip, uint32_t id)
+static void *unconst(const void *p)
+{
+	return (void *)(uintptr_t)p;
+}
+
+static int unindex_vip(struct snap_store *st, const struct ip *ip, const struct snap_def *old)
 {
 	uint64_t hash = snap_hash_ip(ip);
-	const struct snap_def *at = trie_get(&st->now.by_vip, hash);
+	const void *at = trie_get(&st->now.by_vip, hash), *other;
 
-	if (!at || at->service_id != id)
+	if (!at || snap_address_owner(at) != old || snap_key_of_def_address(at) != hash)
 		return 0;
-
-	struct snap_def *other = another_with(st, ip, id);
-	return other ? trie_put(&st->now.by_vip, &st->tx, hash, other, NULL) : trie_remove(&st->now.by_vip, &st->tx, hash, NULL);
+	other = another_with(st, ip, old->service_id);
+	return other ? trie_swap(&st->now.by_vip, &st->tx, hash, at, unconst(other)) : trie_remove(&st->now.by_vip, &st->tx, hash, at);
 }
 
 static int index_vips(struct snap_store *st, const struct snap_def *old, struct snap_def *def)
 {
+	struct snap_addresses a = {};
+	struct ip ip;
 	void *was;
 	int r = 0;
 
-	for (unsigned i = 0; old && r == 0 && i < old->n_vips; i++)
-		if (!has_vip(def, &old->vips[i]))
-			r = unindex_vip(st, &old->vips[i], old->service_id);
-	for (unsigned i = 0; def && r == 0 && i < def->n_vips; i++) {
-		r = trie_put(&st->now.by_vip, &st->tx, snap_hash_ip(&def->vips[i]), def, &was);
-		if (r == 0 && was && ((struct snap_def *)was)->service_id != def->service_id)
+	if (old)
+		a = snap_def_addresses(old);
+	while (r == 0 && snap_address_next(&a, &ip))
+		if (!has_vip(def, &ip, NULL))
+			r = unindex_vip(st, &ip, old);
+	if (def)
+		a = snap_def_addresses(def);
+	while (r == 0 && def && snap_address_next(&a, &ip)) {
+		r = trie_put(&st->now.by_vip, &st->tx, snap_key_of_def_address, snap_hash_ip(&ip), unconst(a.entry), &was);
+		if (r == 0 && was && ((const struct snap_def *)snap_address_owner(was))->service_id != def->service_id)
 			st->now.shared_ips = true;
 	}
 	return r;
+}
+
+static uint64_t key_of_hosts(const void *entry)
+{
+	return snap_hash_text(((const struct snap_hosts *)entry)->hostname);
 }
 
 /* The list of its host name, without @old, with @def; either may be NULL. */
@@ -316,12 +350,12 @@ static int index_host(struct snap_store *st, const char *hostname, const struct 
 {
 	uint64_t hash = snap_hash_text(hostname);
 	struct snap_hosts *was = trie_get(&st->now.by_host, hash);
-	uint32_t n_was = was ? was->n : 0;
 	uint32_t n = 0;
 
 	if (was && strcmp(was->hostname, hostname))
-		return -EEXIST;
+		was = NULL;
 
+	uint32_t n_was = was ? was->n : 0;
 	size_t n_hostname = strlen(hostname) + 1;
 	struct snap_hosts *hosts = calloc(1, sizeof(*hosts) + (n_was + 1) * sizeof(hosts->list[0]) + n_hostname);
 	if (!hosts)
@@ -335,10 +369,12 @@ static int index_host(struct snap_store *st, const char *hostname, const struct 
 	hosts->n = n;
 
 	int r = snap_made(st, SNAP_O_PLAIN, hosts);
-	if (r == 0)
-		r = n ? trie_put(&st->now.by_host, &st->tx, hash, hosts, NULL) : trie_remove(&st->now.by_host, &st->tx, hash, NULL);
-	if (r == 0 && !n)
-		r = snap_drop(st, SNAP_O_PLAIN, hosts);
+	if (r == 0 && n)
+		r = was ? trie_swap(&st->now.by_host, &st->tx, hash, was, hosts) : trie_add(&st->now.by_host, &st->tx, key_of_hosts, hash, hosts);
+	else if (r == 0 && was)
+		r = trie_remove(&st->now.by_host, &st->tx, hash, was);
+	if ((r == 0 && !n) || r == -EEXIST)
+		r = snap_drop(st, SNAP_O_PLAIN, hosts) < 0 ? -ENOMEM : r;
 	if (r == 0)
 		r = snap_drop(st, SNAP_O_PLAIN, was);
 	return r;
@@ -347,7 +383,7 @@ static int index_host(struct snap_store *st, const char *hostname, const struct 
 static int def_swap(struct snap_store *st, struct snap_def *old, struct snap_def *def)
 {
 	struct snap_service *s;
-	int r = trie_put(&st->now.by_key, &st->tx, snap_hash_text(def->key), def, NULL);
+	int r = trie_swap(&st->now.by_key, &st->tx, snap_hash_text(def->key), old, def);
 
 	if (r == 0)
 		r = service_own(st, def->service_id, &s);
@@ -377,17 +413,16 @@ static char *service_key(const struct service *s)
 int snap_store_put_service(struct snap_store *st, const struct service *s)
 {
 	CLEANUP_FREE char *key = service_key(s);
-	struct snap_def *old = NULL, *def;
+	struct snap_def *old, *def;
 	uint32_t id;
 	int r;
 
 	if (!key)
 		return -ENOMEM;
 	r = snap_service_mention(st, key, &id);
-	if (r == 0)
-		r = def_find(st, key, &old);
 	if (r < 0)
 		return r;
+	old = def_find(st, key, snap_hash_text(key));
 	def = def_make(st, s, key, id);
 	if (!def)
 		return -ENOMEM;
@@ -397,12 +432,12 @@ int snap_store_put_service(struct snap_store *st, const struct service *s)
 
 int snap_store_remove_service(struct snap_store *st, const char *key)
 {
-	struct snap_def *old = NULL, *stub;
+	struct snap_def *old = def_find(st, key, snap_hash_text(key)), *stub;
 	struct snap_service *s;
-	int r = def_find(st, key, &old);
+	int r;
 
-	if (r < 0 || !old || !old->defined)
-		return 0;	/* a collision's other key is not ours to remove */
+	if (!old || !old->defined)
+		return 0;
 
 	/* It goes back to what endpoints mention, and away when there are none. */
 	size_t n_key = strlen(key) + 1;

@@ -25,11 +25,11 @@ struct snap_hosts {			/* the services with one host name */
 
 struct snap_state {			/* what a snapshot shows */
 	struct trie workloads;		/* hash of the uid: struct snap_workload */
-	struct trie by_ip;		/* hash of an address in our network: struct snap_workload */
-	struct trie by_far_ip;		/* hash of an address in another network: struct snap_workload, one of them */
+	struct trie by_ip;		/* hash of an address in our network: of a struct snap_workload (snap_address_owner()) */
+	struct trie by_far_ip;		/* hash of an address in another network: of a struct snap_workload, one of them */
 	struct trie services;		/* id: struct snap_service */
 	struct trie by_key;		/* hash of the key: struct snap_def */
-	struct trie by_vip;		/* hash of an address in our network: struct snap_def */
+	struct trie by_vip;		/* hash of an address in our network: of a struct snap_def */
 	struct trie by_host;		/* hash of the host name: struct snap_hosts */
 	struct trie absent;		/* hash of an address: struct ip */
 	struct trie policies;		/* hash of "namespace/name": struct policy */
@@ -42,6 +42,7 @@ struct snap_state {			/* what a snapshot shows */
 
 enum snap_object_type {
 	SNAP_O_PLAIN,			/* one free() */
+	SNAP_O_SERVICE,
 	SNAP_O_WORKLOAD,
 	SNAP_O_POLICY,
 };
@@ -64,7 +65,7 @@ struct snapshot {
 
 	/* The store's: what no later snapshot has. */
 	struct list link;		/* in the store's chain, oldest first */
-	struct list dropped_nodes;
+	struct trie_nodes dropped_nodes;
 	struct snap_objects dropped;
 };
 
@@ -75,7 +76,9 @@ struct snap_store {
 	struct snapshot *last;		/* published; the store has a reference */
 	struct list chain;
 	struct trie_tx tx;
-	struct trie_spare spare;
+	struct slab slab;		/* of nodes, workloads and services */
+	struct snap_objects idle_objects;	/* empty, with room: for the next snapshot's */
+	struct trie_nodes idle_nodes;
 	struct snap_objects made;
 	struct snap_objects dropped;
 	struct map kinds;
@@ -93,6 +96,27 @@ MUST_CHECK int snap_drop(struct snap_store *st, enum snap_object_type type, void
 
 uint64_t snap_hash_text(const char *text);
 uint64_t snap_hash_ip(const struct ip *ip);
+
+/* --- addresses in an object --- */
+
+/*
+ * What indexes by address lead to is either the object, which then is looked for
+ * by its first address, or a mark at a further one, from which the object is found.
+ */
+const void *snap_address_owner(const void *entry);
+size_t snap_address_size(const struct ip *ip, bool is_first);
+/* Puts it into @object at @at, to be read by snap_address_next(). Where the next one goes. */
+uint8_t *snap_address_put(void *object, uint8_t *at, const struct ip *ip, bool is_first);
+bool snap_addresses_have(struct snap_addresses a, const struct ip *ip, const void **ret_entry);	/* @ret_entry may be NULL */
+
+/* trie_key_fn of the indexes. */
+uint64_t snap_key_of_workload(const void *entry);
+uint64_t snap_key_of_workload_address(const void *entry);
+uint64_t snap_key_of_service(const void *entry);
+uint64_t snap_key_of_def(const void *entry);
+uint64_t snap_key_of_def_address(const void *entry);
+
+const struct snap_service *snap_service_by_id(const struct snap_state *s, uint32_t id);
 
 /* --- snap_service.c --- */
 

@@ -7,7 +7,7 @@
 
 #include "mesh/snap_state.h"
 
-enum { KEY_MAX = 4 * 1024 * 1024 };
+enum { KEY_MAX = 4 * 1024 * 1024, KEEP_OBJECTS = 128 };
 
 uint64_t snap_hash_text(const char *text)
 {
@@ -36,6 +36,15 @@ static int objects_add(struct snap_objects *o, enum snap_object_type type, void 
 	return 0;
 }
 
+static size_t workload_size(const struct snap_workload *w)
+{
+	const char *uid = snap_workload_uid(w);
+	const char *name = snap_workload_name(w);
+	const char *end = name > uid + strlen(uid) ? name : uid;
+
+	return (size_t)(end + strlen(end) + 1 - (const char *)w);
+}
+
 static void object_free(struct snap_store *st, enum snap_object_type type, void *ptr)
 {
 	if (type == SNAP_O_WORKLOAD) {
@@ -43,18 +52,41 @@ static void object_free(struct snap_store *st, enum snap_object_type type, void 
 
 		snap_kind_put(st, w->kind);
 		snap_place_put(st, w->place);
-	} else if (type == SNAP_O_POLICY) {
-		policy_deinit(ptr);
+		slab_free(&st->slab, w, workload_size(w));
+		return;
 	}
+	if (type == SNAP_O_SERVICE) {
+		slab_free(&st->slab, ptr, sizeof(struct snap_service));
+		return;
+	}
+	if (type == SNAP_O_POLICY)
+		policy_deinit(ptr);
 	free(ptr);
+}
+
+/* Its room stays, if that is not much. */
+static void objects_empty(struct snap_objects *o)
+{
+	o->n = 0;
+	if (o->size <= KEEP_OBJECTS)
+		return;
+	free(o->list);
+	*o = (struct snap_objects){};
+}
+
+static void swap_objects(struct snap_objects *a, struct snap_objects *b)
+{
+	struct snap_objects was = *a;
+
+	*a = *b;
+	*b = was;
 }
 
 static void objects_free(struct snap_store *st, struct snap_objects *o)
 {
 	for (size_t i = 0; i < o->n; i++)
 		object_free(st, o->list[i].type, o->list[i].ptr);
-	free(o->list);
-	*o = (struct snap_objects){};
+	objects_empty(o);
 }
 
 int snap_made(struct snap_store *st, enum snap_object_type type, void *ptr)
@@ -77,16 +109,32 @@ int snap_drop(struct snap_store *st, enum snap_object_type type, void *ptr)
 
 static struct snapshot *snapshot_make(struct snap_store *st, uint64_t serial)
 {
-	struct snapshot *s = calloc(1, sizeof(*s));
+	struct snapshot *s = slab_zalloc(&st->slab, sizeof(*s));
 
 	if (!s)
 		return NULL;
 	s->serial = serial;
 	s->state = st->now;
-	list_init(&s->dropped_nodes);
 	atomic_init(&s->refs, 1);
 	list_append(&st->chain, &s->link);
 	return s;
+}
+
+/* Nobody has @s any more, nor any older one. */
+static void snapshot_retire(struct snap_store *st, struct snapshot *s)
+{
+	list_unlink(&s->link);
+	trie_nodes_free(&s->dropped_nodes, &st->slab);
+	objects_free(st, &s->dropped);
+	if (!st->idle_objects.list)
+		swap_objects(&st->idle_objects, &s->dropped);
+	if (!st->idle_nodes.list) {
+		st->idle_nodes = s->dropped_nodes;
+		s->dropped_nodes = (struct trie_nodes){};
+	}
+	trie_nodes_deinit(&s->dropped_nodes);
+	free(s->dropped.list);
+	slab_free(&st->slab, s, sizeof(*s));
 }
 
 int snap_store_new(const char *network, struct snap_store **ret_store)
@@ -96,6 +144,7 @@ int snap_store_new(const char *network, struct snap_store **ret_store)
 	if (!st)
 		return -ENOMEM;
 	list_init(&st->chain);
+	slab_init(&st->slab);
 	bytes_init(&st->key, KEY_MAX);
 	st->next_workload_id = 1;
 	st->next_service_id = 1;
@@ -103,12 +152,14 @@ int snap_store_new(const char *network, struct snap_store **ret_store)
 	st->network = strdup(network);
 	st->last = snapshot_make(st, 1);
 	if (!st->network || !st->last) {
+		if (st->last)
+			snapshot_retire(st, st->last);
+		slab_deinit(&st->slab);
 		free(st->network);
-		free(st->last);
 		free(st);
 		return -ENOMEM;
 	}
-	trie_tx_begin(&st->tx, 2, &st->spare);
+	trie_tx_init(&st->tx, &st->slab, 2);
 	*ret_store = st;
 	return 0;
 }
@@ -117,7 +168,7 @@ static void free_trie(struct snap_store *st, struct trie *t, enum snap_object_ty
 {
 	for (uint32_t i = 0; i < trie_count(t); i++)
 		object_free(st, type, trie_at(t, i));
-	trie_clear(t, &st->tx);
+	trie_free(t, &st->slab);
 }
 
 /* The newest state's objects; each is in exactly one of these tries besides its indexes. */
@@ -125,15 +176,15 @@ static void free_state(struct snap_store *st)
 {
 	struct snap_state *s = &st->now;
 
-	trie_clear(&s->by_ip, &st->tx);
-	trie_clear(&s->by_far_ip, &st->tx);
-	trie_clear(&s->by_vip, &st->tx);
+	trie_free(&s->by_ip, &st->slab);
+	trie_free(&s->by_far_ip, &st->slab);
+	trie_free(&s->by_vip, &st->slab);
 	for (uint32_t i = 0; i < trie_count(&s->services); i++) {
 		struct snap_service *service = trie_at(&s->services, i);
 
-		trie_clear(&service->endpoints, &st->tx);
+		trie_free(&service->endpoints, &st->slab);
 	}
-	free_trie(st, &s->services, SNAP_O_PLAIN);
+	free_trie(st, &s->services, SNAP_O_SERVICE);
 	free_trie(st, &s->by_key, SNAP_O_PLAIN);
 	free_trie(st, &s->by_host, SNAP_O_PLAIN);
 	free_trie(st, &s->absent, SNAP_O_PLAIN);
@@ -145,8 +196,6 @@ static void free_state(struct snap_store *st)
 
 struct snap_store *snap_store_free(struct snap_store *st)
 {
-	struct list nodes = LIST_INIT(nodes);
-
 	if (!st)
 		return NULL;
 	snap_store_abort(st);
@@ -155,14 +204,15 @@ struct snap_store *snap_store_free(struct snap_store *st)
 		struct snapshot *s = list_entry(l, struct snapshot, link);
 
 		assert(!atomic_load_explicit(&s->refs, memory_order_acquire));
-		trie_nodes_free(&s->dropped_nodes, &st->spare);
-		objects_free(st, &s->dropped);
-		free(s);
+		snapshot_retire(st, s);
 	}
 	free_state(st);
-	trie_tx_commit(&st->tx, &nodes);
-	trie_nodes_free(&nodes, NULL);
-	trie_spare_free(&st->spare);
+	free(st->made.list);
+	free(st->dropped.list);
+	free(st->idle_objects.list);
+	trie_nodes_deinit(&st->idle_nodes);
+	trie_tx_deinit(&st->tx);
+	slab_deinit(&st->slab);
 	map_deinit(&st->kinds);
 	map_deinit(&st->places);
 	bytes_deinit(&st->key);
@@ -192,10 +242,8 @@ void snap_store_abort(struct snap_store *st)
 	trie_tx_abort(&st->tx);
 	st->now = st->last->state;
 	objects_free(st, &st->made);
-	free(st->dropped.list);
-	st->dropped = (struct snap_objects){};
+	objects_empty(&st->dropped);
 	st->changed = false;
-	trie_tx_begin(&st->tx, st->tx.serial + 1, &st->spare);
 }
 
 size_t snap_store_reclaim(struct snap_store *st)
@@ -211,10 +259,7 @@ size_t snap_store_reclaim(struct snap_store *st)
 
 		if (atomic_load_explicit(&s->refs, memory_order_acquire))
 			break;
-		list_unlink(&s->link);
-		trie_nodes_free(&s->dropped_nodes, &st->spare);
-		objects_free(st, &s->dropped);
-		free(s);
+		snapshot_retire(st, s);
 	}
 	list_for_each(l, &st->chain)
 		n += l != &st->last->link;
@@ -229,14 +274,15 @@ int snap_store_publish(struct snap_store *st, struct snapshot **ret_snapshot)
 
 		if (!s)
 			return -ENOMEM;
+		old->dropped_nodes = st->idle_nodes;
+		st->idle_nodes = (struct trie_nodes){};
 		trie_tx_commit(&st->tx, &old->dropped_nodes);
-		old->dropped = st->dropped;
-		st->dropped = (struct snap_objects){};
-		st->made.n = 0;
+		swap_objects(&st->dropped, &st->idle_objects);
+		swap_objects(&old->dropped, &st->idle_objects);
+		objects_empty(&st->made);
 		st->last = s;
 		st->changed = false;
 		snapshot_unref(old);
-		trie_tx_begin(&st->tx, st->tx.serial + 1, &st->spare);
 	}
 	snap_store_reclaim(st);
 	*ret_snapshot = snapshot_ref(st->last);
@@ -244,15 +290,6 @@ int snap_store_publish(struct snap_store *st, struct snapshot **ret_snapshot)
 }
 
 /* --- workloads --- */
-
-static size_t workload_size(const struct snap_workload *w)
-{
-	const char *uid = snap_workload_uid(w);
-	const char *name = snap_workload_name(w);
-	const char *end = name > uid + strlen(uid) ? name : uid;
-
-	return (size_t)(end + strlen(end) + 1 - (const char *)w);
-}
 
 static bool is_end(const char *text, const char *end)
 {
@@ -264,49 +301,56 @@ static bool is_end(const char *text, const char *end)
 /* Lays out what is behind the struct. */
 static void fill_tail(struct snap_workload *out, const struct workload *w, size_t n_uid, size_t n_name)
 {
-	size_t n_more = out->n_more * sizeof(struct ip);
+	uint8_t *at = out->tail;
 
-	if (n_more)
-		memcpy(out->tail, w->addresses + 1, n_more);
-	memcpy(out->tail + n_more, w->uid, n_uid);
-	if (is_end(w->uid, w->name)) {
-		out->name_at = (uint16_t)(n_more + n_uid - n_name);
-		return;
-	}
-	out->name_at = (uint16_t)(n_more + n_uid);
-	memcpy(out->tail + out->name_at, w->name, n_name);
+	for (size_t i = 0; i < out->n_addresses; i++)
+		at = snap_address_put(out, at, &w->addresses[i], !i);
+	memcpy(at, w->uid, n_uid);
+	at += n_uid;
+	if (is_end(w->uid, w->name))
+		at -= n_name;
+	else
+		memcpy(at, w->name, n_name);
+	out->name_at = (uint16_t)(at - out->tail);
+}
+
+static size_t size_for(const struct workload *w, size_t n_addresses, size_t n_uid, size_t n_name)
+{
+	size_t size = offsetof(struct snap_workload, tail) + n_uid + (is_end(w->uid, w->name) ? 0 : n_name);
+
+	for (size_t i = 0; i < n_addresses; i++)
+		size += snap_address_size(&w->addresses[i], !i);
+	return size;
 }
 
 static int workload_make(struct snap_store *st, const struct workload *w, const struct snap_workload *old,
 			 struct snap_workload **ret_workload)
 {
-	size_t n_more = w->n_addresses > 1 ? MIN(w->n_addresses - 1, (size_t)UINT8_MAX) : 0;
-	size_t n_uid = strlen(w->uid) + 1;
-	size_t n_name = strlen(w->name) + 1;
-	struct snap_workload *out = calloc(1, offsetof(struct snap_workload, tail) + n_more * sizeof(struct ip) + n_uid + (is_end(w->uid, w->name) ? 0 : n_name));
+	size_t n_addresses = MIN(w->n_addresses, (size_t)UINT8_MAX), n_uid = strlen(w->uid) + 1, n_name = strlen(w->name) + 1;
+	size_t size = size_for(w, n_addresses, n_uid, n_name);
+	struct snap_workload *out = slab_zalloc(&st->slab, size);
 	int r;
 
 	if (!out)
 		return -ENOMEM;
 	r = snap_kind_get(st, w, old ? old->kind : NULL, &out->kind);
 	if (r < 0) {
-		free(out);
+		slab_free(&st->slab, out, size);
 		return r;
 	}
 	r = snap_place_get(st, w, old ? old->place : NULL, &out->place);
 	if (r < 0) {
 		snap_kind_put(st, out->kind);
-		free(out);
+		slab_free(&st->slab, out, size);
 		return r;
 	}
 	out->id = old ? old->id : st->next_workload_id;
 	out->weight = (uint16_t)MIN(w->capacity, (uint32_t)UINT16_MAX);
-	out->tunnel = (uint8_t)w->tunnel;
+	out->tunnel = (unsigned)w->tunnel & 3;
 	out->healthy = !w->unhealthy;
-	out->n_more = (uint8_t)n_more;
-	if (w->n_addresses)
-		out->ip = w->addresses[0];
-	out->reachable = w->n_addresses && !strcmp(w->network, st->network);
+	out->n_addresses = (uint8_t)n_addresses;
+	out->is_v6 = n_addresses && !ip_is_v4(&w->addresses[0]);
+	out->reachable = n_addresses && !strcmp(w->network, st->network);
 	fill_tail(out, w, n_uid, n_name);
 	*ret_workload = out;
 	return 0;
@@ -318,40 +362,36 @@ static struct trie *index_of(struct snap_store *st, const struct snap_workload *
 	return w->reachable ? &st->now.by_ip : &st->now.by_far_ip;
 }
 
-/* Address @i of the workload, or NULL behind the end. */
-static const struct ip *address_at(const struct snap_workload *w, unsigned i)
+static bool has_address(const struct snap_workload *w, const struct ip *ip, const void **ret_entry)
 {
-	if (!w || ip_is_none(&w->ip) || i > w->n_more)
-		return NULL;
-	return i ? &snap_workload_more(w)[i - 1] : &w->ip;
-}
-
-static bool has_address(const struct snap_workload *w, const struct ip *ip)
-{
-	for (unsigned i = 0; address_at(w, i); i++)
-		if (ip_equal(address_at(w, i), ip))
-			return true;
-	return false;
+	return snap_addresses_have(snap_workload_addresses(w), ip, ret_entry);
 }
 
 /* Somebody else with the address that @gone leaves: rare, so looked for the long way. */
-static struct snap_workload *another_at(struct snap_store *st, const struct ip *ip, const struct snap_workload *gone)
+static const void *another_at(struct snap_store *st, const struct ip *ip, const struct snap_workload *gone)
 {
+	const void *entry;
+
 	for (uint32_t i = 0; st->now.shared_ips && i < trie_count(&st->now.workloads); i++) {
 		struct snap_workload *w = trie_at(&st->now.workloads, i);
 
-		if (w->id != gone->id && w->reachable == gone->reachable && has_address(w, ip))
-			return w;
+		if (w->id != gone->id && w->reachable == gone->reachable && has_address(w, ip, &entry))
+			return entry;
 	}
 	return NULL;
 }
 
-static int index_address(struct snap_store *st, const struct ip *ip, struct snap_workload *w)
+static void *unconst(const void *p)
+{
+	return (void *)(uintptr_t)p;
+}
+
+static int index_address(struct snap_store *st, const struct ip *ip, const void *entry, const struct snap_workload *w)
 {
 	void *was;
-	int r = trie_put(index_of(st, w), &st->tx, snap_hash_ip(ip), w, &was);
+	int r = trie_put(index_of(st, w), &st->tx, snap_key_of_workload_address, snap_hash_ip(ip), unconst(entry), &was);
 
-	if (r == 0 && was && ((struct snap_workload *)was)->id != w->id)
+	if (r == 0 && was && ((const struct snap_workload *)snap_address_owner(was))->id != w->id)
 		st->now.shared_ips = true;
 	return r;
 }
@@ -360,25 +400,30 @@ static int unindex_address(struct snap_store *st, const struct ip *ip, const str
 {
 	uint64_t hash = snap_hash_ip(ip);
 	struct trie *index = index_of(st, old);
-	struct snap_workload *at = trie_get(index, hash);
+	const void *at = trie_get(index, hash), *other;
 
-	if (!at || at->id != old->id)
+	if (!at || snap_address_owner(at) != old || snap_key_of_workload_address(at) != hash)
 		return 0;
-
-	struct snap_workload *other = another_at(st, ip, old);
-	return other ? trie_put(index, &st->tx, hash, other, NULL) : trie_remove(index, &st->tx, hash, NULL);
+	other = another_at(st, ip, old);
+	return other ? trie_swap(index, &st->tx, hash, at, unconst(other)) : trie_remove(index, &st->tx, hash, at);
 }
 
 /* Either of @old and @w may be NULL. */
-static int index_addresses(struct snap_store *st, const struct snap_workload *old, struct snap_workload *w)
+static int index_addresses(struct snap_store *st, const struct snap_workload *old, const struct snap_workload *w)
 {
+	struct snap_addresses a = {};
+	struct ip ip;
 	int r = 0;
 
-	for (unsigned i = 0; r == 0 && address_at(old, i); i++)
-		if (!w || w->reachable != old->reachable || !has_address(w, address_at(old, i)))
-			r = unindex_address(st, address_at(old, i), old);
-	for (unsigned i = 0; r == 0 && address_at(w, i); i++)
-		r = index_address(st, address_at(w, i), w);
+	if (old)
+		a = snap_workload_addresses(old);
+	while (r == 0 && snap_address_next(&a, &ip))
+		if (!w || w->reachable != old->reachable || !has_address(w, &ip, NULL))
+			r = unindex_address(st, &ip, old);
+	if (w)
+		a = snap_workload_addresses(w);
+	while (r == 0 && w && snap_address_next(&a, &ip))
+		r = index_address(st, &ip, a.entry, w);
 	return r;
 }
 
@@ -421,10 +466,11 @@ static bool changes_policies(const struct snap_workload *old, const struct snap_
 static bool is_same(const struct snap_workload *old, struct snap_workload *new)
 {
 	const struct snap_note note = new->note;
-	bool same = workload_size(old) == workload_size(new);
+	size_t size = workload_size(new);
+	bool same = workload_size(old) == size;
 
 	new->note = old->note;
-	same = same && !memcmp(old, new, workload_size(new));
+	same = same && !memcmp(old, new, size);
 	new->note = note;
 	return same;
 }
@@ -450,8 +496,6 @@ int snap_store_put_noted(struct snap_store *st, const struct workload *w, uint64
 	struct snap_workload *new;
 	int r;
 
-	if (!old && trie_get(&st->now.workloads, hash))
-		return -EEXIST;
 	r = workload_make(st, w, old, &new);
 	if (r < 0)
 		return r;
@@ -465,7 +509,9 @@ int snap_store_put_noted(struct snap_store *st, const struct workload *w, uint64
 		st->next_workload_id++;
 	r = snap_made(st, SNAP_O_WORKLOAD, new);
 	if (r == 0)
-		r = trie_put(&st->now.workloads, &st->tx, hash, new, NULL);
+		r = old ? trie_swap(&st->now.workloads, &st->tx, hash, old, new) : trie_add(&st->now.workloads, &st->tx, snap_key_of_workload, hash, new);
+	if (r == -EEXIST)
+		return snap_drop(st, SNAP_O_WORKLOAD, new) < 0 ? -ENOMEM : r;
 	if (r == 0)
 		r = index_addresses(st, old, new);
 	if (r == 0)
@@ -485,7 +531,7 @@ int snap_store_remove_workload(struct snap_store *st, const char *uid)
 
 	if (!old || strcmp(snap_workload_uid(old), uid))
 		return 0;
-	r = trie_remove(&st->now.workloads, &st->tx, hash, NULL);
+	r = trie_remove(&st->now.workloads, &st->tx, hash, old);
 	if (r == 0)
 		r = index_addresses(st, old, NULL);
 	if (r == 0)
@@ -497,14 +543,26 @@ int snap_store_remove_workload(struct snap_store *st, const char *uid)
 
 /* --- addresses that are not of the mesh --- */
 
+static struct ip *absent_find(struct snap_store *st, const struct ip *ip, uint64_t hash)
+{
+	struct ip *at = trie_get(&st->now.absent, hash);
+
+	return at && ip_equal(at, ip) ? at : NULL;
+}
+
+static uint64_t key_of_absent(const void *entry)
+{
+	return snap_hash_ip(entry);
+}
+
 int snap_store_put_absent(struct snap_store *st, const struct ip *ip)
 {
 	uint64_t hash = snap_hash_ip(ip);
 	struct ip *copy;
-	void *old;
+	void *old = NULL;
 	int r;
 
-	if (trie_get(&st->now.absent, hash))
+	if (absent_find(st, ip, hash))
 		return 0;
 	copy = malloc(sizeof(*copy));
 	if (!copy)
@@ -512,16 +570,15 @@ int snap_store_put_absent(struct snap_store *st, const struct ip *ip)
 	*copy = *ip;
 	r = snap_made(st, SNAP_O_PLAIN, copy);
 	if (r == 0)
-		r = trie_put(&st->now.absent, &st->tx, hash, copy, &old);
-	return r;
+		r = trie_put(&st->now.absent, &st->tx, key_of_absent, hash, copy, &old);
+	return r < 0 ? r : snap_drop(st, SNAP_O_PLAIN, old);
 }
 
 int snap_store_remove_absent(struct snap_store *st, const struct ip *ip)
 {
-	void *old;
-	int r = trie_remove(&st->now.absent, &st->tx, snap_hash_ip(ip), &old);
+	uint64_t hash = snap_hash_ip(ip);
+	struct ip *old = absent_find(st, ip, hash);
+	int r = old ? trie_remove(&st->now.absent, &st->tx, hash, old) : 0;
 
-	if (r < 0 || !old)
-		return r;
-	return snap_drop(st, SNAP_O_PLAIN, old);
+	return r < 0 || !old ? r : snap_drop(st, SNAP_O_PLAIN, old);
 }

@@ -11,19 +11,38 @@
 
 #include "mesh/snap_state.h"
 
-const struct ip *snap_workload_more(const struct snap_workload *w)
+struct snap_addresses snap_workload_addresses(const struct snap_workload *w)
 {
-	return (const struct ip *)w->tail;
+	return (struct snap_addresses){ (const uint8_t *)w, w->tail, NULL, w->n_addresses, true, w->is_v6 };
+}
+
+struct snap_addresses snap_def_addresses(const struct snap_def *def)
+{
+	return (struct snap_addresses){ (const uint8_t *)def, def->vips, NULL, def->n_vips, true, def->is_v6 };
+}
+
+struct ip snap_workload_ip(const struct snap_workload *w)
+{
+	struct snap_addresses a = snap_workload_addresses(w);
+	struct ip ip = {};
+
+	(void)snap_address_next(&a, &ip);
+	return ip;
 }
 
 const char *snap_workload_uid(const struct snap_workload *w)
 {
-	return (const char *)(snap_workload_more(w) + w->n_more);
+	struct snap_addresses a = snap_workload_addresses(w);
+	struct ip ip;
+
+	while (snap_address_next(&a, &ip))
+		;
+	return (const char *)a.at;
 }
 
 const char *snap_workload_name(const struct snap_workload *w)
 {
-	return w->tail + w->name_at;
+	return (const char *)w->tail + w->name_at;
 }
 
 struct snapshot *snapshot_ref(struct snapshot *s)
@@ -59,21 +78,16 @@ const struct snap_workload *snapshot_workload(const struct snapshot *s, const ch
 	return w && !strcmp(snap_workload_uid(w), uid) ? w : NULL;
 }
 
-static bool has_ip(const struct snap_workload *w, const struct ip *ip)
+static const struct snap_workload *workload_at(const struct trie *index, const struct ip *ip, uint64_t hash)
 {
-	if (ip_equal(&w->ip, ip))
-		return true;
-	for (unsigned i = 0; i < w->n_more; i++)
-		if (ip_equal(&snap_workload_more(w)[i], ip))
-			return true;
-	return false;
+	const struct snap_workload *w = snap_address_owner(trie_get(index, hash));
+
+	return w && snap_addresses_have(snap_workload_addresses(w), ip, NULL) ? w : NULL;
 }
 
 static const struct snap_workload *workload_by_hash(const struct snapshot *s, const struct ip *ip, uint64_t hash)
 {
-	const struct snap_workload *w = trie_get(&s->state.by_ip, hash);
-
-	return w && has_ip(w, ip) ? w : NULL;
+	return workload_at(&s->state.by_ip, ip, hash);
 }
 
 const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, const struct ip *ip)
@@ -81,9 +95,16 @@ const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, co
 	return workload_by_hash(s, ip, snap_hash_ip(ip));
 }
 
+const struct snap_service *snap_service_by_id(const struct snap_state *s, uint32_t id)
+{
+	const struct snap_service *service = trie_get(&s->services, id);
+
+	return service && service->id == id ? service : NULL;
+}
+
 static const struct snap_service *service_by_id(const struct snapshot *s, uint32_t id)
 {
-	return trie_get(&s->state.services, id);
+	return snap_service_by_id(&s->state, id);
 }
 
 const struct snap_service *snapshot_service(const struct snapshot *s, const char *key)
@@ -95,12 +116,9 @@ const struct snap_service *snapshot_service(const struct snapshot *s, const char
 
 static const struct snap_service *service_by_vip(const struct snapshot *s, const struct ip *ip, uint64_t hash)
 {
-	const struct snap_def *def = trie_get(&s->state.by_vip, hash);
+	const struct snap_def *def = snap_address_owner(trie_get(&s->state.by_vip, hash));
 
-	for (unsigned i = 0; def && i < def->n_vips; i++)
-		if (ip_equal(&def->vips[i], ip))
-			return service_by_id(s, def->service_id);
-	return NULL;
+	return def && snap_addresses_have(snap_def_addresses(def), ip, NULL) ? service_by_id(s, def->service_id) : NULL;
 }
 
 const struct snap_service *snapshot_service_of_ip(const struct snapshot *s, const struct ip *ip)
@@ -117,9 +135,9 @@ const struct snap_service *snapshot_service_of_ip(const struct snapshot *s, cons
 const struct snap_workload *snapshot_elsewhere(const struct snapshot *s, const struct ip *ip)
 {
 	uint64_t hash = snap_hash_ip(ip);
-	const struct snap_workload *w = trie_get(&s->state.by_far_ip, hash);
+	const struct snap_workload *w = workload_at(&s->state.by_far_ip, ip, hash);
 
-	return w && has_ip(w, ip) && !workload_by_hash(s, ip, hash) && !service_by_vip(s, ip, hash) ? w : NULL;
+	return w && !workload_by_hash(s, ip, hash) && !service_by_vip(s, ip, hash) ? w : NULL;
 }
 
 const struct snap_workload *snapshot_service_elsewhere(const struct snap_service *service)
@@ -127,7 +145,7 @@ const struct snap_workload *snapshot_service_elsewhere(const struct snap_service
 	for (uint32_t i = 0; i < snap_service_size(service); i++) {
 		const struct snap_workload *w = snap_service_endpoint(service, i);
 
-		if (!w->reachable && !ip_is_none(&w->ip))
+		if (!w->reachable && w->n_addresses)
 			return w;
 	}
 	return NULL;
@@ -264,14 +282,15 @@ uint16_t snap_target_port(const struct snap_service *s, const struct snap_worklo
 /* An address of the workload, of the family that was dialled if it has one. */
 static struct ip address_for(const struct snap_workload *w, const struct ip *dialled)
 {
-	const struct ip *more = snap_workload_more(w);
+	struct snap_addresses a = snap_workload_addresses(w);
+	struct ip first = snap_workload_ip(w), ip;
 
-	if (ip_is_none(dialled) || ip_is_v4(&w->ip) == ip_is_v4(dialled))
-		return w->ip;
-	for (unsigned i = 0; i < w->n_more; i++)
-		if (ip_is_v4(&more[i]) == ip_is_v4(dialled))
-			return more[i];
-	return w->ip;
+	if (ip_is_none(dialled) || ip_is_v4(&first) == ip_is_v4(dialled))
+		return first;
+	while (snap_address_next(&a, &ip))
+		if (ip_is_v4(&ip) == ip_is_v4(dialled))
+			return ip;
+	return first;
 }
 
 bool snap_endpoint_of(const struct snapshot *s, const struct snap_route *route, const struct snap_workload *w,

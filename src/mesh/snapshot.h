@@ -79,24 +79,37 @@ struct snap_note {
 	uint32_t holders;		/* proxy/holders.h */
 };
 
+/* Addresses of something, to be read one after the other. */
+struct snap_addresses {
+	const uint8_t *object;
+	const uint8_t *at;
+	const void *entry;		/* the store's: of the one that was read last */
+	uint16_t left;
+	bool is_first;
+	bool is_v6;
+};
+
+bool snap_address_next(struct snap_addresses *a, struct ip *ret_ip);	/* false: there are no more */
+
 struct snap_workload {
-	struct ip ip;			/* the first address; none when it has none that can be dialled */
 	const struct snap_kind *kind;
 	const struct snap_place *place;
 	uint32_t id;			/* of this uid while it is known, never used again: key for a worker's own state */
+	struct snap_note note;
 	uint16_t weight;		/* 0: gets no traffic */
 	uint16_t name_at;		/* in @tail */
-	uint8_t tunnel;			/* enum tunnel */
-	uint8_t n_more;			/* further addresses */
-	bool healthy;
-	bool reachable;			/* in our own network */
-	struct snap_note note;
-	char tail[];			/* further addresses, uid, name (which may be the end of the uid) */
+	uint8_t n_addresses;		/* 0: none that can be dialled */
+	uint8_t tunnel : 2;		/* enum tunnel */
+	bool is_v6 : 1;			/* the first address */
+	bool healthy : 1;
+	bool reachable : 1;		/* in our own network */
+	uint8_t tail[];			/* addresses, uid, name (which may be the end of the uid) */
 };
 
 const char *snap_workload_uid(const struct snap_workload *w);
 const char *snap_workload_name(const struct snap_workload *w);
-const struct ip *snap_workload_more(const struct snap_workload *w);	/* @n_more of them */
+struct ip snap_workload_ip(const struct snap_workload *w);		/* the first; none when it has none */
+struct snap_addresses snap_workload_addresses(const struct snap_workload *w);
 
 struct snap_def {			/* a service as it was sent */
 	uint32_t service_id;
@@ -106,7 +119,7 @@ struct snap_def {			/* a service as it was sent */
 	const char *namespace;
 	const char *hostname;
 	const struct snap_port *ports;
-	const struct ip *vips;
+	const uint8_t *vips;
 	const char *const *sans;
 	uint16_t n_ports;
 	uint16_t n_vips;		/* in our own network */
@@ -116,8 +129,11 @@ struct snap_def {			/* a service as it was sent */
 	uint8_t lb_preference[LB_PREFERENCE_MAX];
 	bool allow_unhealthy;
 	bool canonical;
+	bool is_v6;			/* the first of @vips */
 	struct model_gateway waypoint;	/* which connections have to take: policies of HTTP are enforced there */
 };
+
+struct snap_addresses snap_def_addresses(const struct snap_def *def);
 
 struct snap_service {
 	uint32_t id;			/* of this key while it is known, never used again */

@@ -59,13 +59,18 @@ static bool is_wanted(const struct ip *ip, uint16_t type)
 	return type == DNS_TYPE_ANY || type == (ip_is_v4(ip) ? DNS_TYPE_A : DNS_TYPE_AAAA);
 }
 
+static void put_all(struct snap_addresses a, uint16_t type, uint32_t ttl_s, struct dns_reply *r)
+{
+	struct ip ip;
+
+	while (snap_address_next(&a, &ip))
+		if (is_wanted(&ip, type))
+			dns_reply_address(r, &ip, ttl_s);
+}
+
 static void put_endpoint(const struct snap_workload *w, uint16_t type, struct dns_reply *r)
 {
-	if (is_wanted(&w->ip, type))
-		dns_reply_address(r, &w->ip, DNS_ENDPOINT_TTL_S);
-	for (uint8_t k = 0; k < w->n_more; k++)
-		if (is_wanted(&snap_workload_more(w)[k], type))
-			dns_reply_address(r, &snap_workload_more(w)[k], DNS_ENDPOINT_TTL_S);
+	put_all(snap_workload_addresses(w), type, DNS_ENDPOINT_TTL_S, r);
 }
 
 /* The service's own addresses; of one without any, its endpoints', as many as there is room for. */
@@ -73,9 +78,7 @@ static void put_addresses(const struct snap_service *s, uint16_t type, uint32_t 
 {
 	uint32_t n = snap_service_size(s);
 
-	for (uint16_t i = 0; i < s->def->n_vips; i++)
-		if (is_wanted(&s->def->vips[i], type))
-			dns_reply_address(r, &s->def->vips[i], DNS_SERVICE_TTL_S);
+	put_all(snap_def_addresses(s->def), type, DNS_SERVICE_TTL_S, r);
 	for (uint32_t i = 0; !s->def->n_vips && i < n && r->n_answers < ADDRESSES_MAX; i++) {
 		const struct snap_workload *w = snap_service_endpoint(s, (i + turn) % n);
 

@@ -165,16 +165,23 @@ static void look(const struct snapshot *s)
 		const struct snap_workload *w = snapshot_workload_at(s, i);
 
 		assert(snapshot_workload(s, snap_workload_uid(w)) == w);
-		if (w->reachable)
-			assert(snapshot_workload_by_ip(s, &w->ip) == w);
+		struct snap_addresses a = snap_workload_addresses(w);
+		struct ip ip;
+
+		while (w->reachable && snap_address_next(&a, &ip))
+			assert(snapshot_workload_by_ip(s, &ip) == w);
 	}
 	for (uint32_t i = 0; i < snapshot_n_services(s); i++) {
 		const struct snap_service *service = snapshot_service_at(s, i);
 
 		assert(snapshot_service(s, service->def->key) == (service->def->defined ? service : NULL));
-		for (unsigned k = 0; k < service->def->n_vips && service->def->n_ports; k++) {
-			const struct ip_port dst = { service->def->vips[k], service->def->ports[0].port };
+		struct snap_addresses a = snap_def_addresses(service->def);
+		struct ip_port dst = {};
+
+		while (service->def->n_ports && snap_address_next(&a, &dst.ip)) {
 			struct snap_route route;
+
+			dst.port = service->def->ports[0].port;
 
 			assert(snapshot_route(s, &dst, &route) == 0 && route.service == service);
 		}

@@ -259,12 +259,16 @@ static void same_in_both(const struct rig *a, const struct rig *b, const char *u
 {
 	const struct snap_workload *w = snapshot_workload(knowledge_snapshot(a->k), uid);
 	const struct snap_workload *v = snapshot_workload(knowledge_snapshot(b->k), uid);
+	struct ip x, y;
 
 	assert_non_null(w);
 	assert_non_null(v);
-	assert_true(ip_equal(&w->ip, &v->ip));
-	assert_int_equal(w->n_more, v->n_more);
-	assert_memory_equal(snap_workload_more(w), snap_workload_more(v), w->n_more * sizeof(struct ip));
+	assert_int_equal(w->n_addresses, v->n_addresses);
+	struct snap_addresses of_w = snap_workload_addresses(w), of_v = snap_workload_addresses(v);
+	while (snap_address_next(&of_w, &x)) {
+		assert_true(snap_address_next(&of_v, &y));
+		assert_true(ip_equal(&x, &y));
+	}
 	assert_string_equal(snap_workload_name(w), snap_workload_name(v));
 	assert_true(w->weight == v->weight && w->tunnel == v->tunnel && w->healthy == v->healthy && w->reachable == v->reachable);
 	assert_string_equal(w->kind->identity, v->kind->identity);

@@ -10,7 +10,8 @@
 enum { N_KEYS = 3000 };
 
 static int values[N_KEYS];	/* only their addresses are used */
-static struct trie_spare spare;
+static struct slab slab;
+static int shape_now;		/* of the keys of all that is in tries */
 
 static uint64_t scramble(uint64_t i)
 {
@@ -33,12 +34,34 @@ static uint64_t key_of(int shape, uint64_t i)
 	}
 }
 
+static uint64_t key_of_value(const void *entry)
+{
+	return key_of(shape_now, (uint64_t)((const int *)entry - values));
+}
+
+static int *find(const struct trie *t, uint64_t key)
+{
+	int *v = trie_get(t, key);
+
+	return v && key_of_value(v) == key ? v : NULL;
+}
+
+static int put(struct trie *t, struct trie_tx *tx, unsigned k, void **ret_old)
+{
+	return trie_put(t, tx, key_of_value, key_of(shape_now, k), &values[k], ret_old);
+}
+
+static int out(struct trie *t, struct trie_tx *tx, unsigned k)
+{
+	return trie_remove(t, tx, key_of(shape_now, k), &values[k]);
+}
+
 static void check(const struct trie *t, int shape, const bool *there)
 {
 	uint32_t n = 0;
 
 	for (uint64_t i = 0; i < N_KEYS; i++) {
-		assert_ptr_equal(trie_get(t, key_of(shape, i)), there[i] ? &values[i] : NULL);
+		assert_ptr_equal(find(t, key_of(shape, i)), there[i] ? &values[i] : NULL);
 		n += there[i];
 	}
 	assert_int_equal(trie_count(t), n);
@@ -64,28 +87,31 @@ static void what_was_put_is_found_and_what_was_removed_is_not(void **state)
 		bool there[N_KEYS] = {};
 		unsigned seed = 7;
 
-		trie_tx_begin(&tx, 1, &spare);
+		shape_now = shape;
+		trie_tx_init(&tx, &slab, 1);
 		for (int i = 0; i < 20000; i++) {
 			unsigned k = (unsigned)rand_r(&seed) % N_KEYS;
 			void *old;
 
 			if (shape == 2)
 				k %= 1 << 11;
+			old = there[k] ? &values[k] : NULL;
 			if (rand_r(&seed) % 100 < (i < 10000 ? 70 : 30))
-				assert_int_equal(trie_put(&t, &tx, key_of(shape, k), &values[k], &old), 0);
+				assert_int_equal(put(&t, &tx, k, &old), 0);
 			else
-				assert_int_equal(trie_remove(&t, &tx, key_of(shape, k), &old), 0);
+				assert_int_equal(out(&t, &tx, k), 0);
 			assert_ptr_equal(old, there[k] ? &values[k] : NULL);
-			there[k] = trie_get(&t, key_of(shape, k));
+			there[k] = find(&t, key_of(shape, k));
 		}
 		check(&t, shape, there);
 		for (unsigned k = 0; k < N_KEYS; k++) {
-			assert_int_equal(trie_remove(&t, &tx, key_of(shape, k), NULL), 0);
+			assert_int_equal(out(&t, &tx, k), 0);
 			there[k] = false;
 		}
 		check(&t, shape, there);
 		assert_null(t.root);
 		trie_tx_abort(&tx);
+		trie_tx_deinit(&tx);
 	}
 }
 
@@ -95,25 +121,24 @@ static void older_versions_stay_as_they_were(void **state)
 {
 	static bool there[VERSIONS][N_KEYS];
 	struct trie t[VERSIONS] = {};
-	struct list dropped[VERSIONS];
+	struct trie_nodes dropped[VERSIONS] = {};
+	struct trie_tx tx;
 	unsigned seed = 3;
 
 	(void)state;
+	shape_now = 1;
+	trie_tx_init(&tx, &slab, 1);
 	for (int v = 1; v < VERSIONS; v++) {
-		struct trie_tx tx;
-
 		memcpy(there[v], there[v - 1], sizeof(there[v]));
 		t[v] = t[v - 1];
-		list_init(&dropped[v]);
-		trie_tx_begin(&tx, (uint32_t)v, &spare);
 		for (int i = 0; i < 200; i++) {
 			unsigned k = (unsigned)rand_r(&seed) % N_KEYS;
 
 			there[v][k] = rand_r(&seed) % 3;
 			if (there[v][k])
-				assert_int_equal(trie_put(&t[v], &tx, key_of(1, k), &values[k], NULL), 0);
+				assert_int_equal(put(&t[v], &tx, k, NULL), 0);
 			else
-				assert_int_equal(trie_remove(&t[v], &tx, key_of(1, k), NULL), 0);
+				assert_int_equal(out(&t[v], &tx, k), 0);
 		}
 		trie_tx_commit(&tx, &dropped[v]);
 	}
@@ -122,47 +147,44 @@ static void older_versions_stay_as_they_were(void **state)
 
 	/* What version v dropped belongs to v - 1 and before: freeing it leaves v and later whole. */
 	for (int v = 1; v < VERSIONS; v++) {
-		trie_nodes_free(&dropped[v], &spare);
+		trie_nodes_free(&dropped[v], &slab);
+		trie_nodes_deinit(&dropped[v]);
 		check(&t[v], 1, there[v]);
 	}
-
-	struct trie_tx tx;
-	struct list last = LIST_INIT(last);
-	trie_tx_begin(&tx, VERSIONS, &spare);
-	trie_clear(&t[VERSIONS - 1], &tx);
-	trie_tx_commit(&tx, &last);
-	trie_nodes_free(&last, &spare);
+	trie_free(&t[VERSIONS - 1], &slab);
+	trie_tx_deinit(&tx);
 }
 
 static void an_aborted_transaction_leaves_the_old_version(void **state)
 {
 	struct trie t = {};
 	struct trie_tx tx;
-	struct list dropped = LIST_INIT(dropped);
+	struct trie_nodes dropped = {};
 	bool there[N_KEYS] = {};
 
 	(void)state;
-	trie_tx_begin(&tx, 1, &spare);
+	shape_now = 1;
+	trie_tx_init(&tx, &slab, 1);
 	for (unsigned k = 0; k < N_KEYS; k += 2) {
 		there[k] = true;
-		assert_int_equal(trie_put(&t, &tx, key_of(1, k), &values[k], NULL), 0);
+		assert_int_equal(put(&t, &tx, k, NULL), 0);
 	}
 	trie_tx_commit(&tx, &dropped);
+	assert_int_equal(dropped.n, 0);
+	trie_nodes_free(&dropped, &slab);
+	trie_nodes_deinit(&dropped);
 
 	struct trie changed = t;
-	trie_tx_begin(&tx, 2, &spare);
 	for (unsigned k = 0; k < N_KEYS; k += 3) {
-		assert_int_equal(trie_put(&changed, &tx, key_of(1, k), &values[0], NULL), 0);
-		assert_int_equal(trie_remove(&changed, &tx, key_of(1, k + 1), NULL), 0);
+		assert_int_equal(put(&changed, &tx, k, NULL), 0);
+		assert_int_equal(out(&changed, &tx, k + 1), 0);
+		if (there[k])
+			assert_int_equal(trie_swap(&changed, &tx, key_of(1, k), &values[k], &values[k]), 0);
 	}
-	trie_clear(&changed, &tx);
 	trie_tx_abort(&tx);
 	check(&t, 1, there);
-
-	trie_tx_begin(&tx, 3, &spare);
-	trie_clear(&t, &tx);
-	trie_tx_commit(&tx, &dropped);
-	trie_nodes_free(&dropped, &spare);
+	trie_free(&t, &slab);
+	trie_tx_deinit(&tx);
 }
 
 static void out_of_memory_changes_nothing(void **state)
@@ -171,17 +193,17 @@ static void out_of_memory_changes_nothing(void **state)
 	for (int shape = 0; shape < 4; shape++) {
 		struct trie t = {};
 		struct trie_tx tx;
-		struct list dropped = LIST_INIT(dropped);
+		struct trie_nodes dropped = {};
 		bool there[N_KEYS] = {};
 
-		trie_tx_begin(&tx, 1, &spare);
+		shape_now = shape;
+		trie_tx_init(&tx, &slab, 1);
 		for (unsigned k = 0; k < 600; k++) {
-			struct list old = LIST_INIT(old);
 			size_t n = 1;
 
 			for (;; n++) {
 				alloc_fail_at(n);
-				int r = trie_put(&t, &tx, key_of(shape, k), &values[k], NULL);
+				int r = trie_add(&t, &tx, key_of_value, key_of(shape, k), &values[k]);
 				if (alloc_fail_stop() < n) {
 					assert_int_equal(r, 0);
 					break;
@@ -191,14 +213,15 @@ static void out_of_memory_changes_nothing(void **state)
 					check(&t, shape, there);
 			}
 			there[k] = true;
+			assert_int_equal(trie_add(&t, &tx, key_of_value, key_of(shape, k), &values[k]), -EEXIST);
 			trie_tx_commit(&tx, &dropped);
-			trie_tx_begin(&tx, k + 2, &spare);
+			trie_nodes_free(&dropped, &slab);
 		}
 		check(&t, shape, there);
 		for (unsigned k = 0; k < 600; k++) {
 			for (size_t n = 1; ; n++) {
 				alloc_fail_at(n);
-				int r = trie_remove(&t, &tx, key_of(shape, k), NULL);
+				int r = out(&t, &tx, k);
 				if (alloc_fail_stop() < n) {
 					assert_int_equal(r, 0);
 					break;
@@ -209,11 +232,11 @@ static void out_of_memory_changes_nothing(void **state)
 			}
 			there[k] = false;
 			trie_tx_commit(&tx, &dropped);
-			trie_tx_begin(&tx, k + 1000, &spare);
+			trie_nodes_free(&dropped, &slab);
 		}
 		assert_null(t.root);
-		trie_tx_abort(&tx);
-		trie_nodes_free(&dropped, &spare);
+		trie_nodes_deinit(&dropped);
+		trie_tx_deinit(&tx);
 	}
 }
 
@@ -226,8 +249,10 @@ int main(void)
 		cmocka_unit_test(out_of_memory_changes_nothing),
 	};
 
+	slab_init(&slab);
+
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
-	trie_spare_free(&spare);
+	slab_deinit(&slab);		/* says so when a node is left */
 	return failed;
 }
