@@ -236,11 +236,13 @@ static void look_at_list(struct look *l, const struct snap_policies *list)
 
 static void look_at_named(struct look *l, const struct snapshot *s, const struct snap_kind *kind)
 {
-	for (uint32_t i = 0; !l->done && i < kind->n_policies; i++) {
-		const struct policy *p = snapshot_policy(s, kind->policies[i]);
+	const char *key = snap_kind_policies(kind);
+
+	for (uint32_t i = 0; !l->done && i < kind->n_policies; i++, key = snap_text_next(key)) {
+		const struct policy *p = snapshot_policy(s, key);
 
 		if (!p)
-			refuse(l, AUTHZ_R_MISSING, &(struct policy){ .name = kind->policies[i] });
+			refuse(l, AUTHZ_R_MISSING, &(struct policy){ .name = key });
 		else if (p->scope == POLICY_WORKLOAD)
 			look_at(l, p);	/* else it is in one of the lists */
 	}
@@ -261,7 +263,7 @@ struct authz_verdict authz_check(const struct snapshot *s, const struct snap_wor
 		return undecided(AUTHZ_R_UNKNOWN_TARGET);
 
 	look_at_list(&l, snapshot_policies_global(s));
-	look_at_list(&l, snapshot_policies_of(s, target->kind->namespace));
+	look_at_list(&l, snapshot_policies_of(s, snap_kind_text(target->kind, SNAP_NAMESPACE)));
 	look_at_named(&l, s, target->kind);
 	if (l.done)
 		return l.verdict;

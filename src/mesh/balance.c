@@ -235,7 +235,7 @@ static enum fitness fitness(const struct balance *b, const struct balance_ask *a
 {
 	struct snap_endpoint e;
 
-	if (!w->weight)
+	if (!w->kind->weight)
 		return FIT_NOT;
 	if (!w->reachable && w->n_addresses)
 		return FIT_ELSEWHERE;	/* its address may be somebody else's here */
@@ -251,8 +251,8 @@ static enum fitness fitness(const struct balance *b, const struct balance_ask *a
 /* Is @a the less busy one, each for its weight? */
 static bool less_busy(const struct balance *b, const struct snap_workload *a, const struct snap_workload *c)
 {
-	uint64_t busy_a = (balance_n_open(b, a->id) + (uint64_t)1) * c->weight;
-	uint64_t busy_c = (balance_n_open(b, c->id) + (uint64_t)1) * a->weight;
+	uint64_t busy_a = (balance_n_open(b, a->id) + (uint64_t)1) * c->kind->weight;
+	uint64_t busy_c = (balance_n_open(b, c->id) + (uint64_t)1) * a->kind->weight;
 
 	return busy_a < busy_c;
 }
@@ -405,7 +405,7 @@ static const struct snap_workload *pick_next(struct balance *b, const struct bal
 		uint32_t at = (*cursor)++;
 		const struct snap_workload *w = snap_service_endpoint(service, at % n);
 
-		if (w->weight > at / n % service->max_weight && fitness(b, ask, w) == FIT)
+		if (w->kind->weight > at / n % service->max_weight && fitness(b, ask, w) == FIT)
 			return w;
 	}
 	return NULL;

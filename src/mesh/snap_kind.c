@@ -1,10 +1,10 @@
 /*
- * What equal workloads share: kinds (identity, names, services, policies) and
- * places (network, cluster, locality, node). A thousand replicas have one of
- * each, which is what makes an endpoint small.
+ * What replicas share: identity, names, services, policies. A thousand of them
+ * have one kind, which is what makes an endpoint small.
  *
- * Both are found by a key of bytes in which all their parts stand one after
- * another; the strings of the result point into that key.
+ * A kind is one object whose parts are found by their distance from its start.
+ * It is put together in st->key, and equal kinds are equal bytes there: so that
+ * is how one that is there already is found.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,121 +12,47 @@
 #include "base/bytes.h"
 #include "mesh/snap_state.h"
 
-struct box {
-	struct map_link link;
-	uint32_t refs;
-	union {
-		struct snap_kind kind;
-		struct snap_place place;
-	};
-	/* then the members, ports and policy pointers of a kind, then the key */
-};
+enum { BODY_AT = offsetof(struct snap_kind, n_members), HEAD = offsetof(struct snap_kind, tail), FIRST_SLOTS = 16 };
 
-/* --- the key --- */
+/* --- reading --- */
 
-static int key_text(struct bytes *key, const char *s)
+static const struct snap_member *members_of(const struct snap_kind *k)
 {
-	return bytes_append(key, s ? s : "", s ? strlen(s) + 1 : 1);
+	return (const struct snap_member *)((const char *)k + k->members_at);
 }
 
-static int key_texts(struct bytes *key, const char *const *texts, size_t n)
+uint32_t snap_kind_service(const struct snap_kind *k, uint32_t i)
 {
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < n; i++)
-		r = key_text(key, texts[i]);
-	return r;
+	return members_of(k)[i].service_id;
 }
 
-static const char *next_text(const char **at)
+const struct snap_port *snap_kind_ports(const struct snap_kind *k, uint32_t i, uint32_t *ret_n)
 {
-	const char *s = *at;
+	const struct snap_member *m = members_of(k);
+	uint32_t from = i ? m[i - 1].ports_end : 0;
 
-	*at += strlen(s) + 1;
-	return s;
+	*ret_n = m[i].ports_end - from;
+	return (const struct snap_port *)(m + k->n_members) + from;
 }
 
-static void *box_find(struct map *m, const struct bytes *key)
+const char *snap_kind_policies(const struct snap_kind *k)
 {
-	struct map_link *l = map_find(m, key->data, key->len);
+	const struct snap_member *m = members_of(k);
+	const struct snap_port *ports = (const struct snap_port *)(m + k->n_members);
 
-	if (!l)
-		return NULL;
-
-	struct box *b = container_of(l, struct box, link);
-	b->refs++;
-	return b;
+	return (const char *)(ports + (k->n_members ? m[k->n_members - 1].ports_end : 0));
 }
 
-static int box_add(struct map *m, struct box *b, char *place_of_key, const struct bytes *key)
+const struct snap_ways *snap_kind_ways(const struct snap_kind *k)
 {
-	memcpy(place_of_key, key->data, key->len);
-	b->refs = 1;
-	int r = map_add(m, &b->link, place_of_key, key->len);
-	if (r < 0)
-		free(b);
-	return r;
+	static const struct snap_ways none;
+
+	return k->ways ? k->ways : &none;
 }
 
-static void box_put(struct map *m, struct box *b)
-{
-	if (--b->refs)
-		return;
-	map_remove(m, &b->link);
-	free(b);
-}
+/* --- putting one together --- */
 
-/* --- kinds --- */
-
-enum { KIND_GATEWAYS = 2, KIND_TEXTS = 7 + KIND_GATEWAYS * 3 };
-
-struct kind_head {			/* of the key; without padding */
-	uint32_t n_members, n_policies;
-	struct ip gateways[KIND_GATEWAYS];
-	uint16_t gateway_ports[KIND_GATEWAYS];
-};
-
-_Static_assert(sizeof(struct kind_head) == 8 + KIND_GATEWAYS * 18, "keys are compared byte by byte");
-
-static int kind_key_members(struct snap_store *st, const struct workload *w, struct bytes *key, size_t *ret_n_ports)
-{
-	size_t n_ports = 0;
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < w->n_services; i++) {
-		const struct workload_service *s = &w->services[i];
-		uint32_t head[2] = { 0, (uint32_t)s->n_ports };
-
-		r = snap_service_mention(st, s->key, &head[0]);
-		if (r == 0)
-			r = bytes_append(key, head, sizeof(head));
-		for (size_t k = 0; r == 0 && k < s->n_ports; k++) {
-			const struct port_map *p = &s->ports[k];
-			struct snap_port port = {};
-
-			port.port = p->service_port;
-			port.target_port = p->target_port ? p->target_port : p->service_port;
-			port.app_protocol = p->app_protocol;
-			r = bytes_append(key, &port, sizeof(port));
-		}
-		n_ports += s->n_ports;
-	}
-	*ret_n_ports = n_ports;
-	return r;
-}
-
-/* "spiffe://td/ns/<namespace>/sa/<service account>", put together by hand: printf() would cost more than all the rest. */
-static int key_identity(struct bytes *key, const struct workload *w)
-{
-	const char *parts[] = { "spiffe://", w->trust_domain, "/ns/", w->namespace, "/sa/", w->service_account };
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < ELEMENTS(parts); i++)
-		r = bytes_append(key, parts[i], strlen(parts[i]));
-	return r < 0 ? r : bytes_append(key, "", 1);
-}
-
-/* The names of a kind that a workload may leave out. */
+/* What a workload has where it leaves something out. */
 struct kind_names {
 	const char *workload, *canonical, *revision;
 };
@@ -138,130 +64,213 @@ static struct kind_names kind_names(const struct workload *w)
 	return (struct kind_names){
 		.workload = name,
 		.canonical = w->canonical_name && *w->canonical_name ? w->canonical_name : name,
-		.revision = w->canonical_revision && *w->canonical_revision ? w->canonical_revision : "latest",
+		.revision = w->canonical_revision && *w->canonical_revision ? w->canonical_revision : SNAP_USUAL_REVISION,
 	};
 }
 
-static int kind_key(struct snap_store *st, const struct workload *w, struct bytes *key, size_t *ret_n_ports)
+/* Where @text is in the bytes from @from on, as one of the texts there or the end of one; 0: nowhere. */
+static size_t find_text(const struct bytes *to, size_t from, const char *text)
 {
-	const struct kind_names names = kind_names(w);
-	const struct model_gateway *way = &w->waypoint, *net = &w->network_gateway;
-	const struct kind_head head = {
-		.n_members = (uint32_t)w->n_services, .n_policies = (uint32_t)w->n_policies,
-		.gateways = { way->ip, net->ip }, .gateway_ports = { way->hbone_port, net->hbone_port },
-	};
-	const char *texts[KIND_TEXTS - 1] = {
-		w->trust_domain, w->namespace, w->service_account, names.workload, names.canonical, names.revision,
-		way->network, way->namespace, way->hostname, net->network, net->namespace, net->hostname,
-	};
-	int r = bytes_append(key, &head, sizeof(head));
+	size_t n = strlen(text) + 1;
 
-	if (r == 0)
-		r = kind_key_members(st, w, key, ret_n_ports);
-	if (r == 0)
-		r = key_identity(key, w);
-	if (r == 0)
-		r = key_texts(key, texts, ELEMENTS(texts));
-	if (r == 0)
-		r = key_texts(key, w->policies, w->n_policies);
-	return r;
-}
-
-static void gateway_fill(struct model_gateway *g, const struct kind_head *head, unsigned i)
-{
-	g->ip = head->gateways[i];
-	g->hbone_port = head->gateway_ports[i];
-	if (!*g->hostname)
-		g->namespace = g->hostname = NULL;
-}
-
-/* Lays the kind out in @b over the key's bytes at @at. */
-static void kind_fill(struct box *b, struct snap_member *members, struct snap_port *ports, const char **policies, const char *at)
-{
-	struct snap_kind *k = &b->kind;
-	struct model_gateway *way = &k->waypoint, *net = &k->network_gateway;
-	const char **texts[KIND_TEXTS] = {
-		&k->identity, &k->trust_domain, &k->namespace, &k->service_account,
-		&k->workload_name, &k->canonical_name, &k->canonical_revision,
-		&way->network, &way->namespace, &way->hostname, &net->network, &net->namespace, &net->hostname,
-	};
-	struct kind_head head;
-
-	memcpy(&head, at, sizeof(head));
-	at += sizeof(head);
-	for (uint32_t i = 0; i < head.n_members; i++) {
-		memcpy(&members[i].service_id, at, sizeof(uint32_t));
-		memcpy(&members[i].n_ports, at + sizeof(uint32_t), sizeof(uint32_t));
-		at += 2 * sizeof(uint32_t);
-		memcpy(ports, at, members[i].n_ports * sizeof(*ports));
-		members[i].ports = ports;
-		at += members[i].n_ports * sizeof(*ports);
-		ports += members[i].n_ports;
+	for (size_t end = from; end < to->len; ) {
+		end += strlen((const char *)to->data + end) + 1;
+		if (end - from >= n && !memcmp(to->data + end - n, text, n))
+			return end - n;
 	}
-	for (size_t i = 0; i < KIND_TEXTS; i++)
-		*texts[i] = next_text(&at);
-	for (uint32_t i = 0; i < head.n_policies; i++)
-		policies[i] = next_text(&at);
-	gateway_fill(way, &head, 0);
-	gateway_fill(net, &head, 1);
-	k->members = members;
-	k->n_members = head.n_members;
-	k->policies = policies;
-	k->n_policies = head.n_policies;
-}
-
-static int kind_make(struct snap_store *st, const struct workload *w, const struct bytes *key, size_t n_ports,
-		     struct box **ret_box)
-{
-	size_t n_members = w->n_services * sizeof(struct snap_member);
-	size_t n_policies = w->n_policies * sizeof(char *);
-	struct box *b = calloc(1, sizeof(*b) + n_members + n_policies + n_ports * sizeof(struct snap_port) + key->len);
-
-	if (!b)
-		return -ENOMEM;
-
-	struct snap_member *members = (struct snap_member *)(b + 1);
-	const char **policies = (const char **)((char *)members + n_members);
-	struct snap_port *ports = (struct snap_port *)((char *)policies + n_policies);
-	char *place_of_key = (char *)(ports + n_ports);
-	int r = box_add(&st->kinds, b, place_of_key, key);
-	if (r < 0)
-		return r;
-	kind_fill(b, members, ports, policies, place_of_key);
-	*ret_box = b;
 	return 0;
 }
 
-static struct box *box_of_kind(const struct snap_kind *kind)
+static int put_text(struct bytes *to, const char *text, uint16_t *ret_at)
 {
-	return container_of((struct snap_kind *)(uintptr_t)kind, struct box, kind);
+	size_t at = find_text(to, HEAD, text);
+
+	if (at) {
+		*ret_at = (uint16_t)at;
+		return 0;
+	}
+	*ret_at = (uint16_t)to->len;
+	return bytes_append(to, text, strlen(text) + 1);
 }
 
-static bool is_member(struct snap_store *st, const struct snap_member *m, const struct workload_service *s)
+/* "spiffe://td/ns/<namespace>/sa/<service account>", put together by hand: printf() would cost more than all the rest. */
+static int put_identity(struct bytes *to, const struct workload *w, uint16_t *ret_at)
 {
-	const struct snap_service *service = snap_service_by_id(&st->now, m->service_id);
+	const char *parts[] = { "spiffe://", w->trust_domain, "/ns/", w->namespace, "/sa/", w->service_account };
+	int r = 0;
 
-	if (!service || strcmp(service->def->key, s->key) || m->n_ports != s->n_ports)
+	*ret_at = (uint16_t)to->len;
+	for (size_t i = 0; r == 0 && i < ELEMENTS(parts); i++)
+		r = bytes_append(to, parts[i], strlen(parts[i]));
+	return r < 0 ? r : bytes_append(to, "", 1);
+}
+
+/* The seven texts are at most 9 + 9 * MODEL_NAME_MAX bytes, so that 16 bits tell where they are. */
+static int put_texts(struct bytes *to, const struct workload *w, uint16_t ret_at[static _SNAP_TEXT_N])
+{
+	const struct kind_names names = kind_names(w);
+	const char *texts[_SNAP_TEXT_N] = {
+		[SNAP_TRUST_DOMAIN] = w->trust_domain, [SNAP_NAMESPACE] = w->namespace, [SNAP_SERVICE_ACCOUNT] = w->service_account,
+		[SNAP_WORKLOAD_NAME] = names.workload, [SNAP_CANONICAL_NAME] = names.canonical,
+	};
+	int r = put_identity(to, w, &ret_at[SNAP_IDENTITY]);
+
+	for (size_t i = 0; r == 0 && i < ELEMENTS(texts); i++)
+		if (texts[i])
+			r = put_text(to, texts[i], &ret_at[i]);
+	if (r == 0 && strcmp(names.revision, SNAP_USUAL_REVISION))
+		r = put_text(to, names.revision, &ret_at[SNAP_CANONICAL_REVISION]);
+	return r;
+}
+
+static struct snap_port port_of(const struct port_map *p)
+{
+	struct snap_port port = {};
+
+	port.port = p->service_port;
+	port.target_port = p->target_port ? p->target_port : p->service_port;
+	port.app_protocol = p->app_protocol;
+	return port;
+}
+
+static int put_members(struct snap_store *st, const struct workload *w, struct bytes *to)
+{
+	uint32_t end = 0;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < w->n_services; i++) {
+		struct snap_member m = {};
+
+		r = snap_service_mention(st, w->services[i].key, &m.service_id);
+		m.ports_end = end += (uint32_t)w->services[i].n_ports;
+		if (r == 0)
+			r = bytes_append(to, &m, sizeof(m));
+	}
+	for (size_t i = 0; r == 0 && i < w->n_services; i++) {
+		for (size_t k = 0; r == 0 && k < w->services[i].n_ports; k++) {
+			const struct snap_port port = port_of(&w->services[i].ports[k]);
+
+			r = bytes_append(to, &port, sizeof(port));
+		}
+	}
+	return r;
+}
+
+static uint16_t weight_of(const struct workload *w)
+{
+	return (uint16_t)MIN(w->capacity, (uint32_t)UINT16_MAX);
+}
+
+/* In st->key, with a reference of @ways, which stays the caller's. */
+static int kind_image(struct snap_store *st, const struct workload *w, const struct snap_ways *ways)
+{
+	static const char zeros[HEAD];
+	struct snap_kind head = {
+		.ways = ways, .n_members = (uint16_t)w->n_services, .n_policies = (uint16_t)w->n_policies, .weight = weight_of(w),
+	};
+	struct bytes *to = &st->key;
+	int r;
+
+	to->len = 0;
+	r = bytes_append(to, zeros, HEAD);
+	if (r == 0)
+		r = put_texts(to, w, head.texts);
+	if (r == 0)
+		r = bytes_append(to, zeros, -to->len % sizeof(uint32_t));
+	head.members_at = (uint16_t)to->len;
+	if (r == 0)
+		r = put_members(st, w, to);
+	for (size_t i = 0; r == 0 && i < w->n_policies; i++)
+		r = bytes_append(to, w->policies[i], strlen(w->policies[i]) + 1);
+	if (r < 0)
+		return r;
+	head.size = (uint32_t)to->len;
+	memcpy(to->data, &head, HEAD);
+	head.hash = (uint32_t)map_hash(to->data + BODY_AT, to->len - BODY_AT);
+	memcpy(to->data, &head, HEAD);
+	return 0;
+}
+
+/* --- the table of them --- */
+
+static struct snap_kind **slot_of(const struct snap_kinds *t, uint32_t hash)
+{
+	return &t->slots[hash & (t->n_slots - 1)];
+}
+
+/* Makes it of @n_slots; without memory it stays as it is. */
+static void table_resize(struct snap_kinds *t, uint32_t n_slots)
+{
+	struct snap_kinds to = { calloc(n_slots, sizeof(struct snap_kind *)), n_slots, t->n };
+
+	if (!to.slots)
+		return;
+	for (uint32_t i = 0; i < t->n_slots; i++) {
+		for (struct snap_kind *k = t->slots[i], *next; k; k = next) {
+			next = k->next;
+			k->next = *slot_of(&to, k->hash);
+			*slot_of(&to, k->hash) = k;
+		}
+	}
+	free(t->slots);
+	*t = to;
+}
+
+static struct snap_kind *table_find(const struct snap_kinds *t, const struct snap_kind *like)
+{
+	struct snap_kind *k = t->n_slots ? *slot_of(t, like->hash) : NULL;
+
+	while (k && (k->hash != like->hash || k->size != like->size || memcmp((char *)k + BODY_AT, (const char *)like + BODY_AT, like->size - BODY_AT)))
+		k = k->next;
+	return k;
+}
+
+static int table_add(struct snap_kinds *t, struct snap_kind *k)
+{
+	if (t->n >= t->n_slots)
+		table_resize(t, t->n_slots ? t->n_slots * 2 : FIRST_SLOTS);
+	if (!t->n_slots)
+		return -ENOMEM;
+	k->next = *slot_of(t, k->hash);
+	*slot_of(t, k->hash) = k;
+	t->n++;
+	return 0;
+}
+
+static void table_remove(struct snap_kinds *t, struct snap_kind *k)
+{
+	struct snap_kind **at = slot_of(t, k->hash);
+
+	while (*at != k)
+		at = &(*at)->next;
+	*at = k->next;
+	if (--t->n < t->n_slots / 8 && t->n_slots > FIRST_SLOTS)
+		table_resize(t, t->n_slots / 4);
+}
+
+void snap_kinds_deinit(struct snap_kinds *t)
+{
+	free(t->slots);
+	*t = (struct snap_kinds){};
+}
+
+/* --- finding the one of a workload --- */
+
+static bool is_member(struct snap_store *st, const struct snap_kind *k, uint32_t i, const struct workload_service *s)
+{
+	const struct snap_service *service = snap_service_by_id(&st->now, snap_kind_service(k, i));
+	uint32_t n;
+	const struct snap_port *ports = snap_kind_ports(k, i, &n);
+
+	if (!service || n != s->n_ports || strcmp(service->def->key, s->key))
 		return false;
-	for (uint32_t i = 0; i < m->n_ports; i++) {
-		const struct port_map *p = &s->ports[i];
+	for (uint32_t p = 0; p < n; p++) {
+		const struct snap_port port = port_of(&s->ports[p]);
 
-		if (m->ports[i].port != p->service_port || m->ports[i].app_protocol != p->app_protocol ||
-		    m->ports[i].target_port != (p->target_port ? p->target_port : p->service_port))
+		if (memcmp(&ports[p], &port, sizeof(port)))
 			return false;
 	}
 	return true;
-}
-
-static bool is_text(const char *a, const char *b)
-{
-	return !strcmp(a ? a : "", b ? b : "");
-}
-
-static bool is_gateway(const struct model_gateway *a, const struct model_gateway *b)
-{
-	return a->hbone_port == b->hbone_port && ip_equal(&a->ip, &b->ip) && is_text(a->network, b->network) &&
-	       is_text(a->namespace, b->namespace) && is_text(a->hostname, b->hostname);
 }
 
 /* What a change of a workload leaves as it was, nearly always. */
@@ -269,107 +278,96 @@ static bool is_kind(struct snap_store *st, const struct snap_kind *k, const stru
 {
 	const struct kind_names names = kind_names(w);
 
-	if (k->n_members != w->n_services || k->n_policies != w->n_policies ||
-	    strcmp(k->trust_domain, w->trust_domain) || strcmp(k->namespace, w->namespace) ||
-	    strcmp(k->service_account, w->service_account) || strcmp(k->workload_name, names.workload) ||
-	    strcmp(k->canonical_name, names.canonical) || strcmp(k->canonical_revision, names.revision) ||
-	    !is_gateway(&k->waypoint, &w->waypoint) || !is_gateway(&k->network_gateway, &w->network_gateway))
+	if (k->n_members != w->n_services || k->n_policies != w->n_policies || k->weight != weight_of(w) ||
+	    strcmp(snap_kind_text(k, SNAP_TRUST_DOMAIN), w->trust_domain) || strcmp(snap_kind_text(k, SNAP_NAMESPACE), w->namespace) ||
+	    strcmp(snap_kind_text(k, SNAP_SERVICE_ACCOUNT), w->service_account) ||
+	    strcmp(snap_kind_text(k, SNAP_WORKLOAD_NAME), names.workload) ||
+	    strcmp(snap_kind_text(k, SNAP_CANONICAL_NAME), names.canonical) ||
+	    strcmp(snap_kind_text(k, SNAP_CANONICAL_REVISION), names.revision) || !snap_ways_are(k->ways, w))
 		return false;
 	for (uint32_t i = 0; i < k->n_members; i++)
-		if (!is_member(st, &k->members[i], &w->services[i]))
+		if (!is_member(st, k, i, &w->services[i]))
 			return false;
-	for (uint32_t i = 0; i < k->n_policies; i++)
-		if (strcmp(k->policies[i], w->policies[i]))
+	const char *policy = snap_kind_policies(k);
+	for (uint32_t i = 0; i < k->n_policies; i++, policy = snap_text_next(policy))
+		if (strcmp(policy, w->policies[i]))
 			return false;
 	return true;
 }
 
+static int kind_make(struct snap_store *st, const struct snap_kind *image, struct snap_kind **ret_kind)
+{
+	struct snap_kind *k = slab_alloc(&st->slab, image->size);
+
+	if (!k)
+		return -ENOMEM;
+	memcpy(k, image, image->size);
+	int r = table_add(&st->kinds, k);
+	if (r < 0) {
+		slab_free(&st->slab, k, k->size);
+		return r;
+	}
+	*ret_kind = k;
+	return 0;
+}
+
+/* The long way: it is put together, and then looked for. */
+static int kind_find(struct snap_store *st, const struct workload *w, struct snap_kind **ret_kind)
+{
+	const struct snap_ways *ways;
+	struct snap_kind *k = NULL;
+	int r = snap_ways_get(st, w, &ways);
+
+	if (r < 0)
+		return r;
+	r = kind_image(st, w, ways);
+	if (r == 0) {
+		const struct snap_kind *image = (const struct snap_kind *)(const void *)st->key.data;
+
+		k = table_find(&st->kinds, image);
+		if (!k)
+			r = kind_make(st, image, &k);
+	}
+	if (r < 0 || k->refs)
+		snap_ways_put(st, ways);	/* it has its own */
+	if (r == 0)
+		*ret_kind = k;
+	return r;
+}
+
+/* The kind of one that is in the same service. */
+static const struct snap_kind *neighbours_kind(struct snap_store *st, const struct workload *w)
+{
+	const struct snap_service *s = w->n_services ? snap_service_find(st, w->services[0].key) : NULL;
+
+	return s && snap_service_size(s) ? snap_service_endpoint(s, 0)->kind : NULL;
+}
+
 int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind *likely, const struct snap_kind **ret_kind)
 {
-	size_t n_ports = 0;
-	struct box *b = NULL;
+	struct snap_kind *k;
+	int r = 0;
 
-	if (likely && is_kind(st, likely, w)) {
-		box_of_kind(likely)->refs++;
-		*ret_kind = likely;
-		return 0;
-	}
-	st->key.len = 0;
-	int r = kind_key(st, w, &st->key, &n_ports);
-	if (r == 0) {
-		b = box_find(&st->kinds, &st->key);
-		if (!b)
-			r = kind_make(st, w, &st->key, n_ports, &b);
-	}
-	if (r == 0)
-		*ret_kind = &b->kind;
-	return r;
+	if (!likely)
+		likely = neighbours_kind(st, w);
+	if (likely && is_kind(st, likely, w))
+		k = (struct snap_kind *)(uintptr_t)likely;
+	else
+		r = kind_find(st, w, &k);
+	if (r < 0)
+		return r;
+	k->refs++;
+	*ret_kind = k;
+	return 0;
 }
 
 void snap_kind_put(struct snap_store *st, const struct snap_kind *kind)
 {
-	box_put(&st->kinds, box_of_kind(kind));
-}
+	struct snap_kind *k = (struct snap_kind *)(uintptr_t)kind;
 
-/* --- places --- */
-
-enum { PLACE_TEXTS = 6 };
-
-static int place_make(struct snap_store *st, const struct bytes *key, struct box **ret_box)
-{
-	struct box *b = calloc(1, sizeof(*b) + key->len);
-
-	if (!b)
-		return -ENOMEM;
-
-	struct snap_place *p = &b->place;
-	const char **texts[PLACE_TEXTS] = { &p->network, &p->cluster, &p->region, &p->zone, &p->subzone, &p->node };
-	const char *at = (const char *)(b + 1);
-	int r = box_add(&st->places, b, (char *)(b + 1), key);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < PLACE_TEXTS; i++)
-		*texts[i] = next_text(&at);
-	*ret_box = b;
-	return 0;
-}
-
-static struct box *box_of_place(const struct snap_place *place)
-{
-	return container_of((struct snap_place *)(uintptr_t)place, struct box, place);
-}
-
-static bool is_place(const struct snap_place *p, const char *const texts[PLACE_TEXTS])
-{
-	return is_text(p->network, texts[0]) && is_text(p->cluster, texts[1]) && is_text(p->region, texts[2]) &&
-	       is_text(p->zone, texts[3]) && is_text(p->subzone, texts[4]) && is_text(p->node, texts[5]);
-}
-
-int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place *likely, const struct snap_place **ret_place)
-{
-	const char *texts[PLACE_TEXTS] = {
-		w->network, w->cluster_id, w->locality.region, w->locality.zone, w->locality.subzone, w->node,
-	};
-	struct box *b = NULL;
-
-	if (likely && is_place(likely, texts)) {
-		box_of_place(likely)->refs++;
-		*ret_place = likely;
-		return 0;
-	}
-	st->key.len = 0;
-	int r = key_texts(&st->key, texts, PLACE_TEXTS);
-	if (r == 0) {
-		b = box_find(&st->places, &st->key);
-		if (!b)
-			r = place_make(st, &st->key, &b);
-	}
-	if (r == 0)
-		*ret_place = &b->place;
-	return r;
-}
-
-void snap_place_put(struct snap_store *st, const struct snap_place *place)
-{
-	box_put(&st->places, box_of_place(place));
+	if (--k->refs)
+		return;
+	table_remove(&st->kinds, k);
+	snap_ways_put(st, k->ways);
+	slab_free(&st->slab, k, k->size);
 }

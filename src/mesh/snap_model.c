@@ -19,16 +19,32 @@ static int take_addresses(const struct snap_workload *from, struct arena *arena,
 	return 0;
 }
 
-static int take_ports(const struct snap_member *from, struct arena *arena, struct workload_service *to)
+static int take_ports(const struct snap_kind *kind, uint32_t service, struct arena *arena, struct workload_service *to)
 {
-	struct port_map *ports = arena_alloc(arena, from->n_ports, sizeof(*ports));
+	uint32_t n;
+	const struct snap_port *from = snap_kind_ports(kind, service, &n);
+	struct port_map *ports = arena_alloc(arena, n, sizeof(*ports));
 
 	if (!ports)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < from->n_ports; i++)
-		ports[i] = (struct port_map){ from->ports[i].port, from->ports[i].target_port, from->ports[i].app_protocol };
+	for (uint32_t i = 0; i < n; i++)
+		ports[i] = (struct port_map){ from[i].port, from[i].target_port, from[i].app_protocol };
 	to->ports = ports;
-	to->n_ports = from->n_ports;
+	to->n_ports = n;
+	return 0;
+}
+
+static int take_policies(const struct snap_kind *kind, struct arena *arena, struct workload *w)
+{
+	const char **list = arena_alloc(arena, kind->n_policies, sizeof(*list));
+	const char *policy = snap_kind_policies(kind);
+
+	if (!list)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < kind->n_policies; i++, policy = snap_text_next(policy))
+		list[i] = policy;
+	w->policies = list;
+	w->n_policies = kind->n_policies;
 	return 0;
 }
 
@@ -40,10 +56,10 @@ static int take_services(const struct snapshot *s, const struct snap_kind *kind,
 	if (!list)
 		return -ENOMEM;
 	for (uint32_t i = 0; r == 0 && i < kind->n_members; i++) {
-		const struct snap_service *service = snap_service_by_id(&s->state, kind->members[i].service_id);
+		const struct snap_service *service = snap_service_by_id(&s->state, snap_kind_service(kind, i));
 
 		list[i].key = service->def->key;	/* a member's service is there as long as the member */
-		r = take_ports(&kind->members[i], arena, &list[i]);
+		r = take_ports(kind, i, arena, &list[i]);
 	}
 	w->services = list;
 	w->n_services = kind->n_members;
@@ -55,20 +71,22 @@ int snapshot_workload_model(const struct snapshot *s, const struct snap_workload
 {
 	const struct snap_kind *kind = w->kind;
 	const struct snap_place *place = w->place;
+	const struct snap_ways *ways = snap_kind_ways(kind);
 	struct workload out = {
-		.uid = snap_workload_uid(w), .name = snap_workload_name(w), .namespace = kind->namespace, .network = place->network,
-		.trust_domain = kind->trust_domain, .service_account = kind->service_account, .node = place->node,
-		.canonical_name = kind->canonical_name, .canonical_revision = kind->canonical_revision,
-		.workload_name = kind->workload_name, .cluster_id = place->cluster,
+		.uid = snap_workload_uid(w), .name = snap_workload_name(w), .namespace = snap_kind_text(kind, SNAP_NAMESPACE), .network = place->network,
+		.trust_domain = snap_kind_text(kind, SNAP_TRUST_DOMAIN), .service_account = snap_kind_text(kind, SNAP_SERVICE_ACCOUNT), .node = place->node,
+		.canonical_name = snap_kind_text(kind, SNAP_CANONICAL_NAME), .canonical_revision = snap_kind_text(kind, SNAP_CANONICAL_REVISION),
+		.workload_name = snap_kind_text(kind, SNAP_WORKLOAD_NAME), .cluster_id = place->cluster,
 		.locality = { place->region, place->zone, place->subzone },
-		.tunnel = (enum tunnel)w->tunnel, .unhealthy = !w->healthy, .capacity = w->weight,
-		.policies = kind->policies, .n_policies = kind->n_policies,
-		.waypoint = kind->waypoint, .network_gateway = kind->network_gateway,
+		.tunnel = (enum tunnel)w->tunnel, .unhealthy = !w->healthy, .capacity = kind->weight,
+		.waypoint = ways->waypoint, .network_gateway = ways->network_gateway,
 	};
 	int r = take_addresses(w, arena, &out);
 
 	if (r == 0)
 		r = take_services(s, kind, arena, &out);
+	if (r == 0)
+		r = take_policies(kind, arena, &out);
 	if (r == 0)
 		*ret_workload = out;
 	return r;

@@ -74,7 +74,7 @@ static uint16_t max_weight(const struct snap_service *s)
 	uint16_t max = 1;
 
 	for (uint32_t i = 0; i < snap_service_size(s); i++) {
-		uint16_t weight = snap_service_endpoint(s, i)->weight;
+		uint16_t weight = snap_service_endpoint(s, i)->kind->weight;
 
 		if (weight > max)
 			max = weight;
@@ -97,9 +97,9 @@ int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_wo
 		r = trie_put(&s->endpoints, &st->tx, key_of_endpoint, w->id, w, &old);
 	if (r < 0)
 		return r;
-	if (w->weight >= s->max_weight)
-		s->max_weight = w->weight;
-	else if (old && ((struct snap_workload *)old)->weight == s->max_weight)
+	if (w->kind->weight >= s->max_weight)
+		s->max_weight = w->kind->weight;
+	else if (old && ((struct snap_workload *)old)->kind->weight == s->max_weight)
 		s->max_weight = max_weight(s);
 	return 0;
 }
@@ -115,7 +115,7 @@ int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struc
 		return r;
 	if (!snap_service_size(s) && !s->def->defined)
 		return service_delete(st, s);
-	if (w->weight > 1 && w->weight == s->max_weight)
+	if (w->kind->weight > 1 && w->kind->weight == s->max_weight)
 		s->max_weight = max_weight(s);
 	return 0;
 }
@@ -127,6 +127,13 @@ static struct snap_def *def_find(struct snap_store *st, const char *key, uint64_
 	struct snap_def *def = trie_get(&st->now.by_key, hash);
 
 	return def && !strcmp(def->key, key) ? def : NULL;
+}
+
+struct snap_service *snap_service_find(struct snap_store *st, const char *key)
+{
+	const struct snap_def *def = def_find(st, key, snap_hash_text(key));
+
+	return def ? (struct snap_service *)(uintptr_t)snap_service_by_id(&st->now, def->service_id) : NULL;
 }
 
 int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_id)

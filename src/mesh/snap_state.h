@@ -69,6 +69,17 @@ struct snapshot {
 	struct snap_objects dropped;
 };
 
+struct snap_member {			/* of a kind in a service */
+	uint32_t service_id;
+	uint32_t ports_end;		/* its ports follow those of the one before */
+};
+
+struct snap_kinds {			/* by their hash */
+	struct snap_kind **slots;
+	uint32_t n_slots;		/* a power of two, or 0 */
+	uint32_t n;
+};
+
 struct snap_store {
 	char *network;
 	struct snap_state now;		/* the next snapshot's */
@@ -81,9 +92,10 @@ struct snap_store {
 	struct trie_nodes idle_nodes;
 	struct snap_objects made;
 	struct snap_objects dropped;
-	struct map kinds;
+	struct snap_kinds kinds;
 	struct map places;
-	struct bytes key;		/* of a kind or place, while it is put together */
+	struct map ways;
+	struct bytes key;		/* of one of these, while it is put together */
 	uint32_t next_workload_id;
 	uint32_t next_service_id;
 };
@@ -125,10 +137,17 @@ MUST_CHECK int snap_service_mention(struct snap_store *st, const char *key, uint
 MUST_CHECK int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_workload *w);
 MUST_CHECK int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struct snap_workload *w);
 
-/* --- snap_kind.c --- */
+struct snap_service *snap_service_find(struct snap_store *st, const char *key);	/* NULL: nobody has mentioned it */
 
-/* Finds or makes what equal workloads share, with a reference. @likely: what it probably is, or NULL. */
+/* --- snap_kind.c, snap_place.c --- */
+
+/* Find or make what equal workloads share, with a reference. @likely: what it probably is, or NULL. */
 MUST_CHECK int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind *likely, const struct snap_kind **ret_kind);
 void snap_kind_put(struct snap_store *st, const struct snap_kind *kind);
 MUST_CHECK int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place *likely, const struct snap_place **ret_place);
 void snap_place_put(struct snap_store *st, const struct snap_place *place);
+/* *ret_ways is NULL when @w has neither gateway. */
+MUST_CHECK int snap_ways_get(struct snap_store *st, const struct workload *w, const struct snap_ways **ret_ways);
+void snap_ways_put(struct snap_store *st, const struct snap_ways *ways);	/* NULL allowed */
+bool snap_ways_are(const struct snap_ways *ways, const struct workload *w);
+void snap_kinds_deinit(struct snap_kinds *t);

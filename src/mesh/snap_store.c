@@ -212,9 +212,10 @@ struct snap_store *snap_store_free(struct snap_store *st)
 	free(st->idle_objects.list);
 	trie_nodes_deinit(&st->idle_nodes);
 	trie_tx_deinit(&st->tx);
+	snap_kinds_deinit(&st->kinds);
 	slab_deinit(&st->slab);
-	map_deinit(&st->kinds);
 	map_deinit(&st->places);
+	map_deinit(&st->ways);
 	bytes_deinit(&st->key);
 	free(st->network);
 	free(st);
@@ -345,7 +346,6 @@ static int workload_make(struct snap_store *st, const struct workload *w, const 
 		return r;
 	}
 	out->id = old ? old->id : st->next_workload_id;
-	out->weight = (uint16_t)MIN(w->capacity, (uint32_t)UINT16_MAX);
 	out->tunnel = (unsigned)w->tunnel & 3;
 	out->healthy = !w->unhealthy;
 	out->n_addresses = (uint8_t)n_addresses;
@@ -430,7 +430,7 @@ static int index_addresses(struct snap_store *st, const struct snap_workload *ol
 static bool is_member(const struct snap_workload *w, uint32_t service_id)
 {
 	for (uint32_t i = 0; w && i < w->kind->n_members; i++)
-		if (w->kind->members[i].service_id == service_id)
+		if (snap_kind_service(w->kind, i) == service_id)
 			return true;
 	return false;
 }
@@ -440,19 +440,23 @@ static int index_services(struct snap_store *st, const struct snap_workload *old
 	int r = 0;
 
 	for (uint32_t i = 0; w && r == 0 && i < w->kind->n_members; i++)
-		r = snap_service_put_endpoint(st, w->kind->members[i].service_id, w);
+		r = snap_service_put_endpoint(st, snap_kind_service(w->kind, i), w);
 	for (uint32_t i = 0; old && r == 0 && i < old->kind->n_members; i++)
-		if (!is_member(w, old->kind->members[i].service_id))
-			r = snap_service_remove_endpoint(st, old->kind->members[i].service_id, old);
+		if (!is_member(w, snap_kind_service(old->kind, i)))
+			r = snap_service_remove_endpoint(st, snap_kind_service(old->kind, i), old);
 	return r;
 }
 
 static bool same_policies(const struct snap_kind *a, const struct snap_kind *b)
 {
-	if (a->n_policies != b->n_policies || strcmp(a->namespace, b->namespace))
+	const char *p = snap_kind_policies(a), *q = snap_kind_policies(b);
+
+	if (a == b)
+		return true;
+	if (a->n_policies != b->n_policies || strcmp(snap_kind_text(a, SNAP_NAMESPACE), snap_kind_text(b, SNAP_NAMESPACE)))
 		return false;
-	for (uint32_t i = 0; i < a->n_policies; i++)
-		if (strcmp(a->policies[i], b->policies[i]))
+	for (uint32_t i = 0; i < a->n_policies; i++, p = snap_text_next(p), q = snap_text_next(q))
+		if (strcmp(p, q))
 			return false;
 	return true;
 }

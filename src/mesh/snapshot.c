@@ -128,7 +128,7 @@ const struct snap_service *snapshot_service_of_ip(const struct snapshot *s, cons
 	const struct snap_workload *w = workload_by_hash(s, ip, hash);
 
 	for (uint32_t i = 0; !found && w && i < w->kind->n_members; i++)
-		found = service_by_id(s, w->kind->members[i].service_id);
+		found = service_by_id(s, snap_kind_service(w->kind, i));
 	return found && found->def->defined ? found : NULL;
 }
 
@@ -234,7 +234,7 @@ int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, 
 
 const struct model_gateway *snap_route_waypoint(const struct snap_route *route)
 {
-	const struct model_gateway *g = route->service ? &route->service->def->waypoint : &route->workload->kind->waypoint;
+	const struct model_gateway *g = route->service ? &route->service->def->waypoint : &snap_kind_ways(route->workload->kind)->waypoint;
 
 	return model_gateway_is_set(g) ? g : NULL;
 }
@@ -267,13 +267,14 @@ int snapshot_route_gateway(const struct snapshot *s, const struct model_gateway 
 uint16_t snap_target_port(const struct snap_service *s, const struct snap_workload *w, uint16_t port)
 {
 	for (uint32_t i = 0; i < w->kind->n_members; i++) {
-		const struct snap_member *m = &w->kind->members[i];
+		uint32_t n;
+		const struct snap_port *ports = snap_kind_ports(w->kind, i, &n);
 
-		if (m->service_id != s->id)
+		if (snap_kind_service(w->kind, i) != s->id)
 			continue;
-		for (uint32_t k = 0; k < m->n_ports; k++)
-			if (m->ports[k].port == port)
-				return m->ports[k].target_port;
+		for (uint32_t k = 0; k < n; k++)
+			if (ports[k].port == port)
+				return ports[k].target_port;
 		return 0;
 	}
 	return 0;
@@ -327,7 +328,7 @@ size_t snap_endpoint_ids(const struct snap_endpoint *e, const char *ret_ids[stat
 	size_t n = 0;
 
 	if (e->workload)
-		ret_ids[n++] = e->workload->kind->identity;
+		ret_ids[n++] = snap_kind_text(e->workload->kind, SNAP_IDENTITY);
 	for (unsigned i = 0; e->service && i < e->service->def->n_sans && n < SNAP_IDS_MAX; i++)
 		ret_ids[n++] = e->service->def->sans[i];
 	return n;

@@ -2,6 +2,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "base/arena.h"
 #include "base/defs.h"
 #include "base/ip.h"
@@ -38,12 +39,13 @@ struct snap_port {
 	uint16_t port;			/* of the service */
 	uint16_t target_port;
 	uint8_t app_protocol;		/* enum app_protocol */
+	uint8_t zero;			/* ports are compared byte by byte */
 };
 
-struct snap_member {			/* of a kind in a service */
-	uint32_t service_id;
-	uint32_t n_ports;
-	const struct snap_port *ports;
+/* Ways that connections have to take. */
+struct snap_ways {
+	struct model_gateway waypoint;		/* to a workload's own address */
+	struct model_gateway network_gateway;
 };
 
 /* Where something runs; shared by all that run there. Never NULL, "" where not known. */
@@ -56,22 +58,48 @@ struct snap_place {
 	const char *node;
 };
 
-/* What replicas have in common, shared by them. Strings are never NULL. */
-struct snap_kind {
-	const char *identity;		/* "spiffe://td/ns/<namespace>/sa/<service account>" */
-	const char *trust_domain;
-	const char *namespace;
-	const char *service_account;
-	const char *workload_name;	/* of the deployment; the workload's own name where there is none */
-	const char *canonical_name;
-	const char *canonical_revision;
-	const struct snap_member *members;
-	uint32_t n_members;
-	uint32_t n_policies;
-	const char *const *policies;	/* "namespace/name" that select it */
-	struct model_gateway waypoint;	/* which connections to its own address have to take */
-	struct model_gateway network_gateway;
+enum snap_text {
+	SNAP_IDENTITY,			/* "spiffe://td/ns/<namespace>/sa/<service account>" */
+	SNAP_TRUST_DOMAIN, SNAP_NAMESPACE, SNAP_SERVICE_ACCOUNT,
+	SNAP_WORKLOAD_NAME,		/* of the deployment; the workload's own name where there is none */
+	SNAP_CANONICAL_NAME, SNAP_CANONICAL_REVISION,
+	_SNAP_TEXT_N
 };
+
+#define SNAP_USUAL_REVISION	"latest"
+
+/* What replicas have in common, shared by them: services and policies are behind it. */
+struct snap_kind {
+	struct snap_kind *next;		/* the store's, as are the next three */
+	uint32_t hash;
+	uint32_t refs;
+	uint32_t size;
+	uint16_t n_members;		/* services that it is in */
+	uint16_t n_policies;		/* that select it */
+	const struct snap_ways *ways;	/* or NULL */
+	uint16_t weight;		/* 0: gets no traffic */
+	uint16_t members_at;
+	uint16_t texts[_SNAP_TEXT_N];	/* where they are; 0: SNAP_USUAL_REVISION */
+	char tail[];
+};
+
+/* Never NULL. */
+static inline const char *snap_kind_text(const struct snap_kind *k, enum snap_text which)
+{
+	return k->texts[which] ? (const char *)k + k->texts[which] : SNAP_USUAL_REVISION;
+}
+
+/* Of the @i-th service that it is in: its id; the ports that it serves of it. */
+uint32_t snap_kind_service(const struct snap_kind *k, uint32_t i);
+const struct snap_port *snap_kind_ports(const struct snap_kind *k, uint32_t i, uint32_t *ret_n);
+/* "namespace/name" of the first policy; the next ones by snap_text_next(). */
+const char *snap_kind_policies(const struct snap_kind *k);
+const struct snap_ways *snap_kind_ways(const struct snap_kind *k);	/* never NULL */
+
+static inline const char *snap_text_next(const char *text)
+{
+	return text + strlen(text) + 1;
+}
 
 /* What the store's owner notes beside a workload, on his thread: nobody else looks at it, nor is it part of a snapshot's state. */
 struct snap_note {
@@ -96,7 +124,6 @@ struct snap_workload {
 	const struct snap_place *place;
 	uint32_t id;			/* of this uid while it is known, never used again: key for a worker's own state */
 	struct snap_note note;
-	uint16_t weight;		/* 0: gets no traffic */
 	uint16_t name_at;		/* in @tail */
 	uint8_t n_addresses;		/* 0: none that can be dialled */
 	uint8_t tunnel : 2;		/* enum tunnel */

@@ -287,8 +287,8 @@ static json_t *workload_json(const struct snap_workload *w)
 	char ip[IP_TEXT_LEN];
 
 	return json_pack("{s:s s:s s:s s:s s:s s:b s:b s:i}", "uid", snap_workload_uid(w), "name", snap_workload_name(w),
-			 "namespace", w->kind->namespace, "identity", w->kind->identity, "address", ip_format(&first, ip),
-			 "healthy", w->healthy, "hbone", w->tunnel == TUNNEL_HBONE, "weight", (int)w->weight);
+			 "namespace", snap_kind_text(w->kind, SNAP_NAMESPACE), "identity", snap_kind_text(w->kind, SNAP_IDENTITY), "address", ip_format(&first, ip),
+			 "healthy", w->healthy, "hbone", w->tunnel == TUNNEL_HBONE, "weight", (int)w->kind->weight);
 }
 
 static json_t *service_json(const struct snap_service *s)

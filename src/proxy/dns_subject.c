@@ -82,7 +82,7 @@ static void put_addresses(const struct snap_service *s, uint16_t type, uint32_t 
 	for (uint32_t i = 0; !s->def->n_vips && i < n && r->n_answers < ADDRESSES_MAX; i++) {
 		const struct snap_workload *w = snap_service_endpoint(s, (i + turn) % n);
 
-		if (w->reachable && w->weight && (w->healthy || s->def->allow_unhealthy))
+		if (w->reachable && w->kind->weight && (w->healthy || s->def->allow_unhealthy))
 			put_endpoint(w, type, r);
 	}
 	r->cut = false;		/* any of them will do: no reason to ask once more, by TCP */

@@ -206,7 +206,7 @@ static struct ip_port client_of(const struct hbone *t, const struct h2_message *
 			return t->remote;
 	}
 	w = snapshot_workload_by_ip(t->v->w->snap, &claimed.ip);
-	return w && !strcmp(w->kind->identity, id) ? claimed : t->remote;
+	return w && !strcmp(snap_kind_text(w->kind, SNAP_IDENTITY), id) ? claimed : t->remote;
 }
 
 /* "host:port" of a service of which this VM is an endpoint. */
@@ -254,7 +254,7 @@ static struct flow_peer *peer_of(struct hbone *t, const struct ip *source)
 	const struct snap_workload *from = snapshot_workload_by_ip(t->v->w->snap, source);
 	const char *id = tls_peer_id(t->tls);
 
-	if (from && id && !strcmp(from->kind->identity, id))
+	if (from && id && !strcmp(snap_kind_text(from->kind, SNAP_IDENTITY), id))
 		return peers_get(t->v->w, from, NULL, id, true);
 	if (!t->stranger)
 		t->stranger = peers_get(t->v->w, NULL, NULL, id, true);

@@ -75,7 +75,7 @@ static void connect_plain(struct flow *f, enum upstream_kind kind, const struct 
  */
 static void refuse_elsewhere(struct flow *f, const struct snap_workload *w, const char *what)
 {
-	const struct model_gateway *g = &w->kind->network_gateway;
+	const struct model_gateway *g = &snap_kind_ways(w->kind)->network_gateway;
 	char why[600], address[IP_PORT_TEXT_LEN], gateway[200] = "no gateway";
 
 	if (g->hostname)
@@ -83,7 +83,7 @@ static void refuse_elsewhere(struct flow *f, const struct snap_workload *w, cons
 	else if (!ip_is_none(&g->ip))
 		snprintf(gateway, sizeof(gateway), "gateway %s", ip_port_format(&(struct ip_port){ g->ip, g->hbone_port }, address));
 	/* Long ones are cut: first what one has to know. */
-	snprintf(why, sizeof(why), "network \"%.63s\" (%s) is not reached: %.120s/%.120s%s is there", w->place->network, gateway, w->kind->namespace,
+	snprintf(why, sizeof(why), "network \"%.63s\" (%s) is not reached: %.120s/%.120s%s is there", w->place->network, gateway, snap_kind_text(w->kind, SNAP_NAMESPACE),
 		 snap_workload_name(w), what);
 	flow_end(f, FLOW_R_NO_ENDPOINT, why);
 }

@@ -259,7 +259,7 @@ const char *sidecar_own_uid(const struct sidecar *s)
 		if (ip_parse(s->put->addresses[i], &ip) < 0)
 			continue;
 		w = snapshot_workload_by_ip(snap, &ip);
-		if (w && !strcmp(w->kind->identity, s->identity))
+		if (w && !strcmp(snap_kind_text(w->kind, SNAP_IDENTITY), s->identity))
 			return snap_workload_uid(w);
 	}
 	return s->put->uid;

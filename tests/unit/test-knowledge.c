@@ -270,16 +270,18 @@ static void same_in_both(const struct rig *a, const struct rig *b, const char *u
 		assert_true(ip_equal(&x, &y));
 	}
 	assert_string_equal(snap_workload_name(w), snap_workload_name(v));
-	assert_true(w->weight == v->weight && w->tunnel == v->tunnel && w->healthy == v->healthy && w->reachable == v->reachable);
-	assert_string_equal(w->kind->identity, v->kind->identity);
-	assert_string_equal(w->kind->workload_name, v->kind->workload_name);
-	assert_string_equal(w->kind->canonical_name, v->kind->canonical_name);
-	assert_string_equal(w->kind->canonical_revision, v->kind->canonical_revision);
-	assert_int_equal(w->kind->n_policies, v->kind->n_policies);
-	assert_string_equal(w->kind->policies[1], v->kind->policies[1]);
+	assert_true(w->kind->weight == v->kind->weight && w->tunnel == v->tunnel && w->healthy == v->healthy && w->reachable == v->reachable);
+	for (unsigned i = 0; i < _SNAP_TEXT_N; i++)
+		assert_string_equal(snap_kind_text(w->kind, (enum snap_text)i), snap_kind_text(v->kind, (enum snap_text)i));
+	assert_int_equal(w->kind->n_policies, 2);
+	assert_int_equal(v->kind->n_policies, 2);
+	assert_string_equal(snap_text_next(snap_kind_policies(w->kind)), snap_text_next(snap_kind_policies(v->kind)));
 	assert_int_equal(w->kind->n_members, v->kind->n_members);
-	assert_int_equal(w->kind->members[0].n_ports, v->kind->members[0].n_ports);
-	assert_memory_equal(w->kind->members[0].ports, v->kind->members[0].ports, 2 * sizeof(struct snap_port));
+	uint32_t n, m;
+	const struct snap_port *of_a = snap_kind_ports(w->kind, 0, &n), *of_b = snap_kind_ports(v->kind, 0, &m);
+	assert_int_equal(n, 2);
+	assert_int_equal(m, 2);
+	assert_memory_equal(of_a, of_b, 2 * sizeof(struct snap_port));
 	const char *const *p = (const char *const *)w->place, *const *q = (const char *const *)v->place;
 	for (size_t i = 0; i < sizeof(*w->place) / sizeof(char *); i++)
 		assert_string_equal(p[i], q[i]);

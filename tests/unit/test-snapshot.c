@@ -530,7 +530,7 @@ static void *read_all_the_time(void *data)
 			const struct ip ip = snap_workload_ip(w);
 			struct snap_endpoint e;
 
-			if (!snap_endpoint_of(s, &route, w, &e) || strcmp(w->kind->workload_name, "web") ||
+			if (!snap_endpoint_of(s, &route, w, &e) || strcmp(snap_kind_text(w->kind, SNAP_WORKLOAD_NAME), "web") ||
 			    snapshot_workload_by_ip(s, &ip) != w)
 				abort();
 		}
