@@ -130,5 +130,5 @@ uint64_t snap_key_of_service(const void *entry)
 
 uint64_t snap_key_of_def(const void *entry)
 {
-	return snap_hash_text(((const struct snap_def *)entry)->key);
+	return snap_hash_text(snap_def_key(entry));
 }

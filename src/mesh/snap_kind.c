@@ -123,7 +123,7 @@ static int put_texts(struct bytes *to, const struct workload *w, uint16_t ret_at
 	return r;
 }
 
-static struct snap_port port_of(const struct port_map *p)
+struct snap_port snap_port_of(const struct port_map *p)
 {
 	struct snap_port port = {};
 
@@ -148,7 +148,7 @@ static int put_members(struct snap_store *st, const struct workload *w, struct b
 	}
 	for (size_t i = 0; r == 0 && i < w->n_services; i++) {
 		for (size_t k = 0; r == 0 && k < w->services[i].n_ports; k++) {
-			const struct snap_port port = port_of(&w->services[i].ports[k]);
+			const struct snap_port port = snap_port_of(&w->services[i].ports[k]);
 
 			r = bytes_append(to, &port, sizeof(port));
 		}
@@ -262,10 +262,10 @@ static bool is_member(struct snap_store *st, const struct snap_kind *k, uint32_t
 	uint32_t n;
 	const struct snap_port *ports = snap_kind_ports(k, i, &n);
 
-	if (!service || n != s->n_ports || strcmp(service->def->key, s->key))
+	if (!service || n != s->n_ports || strcmp(snap_def_key(service->def), s->key))
 		return false;
 	for (uint32_t p = 0; p < n; p++) {
-		const struct snap_port port = port_of(&s->ports[p]);
+		const struct snap_port port = snap_port_of(&s->ports[p]);
 
 		if (memcmp(&ports[p], &port, sizeof(port)))
 			return false;
@@ -316,7 +316,7 @@ static int kind_find(struct snap_store *st, const struct workload *w, struct sna
 {
 	const struct snap_ways *ways;
 	struct snap_kind *k = NULL;
-	int r = snap_ways_get(st, w, &ways);
+	int r = snap_ways_get(st, &w->waypoint, &w->network_gateway, &ways);
 
 	if (r < 0)
 		return r;

@@ -58,7 +58,7 @@ static int take_services(const struct snapshot *s, const struct snap_kind *kind,
 	for (uint32_t i = 0; r == 0 && i < kind->n_members; i++) {
 		const struct snap_service *service = snap_service_by_id(&s->state, snap_kind_service(kind, i));
 
-		list[i].key = service->def->key;	/* a member's service is there as long as the member */
+		list[i].key = snap_def_key(service->def);	/* a member's service is there as long as the member */
 		r = take_ports(kind, i, arena, &list[i]);
 	}
 	w->services = list;

@@ -178,16 +178,20 @@ static void ways_fill(struct snap_ways *ways, const char *key)
 	gateway_fill(net, &head, 1);
 }
 
-int snap_ways_get(struct snap_store *st, const struct workload *w, const struct snap_ways **ret_ways)
+int snap_ways_get(struct snap_store *st, const struct model_gateway *way, const struct model_gateway *net, const struct snap_ways **ret_ways)
 {
-	const struct model_gateway *way = &w->waypoint, *net = &w->network_gateway;
+	static const struct model_gateway none;
+
+	if (!net)
+		net = &none;
+
 	const struct ways_head head = { { way->ip, net->ip }, { way->hbone_port, net->hbone_port } };
 	const char *texts[WAYS_TEXTS] = { way->network, way->namespace, way->hostname, net->network, net->namespace, net->hostname };
 	bool is_new;
 	struct box *b;
 	int r;
 
-	if (snap_ways_are(NULL, w)) {
+	if (!model_gateway_is_set(way) && !model_gateway_is_set(net)) {
 		*ret_ways = NULL;
 		return 0;
 	}

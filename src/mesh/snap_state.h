@@ -17,8 +17,7 @@
  * up) and of what it does not need any more (freed when all snapshots up to the
  * last one are given back).
  */
-struct snap_hosts {			/* the services with one host name */
-	const char *hostname;
+struct snap_hosts {			/* the services with one host name: at least one */
 	uint32_t n;
 	const struct snap_def *list[];
 };
@@ -43,6 +42,8 @@ struct snap_state {			/* what a snapshot shows */
 enum snap_object_type {
 	SNAP_O_PLAIN,			/* one free() */
 	SNAP_O_SERVICE,
+	SNAP_O_DEF,
+	SNAP_O_HOSTS,
 	SNAP_O_WORKLOAD,
 	SNAP_O_POLICY,
 };
@@ -139,15 +140,25 @@ MUST_CHECK int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, 
 
 struct snap_service *snap_service_find(struct snap_store *st, const char *key);	/* NULL: nobody has mentioned it */
 
+size_t snap_hosts_size(uint32_t n);
+
+/* --- snap_def.c --- */
+
+MUST_CHECK int snap_def_make(struct snap_store *st, const struct service *s, uint32_t id, struct snap_def **ret_def);
+struct snap_def *snap_def_mention(struct snap_store *st, const char *key, uint32_t id);	/* not defined; NULL: no memory */
+void snap_def_free(struct snap_store *st, struct snap_def *def);
+
 /* --- snap_kind.c, snap_place.c --- */
+
+struct snap_port snap_port_of(const struct port_map *p);
 
 /* Find or make what equal workloads share, with a reference. @likely: what it probably is, or NULL. */
 MUST_CHECK int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind *likely, const struct snap_kind **ret_kind);
 void snap_kind_put(struct snap_store *st, const struct snap_kind *kind);
 MUST_CHECK int snap_place_get(struct snap_store *st, const struct workload *w, const struct snap_place *likely, const struct snap_place **ret_place);
 void snap_place_put(struct snap_store *st, const struct snap_place *place);
-/* *ret_ways is NULL when @w has neither gateway. */
-MUST_CHECK int snap_ways_get(struct snap_store *st, const struct workload *w, const struct snap_ways **ret_ways);
+/* @net may be NULL. *ret_ways is NULL when neither is set. */
+MUST_CHECK int snap_ways_get(struct snap_store *st, const struct model_gateway *way, const struct model_gateway *net, const struct snap_ways **ret_ways);
 void snap_ways_put(struct snap_store *st, const struct snap_ways *ways);	/* NULL allowed */
 bool snap_ways_are(const struct snap_ways *ways, const struct workload *w);
 void snap_kinds_deinit(struct snap_kinds *t);

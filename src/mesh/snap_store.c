@@ -45,23 +45,35 @@ static size_t workload_size(const struct snap_workload *w)
 	return (size_t)(end + strlen(end) + 1 - (const char *)w);
 }
 
+static void workload_free(struct snap_store *st, struct snap_workload *w)
+{
+	snap_kind_put(st, w->kind);
+	snap_place_put(st, w->place);
+	slab_free(&st->slab, w, workload_size(w));
+}
+
 static void object_free(struct snap_store *st, enum snap_object_type type, void *ptr)
 {
-	if (type == SNAP_O_WORKLOAD) {
-		struct snap_workload *w = ptr;
-
-		snap_kind_put(st, w->kind);
-		snap_place_put(st, w->place);
-		slab_free(&st->slab, w, workload_size(w));
+	switch (type) {
+	case SNAP_O_WORKLOAD:
+		workload_free(st, ptr);
 		return;
-	}
-	if (type == SNAP_O_SERVICE) {
+	case SNAP_O_SERVICE:
 		slab_free(&st->slab, ptr, sizeof(struct snap_service));
 		return;
-	}
-	if (type == SNAP_O_POLICY)
+	case SNAP_O_DEF:
+		snap_def_free(st, ptr);
+		return;
+	case SNAP_O_HOSTS:
+		slab_free(&st->slab, ptr, snap_hosts_size(((struct snap_hosts *)ptr)->n));
+		return;
+	case SNAP_O_POLICY:
 		policy_deinit(ptr);
-	free(ptr);
+		free(ptr);
+		return;
+	case SNAP_O_PLAIN:
+		free(ptr);
+	}
 }
 
 /* Its room stays, if that is not much. */
@@ -185,8 +197,8 @@ static void free_state(struct snap_store *st)
 		trie_free(&service->endpoints, &st->slab);
 	}
 	free_trie(st, &s->services, SNAP_O_SERVICE);
-	free_trie(st, &s->by_key, SNAP_O_PLAIN);
-	free_trie(st, &s->by_host, SNAP_O_PLAIN);
+	free_trie(st, &s->by_key, SNAP_O_DEF);
+	free_trie(st, &s->by_host, SNAP_O_HOSTS);
 	free_trie(st, &s->absent, SNAP_O_PLAIN);
 	free_trie(st, &s->workloads, SNAP_O_WORKLOAD);
 	free_trie(st, &s->policies, SNAP_O_POLICY);

@@ -16,11 +16,6 @@ struct snap_addresses snap_workload_addresses(const struct snap_workload *w)
 	return (struct snap_addresses){ (const uint8_t *)w, w->tail, NULL, w->n_addresses, true, w->is_v6 };
 }
 
-struct snap_addresses snap_def_addresses(const struct snap_def *def)
-{
-	return (struct snap_addresses){ (const uint8_t *)def, def->vips, NULL, def->n_vips, true, def->is_v6 };
-}
-
 struct ip snap_workload_ip(const struct snap_workload *w)
 {
 	struct snap_addresses a = snap_workload_addresses(w);
@@ -111,7 +106,7 @@ const struct snap_service *snapshot_service(const struct snapshot *s, const char
 {
 	const struct snap_def *def = trie_get(&s->state.by_key, snap_hash_text(key));
 
-	return def && def->defined && !strcmp(def->key, key) ? service_by_id(s, def->service_id) : NULL;
+	return def && def->defined && !strcmp(snap_def_key(def), key) ? service_by_id(s, def->service_id) : NULL;
 }
 
 static const struct snap_service *service_by_vip(const struct snapshot *s, const struct ip *ip, uint64_t hash)
@@ -175,9 +170,11 @@ const struct snap_service *snapshot_service_at(const struct snapshot *s, uint32_
 
 static int route_service(const struct snap_service *service, const struct ip_port *dialled, struct snap_route *ret_route)
 {
+	const struct snap_port *ports = snap_def_ports(service->def);
+
 	for (unsigned i = 0; i < service->def->n_ports; i++) {
-		if (service->def->ports[i].port == dialled->port) {
-			*ret_route = (struct snap_route){ *dialled, service, &service->def->ports[i], NULL };
+		if (ports[i].port == dialled->port) {
+			*ret_route = (struct snap_route){ *dialled, service, &ports[i], NULL };
 			return 0;
 		}
 	}
@@ -209,7 +206,7 @@ static const struct snap_def *best_host(const struct snap_hosts *hosts, const ch
 	for (uint32_t i = 0; i < hosts->n; i++) {
 		const struct snap_def *def = hosts->list[i];
 
-		if (namespace && !strcmp(def->namespace, namespace))
+		if (namespace && !strcmp(snap_def_namespace(def), namespace))
 			return def;
 		if (def->canonical && !best->canonical)
 			best = def;
@@ -223,7 +220,9 @@ int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, 
 	const struct snap_hosts *hosts = trie_get(&s->state.by_host, map_hash(host, len));
 	const struct ip_port dialled = { .port = port };
 
-	if (!hosts || strlen(hosts->hostname) != len || memcmp(hosts->hostname, host, len))
+	const char *hostname = hosts ? snap_def_hostname(hosts->list[0]) : NULL;
+
+	if (!hosts || strlen(hostname) != len || memcmp(hostname, host, len))
 		return SNAP_E_UNKNOWN;
 
 	const struct snap_service *service = service_by_id(s, best_host(hosts, namespace)->service_id);
@@ -234,9 +233,9 @@ int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, 
 
 const struct model_gateway *snap_route_waypoint(const struct snap_route *route)
 {
-	const struct model_gateway *g = route->service ? &route->service->def->waypoint : &snap_kind_ways(route->workload->kind)->waypoint;
+	const struct model_gateway *g = route->service ? snap_def_waypoint(route->service->def) : &snap_kind_ways(route->workload->kind)->waypoint;
 
-	return model_gateway_is_set(g) ? g : NULL;
+	return g && model_gateway_is_set(g) ? g : NULL;
 }
 
 const struct model_gateway *snapshot_waypoint(const struct snapshot *s, const struct ip *dialled)
@@ -329,8 +328,10 @@ size_t snap_endpoint_ids(const struct snap_endpoint *e, const char *ret_ids[stat
 
 	if (e->workload)
 		ret_ids[n++] = snap_kind_text(e->workload->kind, SNAP_IDENTITY);
-	for (unsigned i = 0; e->service && i < e->service->def->n_sans && n < SNAP_IDS_MAX; i++)
-		ret_ids[n++] = e->service->def->sans[i];
+
+	const char *san = e->service ? snap_def_sans(e->service->def) : NULL;
+	for (unsigned i = 0; san && i < e->service->def->n_sans && n < SNAP_IDS_MAX; i++, san = snap_text_next(san))
+		ret_ids[n++] = san;
 	return n;
 }
 

@@ -140,27 +140,33 @@ struct snap_addresses snap_workload_addresses(const struct snap_workload *w);
 
 struct snap_def {			/* a service as it was sent */
 	uint32_t service_id;
-	bool defined;			/* false: only endpoints have mentioned it */
-	const char *key;		/* "namespace/hostname" */
-	const char *name;
-	const char *namespace;
-	const char *hostname;
-	const struct snap_port *ports;
-	const uint8_t *vips;
-	const char *const *sans;
+	uint32_t key_at;
+	const struct snap_ways *ways;	/* or NULL */
+	struct snap_note note;
 	uint16_t n_ports;
-	uint16_t n_vips;		/* in our own network */
+	uint16_t n_vips;		/* addresses in our own network */
 	uint16_t n_sans;
-	uint8_t lb_mode;		/* enum lb_mode */
-	uint8_t n_lb_preference;
+	uint16_t host_at;
+	uint8_t lb_mode : 4;		/* enum lb_mode */
+	uint8_t n_lb_preference : 4;
 	uint8_t lb_preference[LB_PREFERENCE_MAX];
-	bool allow_unhealthy;
-	bool canonical;
-	bool is_v6;			/* the first of @vips */
-	struct model_gateway waypoint;	/* which connections have to take: policies of HTTP are enforced there */
+	bool defined : 1;		/* false: only endpoints have mentioned it */
+	bool allow_unhealthy : 1;
+	bool canonical : 1;
+	bool is_v6 : 1;			/* the first address */
+	uint8_t tail[];
 };
 
+/* Texts are "" in one that is not defined, but the key: "namespace/hostname". */
+const char *snap_def_key(const struct snap_def *def);
+const char *snap_def_hostname(const struct snap_def *def);
+const char *snap_def_namespace(const struct snap_def *def);
+const char *snap_def_name(const struct snap_def *def);
+const char *snap_def_sans(const struct snap_def *def);	/* the first of @n_sans; the next ones by snap_text_next() */
+const struct snap_port *snap_def_ports(const struct snap_def *def);
 struct snap_addresses snap_def_addresses(const struct snap_def *def);
+/* Which connections have to take: policies of HTTP are enforced there. NULL: none. */
+const struct model_gateway *snap_def_waypoint(const struct snap_def *def);
 
 struct snap_service {
 	uint32_t id;			/* of this key while it is known, never used again */

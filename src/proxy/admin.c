@@ -303,7 +303,7 @@ static json_t *service_json(const struct snap_service *s)
 		json_array_append_new(vips, json_string(ip_format(&ip, text)));
 	for (uint32_t i = 0; i < MIN(snap_service_size(s), (uint32_t)CONNECTIONS_MAX) && endpoints; i++)
 		json_array_append_new(endpoints, json_string(snap_workload_uid(snap_service_endpoint(s, i))));
-	return json_pack("{s:s s:b s:o s:i s:o}", "key", s->def->key, "defined", s->def->defined, "addresses", vips,
+	return json_pack("{s:s s:b s:o s:i s:o}", "key", snap_def_key(s->def), "defined", s->def->defined, "addresses", vips,
 			 "n_endpoints", (int)snap_service_size(s), "endpoints", endpoints);
 }
 

@@ -43,8 +43,8 @@ static bool is_told(const struct dns_broker *b, const struct snap_service *s)
 	char key[DNS_NAMES_KEY_LEN];
 	struct dns_name name;
 
-	return dns_name_parse(s->def->hostname, &name) &&
-	       dns_names_key(&name, b->put->namespace_, b->put->dns_domains, b->put->n_dns_domains, key) && !strcmp(key, s->def->key);
+	return dns_name_parse(snap_def_hostname(s->def), &name) &&
+	       dns_names_key(&name, b->put->namespace_, b->put->dns_domains, b->put->n_dns_domains, key) && !strcmp(key, snap_def_key(s->def));
 }
 
 /* DNS_FOUND: @ret_reply is the mesh's answer. */
@@ -55,7 +55,7 @@ static enum dns_found look_up(struct dns_broker *b, const struct dns_subject *su
 
 	if (!subject->key[0]) {
 		s = b->names.ops->service_at(b->names.data, &subject->ip);
-		return s && is_told(b, s) && dns_subject_answer_host(q, s->def->hostname, ret_reply) ? DNS_FOUND : DNS_FOUND_NOTHING;
+		return s && is_told(b, s) && dns_subject_answer_host(q, snap_def_hostname(s->def), ret_reply) ? DNS_FOUND : DNS_FOUND_NOTHING;
 	}
 	found = dns_names_find(&b->names, subject->key, loop_now_ms(b->loop), &s);
 	if (found == DNS_FOUND && !dns_subject_answer(subject, q, s, b->turn++, ret_reply))

@@ -94,11 +94,11 @@ static const struct snap_port *port_of(const struct snap_service *s, uint8_t pro
 	const struct snap_port *found = NULL;
 
 	for (uint16_t i = 0; i < s->def->n_ports; i++) {
-		if (s->def->ports[i].app_protocol != protocol)
+		if (snap_def_ports(s->def)[i].app_protocol != protocol)
 			continue;
 		if (found)
 			return NULL;
-		found = &s->def->ports[i];
+		found = &snap_def_ports(s->def)[i];
 	}
 	return found;
 }

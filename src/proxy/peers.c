@@ -53,10 +53,10 @@ static struct flow_peer *describe(const struct snap_workload *w, const struct sn
 			k ? snap_kind_text(k, SNAP_CANONICAL_NAME) : "",
 			k ? snap_kind_text(k, SNAP_CANONICAL_REVISION) : "",
 			w && w->place ? w->place->cluster : "",
-			d ? d->key : "",
-			d ? d->name : "",
-			d ? d->namespace : "",
-			d ? d->hostname : "",
+			d ? snap_def_key(d) : "",
+			d ? snap_def_name(d) : "",
+			d ? snap_def_namespace(d) : "",
+			d ? snap_def_hostname(d) : "",
 		},
 	};
 	struct flow_peer *p = make(&s);

@@ -174,14 +174,14 @@ static void look(const struct snapshot *s)
 	for (uint32_t i = 0; i < snapshot_n_services(s); i++) {
 		const struct snap_service *service = snapshot_service_at(s, i);
 
-		assert(snapshot_service(s, service->def->key) == (service->def->defined ? service : NULL));
+		assert(snapshot_service(s, snap_def_key(service->def)) == (service->def->defined ? service : NULL));
 		struct snap_addresses a = snap_def_addresses(service->def);
 		struct ip_port dst = {};
 
 		while (service->def->n_ports && snap_address_next(&a, &dst.ip)) {
 			struct snap_route route;
 
-			dst.port = service->def->ports[0].port;
+			dst.port = snap_def_ports(service->def)[0].port;
 
 			assert(snapshot_route(s, &dst, &route) == 0 && route.service == service);
 		}

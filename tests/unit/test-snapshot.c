@@ -90,7 +90,7 @@ static void a_service_leads_to_its_endpoints(void **state)
 
 	struct snapshot *s = publish(st);
 	assert_int_equal(snapshot_route(s, &dst, &route), 0);
-	assert_string_equal(route.service->def->key, "shop/web.mesh");
+	assert_string_equal(snap_def_key(route.service->def), "shop/web.mesh");
 	assert_int_equal(snap_service_size(route.service), 2);
 	for (uint32_t i = 0; i < 2; i++) {
 		const struct snap_workload *w = snap_service_endpoint(route.service, i);
@@ -216,7 +216,7 @@ static void what_has_a_waypoint_says_so(void **state)
 	s = publish(st);
 	assert_null(snapshot_waypoint(s, &ip));
 	assert_int_equal(snapshot_route_gateway(s, &by_name, &route), 0);
-	assert_string_equal(route.service->def->key, "shop/way");
+	assert_string_equal(snap_def_key(route.service->def), "shop/way");
 	assert_int_equal(snapshot_route_gateway(s, &by_address, &route), SNAP_E_NO_PORT);	/* 15008 is none of its ports */
 	snapshot_unref(s);
 	snap_store_free(st);
@@ -342,17 +342,17 @@ static void two_services_may_share_a_host_name_and_an_address(void **state)
 
 	struct snapshot *snap = publish(st);
 	assert_int_equal(snapshot_route_host(snap, "web", 3, 80, "shop", &route), 0);
-	assert_string_equal(route.service->def->namespace, "shop");
+	assert_string_equal(snap_def_namespace(route.service->def), "shop");
 	assert_int_equal(snapshot_route_host(snap, "web", 3, 80, "none", &route), 0);
-	assert_string_equal(route.service->def->namespace, "prod");
+	assert_string_equal(snap_def_namespace(route.service->def), "prod");
 	assert_int_equal(snapshot_route(snap, &dst, &route), 0);
-	assert_string_equal(route.service->def->namespace, "prod");
+	assert_string_equal(snap_def_namespace(route.service->def), "prod");
 	snapshot_unref(snap);
 
 	assert_int_equal(snap_store_remove_service(st, "prod/web"), 0);
 	snap = publish(st);
 	assert_int_equal(snapshot_route(snap, &dst, &route), 0);
-	assert_string_equal(route.service->def->namespace, "shop");
+	assert_string_equal(snap_def_namespace(route.service->def), "shop");
 	assert_int_equal(snapshot_route_host(snap, "web", 3, 80, NULL, &route), 0);
 	snapshot_unref(snap);
 	snap_store_free(st);
