@@ -1,7 +1,8 @@
 /*
- * The way back from a snapshot's workload to what was sent of it.
+ * The way back from a snapshot's workload or service to what was sent of it.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "mesh/snap_state.h"
 
@@ -89,5 +90,70 @@ int snapshot_workload_model(const struct snapshot *s, const struct snap_workload
 		r = take_policies(kind, arena, &out);
 	if (r == 0)
 		*ret_workload = out;
+	return r;
+}
+
+static int take_vips(const struct snap_store *st, const struct snap_def *def, struct arena *arena, struct service *s)
+{
+	enum { WHOLE = 128 };
+	struct service_address *list = arena_alloc(arena, def->n_vips, sizeof(*list));
+	struct snap_addresses a = snap_def_addresses(def);
+	struct ip ip;
+
+	if (!list)
+		return -ENOMEM;
+	while (snap_address_next(&a, &ip))
+		list[s->n_addresses++] = (struct service_address){ .network = st->network, .ip = ip, .prefix_len = WHOLE };
+	s->addresses = list;
+	return 0;
+}
+
+static int take_service_ports(const struct snap_def *def, struct arena *arena, struct service *s)
+{
+	struct port_map *list = arena_alloc(arena, def->n_ports, sizeof(*list));
+	const struct snap_port *from = snap_def_ports(def);
+
+	if (!list)
+		return -ENOMEM;
+	for (uint16_t i = 0; i < def->n_ports; i++)
+		list[i] = (struct port_map){ from[i].port, from[i].target_port, from[i].app_protocol };
+	s->ports = list;
+	s->n_ports = def->n_ports;
+	return 0;
+}
+
+static int take_sans(const struct snap_def *def, struct arena *arena, struct service *s)
+{
+	const char **list = arena_alloc(arena, def->n_sans, sizeof(*list));
+	const char *san = snap_def_sans(def);
+
+	if (!list)
+		return -ENOMEM;
+	for (uint16_t i = 0; i < def->n_sans; i++, san = snap_text_next(san))
+		list[i] = san;
+	s->sans = list;
+	s->n_sans = def->n_sans;
+	return 0;
+}
+
+int snap_store_service_model(const struct snap_store *st, const struct snap_def *def, struct arena *arena, struct service *ret_service)
+{
+	const struct model_gateway *way = snap_def_waypoint(def);
+	struct service s = {
+		.name = snap_def_name(def), .namespace = snap_def_namespace(def), .hostname = snap_def_hostname(def),
+		.lb_mode = (enum lb_mode)def->lb_mode, .n_lb_preference = def->n_lb_preference,
+		.allow_unhealthy = def->allow_unhealthy, .canonical = def->canonical,
+	};
+	int r = take_vips(st, def, arena, &s);
+
+	if (way)
+		s.waypoint = *way;
+	memcpy(s.lb_preference, def->lb_preference, sizeof(s.lb_preference));
+	if (r == 0)
+		r = take_service_ports(def, arena, &s);
+	if (r == 0)
+		r = take_sans(def, arena, &s);
+	if (r == 0)
+		*ret_service = s;
 	return r;
 }

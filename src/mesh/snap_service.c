@@ -304,7 +304,15 @@ static char *service_key(const struct service *s)
 	return asprintf(&key, "%s/%s", s->namespace, s->hostname) < 0 ? NULL : key;
 }
 
-int snap_store_put_service(struct snap_store *st, const struct service *s)
+struct snap_note *snap_store_service_note(struct snap_store *st, const char *key, uint64_t hash)
+{
+	struct snap_def *def = def_find(st, key, hash);
+
+	return def && def->defined ? &def->note : NULL;
+}
+
+/* @note NULL: what is noted stays. */
+static int put_service(struct snap_store *st, const struct service *s, const struct snap_note *note)
 {
 	CLEANUP_FREE char *key = service_key(s);
 	struct snap_def *old, *def;
@@ -319,8 +327,20 @@ int snap_store_put_service(struct snap_store *st, const struct service *s)
 	old = def_find(st, key, snap_hash_text(key));
 	r = snap_def_make(st, s, id, &def);
 	if (r == 0)
+		def->note = note ? *note : old->note;
+	if (r == 0)
 		r = snap_made(st, SNAP_O_DEF, def);
 	return r < 0 ? r : def_swap(st, old, def);
+}
+
+int snap_store_put_service(struct snap_store *st, const struct service *s)
+{
+	return put_service(st, s, NULL);
+}
+
+int snap_store_put_service_noted(struct snap_store *st, const struct service *s, const struct snap_note *note)
+{
+	return put_service(st, s, note);
 }
 
 int snap_store_remove_service(struct snap_store *st, const char *key)

@@ -250,6 +250,9 @@ const struct snap_service *snapshot_service_at(const struct snapshot *s, uint32_
 MUST_CHECK int snapshot_workload_model(const struct snapshot *s, const struct snap_workload *w, struct arena *arena,
 				       struct workload *ret_workload);
 
+/* The same of a service that is defined. Its texts are in the snapshot that @def is of, or the store's. */
+MUST_CHECK int snap_store_service_model(const struct snap_store *st, const struct snap_def *def, struct arena *arena, struct service *ret_service);
+
 /* One way to reach an endpoint. Pointers are the snapshot's. */
 struct snap_endpoint {
 	const struct snap_workload *workload;	/* NULL: not of the mesh (a pass-through) */
@@ -315,6 +318,9 @@ MUST_CHECK int snap_store_put_noted(struct snap_store *st, const struct workload
 struct snap_note *snap_store_note(struct snap_store *st, const char *uid, uint64_t hash);
 MUST_CHECK int snap_store_remove_workload(struct snap_store *st, const char *uid);
 MUST_CHECK int snap_store_put_service(struct snap_store *st, const struct service *s);
+/* The same, with @note beside it; what is noted of the services that are there, by "namespace/hostname". */
+MUST_CHECK int snap_store_put_service_noted(struct snap_store *st, const struct service *s, const struct snap_note *note);
+struct snap_note *snap_store_service_note(struct snap_store *st, const char *key, uint64_t hash);
 MUST_CHECK int snap_store_remove_service(struct snap_store *st, const char *key);
 /* Takes over @p, which is emptied, on success. */
 MUST_CHECK int snap_store_put_policy(struct snap_store *st, struct policy *p);

@@ -136,28 +136,22 @@ int knowledge_publish(struct knowledge *k, int r)
 		loop_defer(k->loop, &k->tell, on_tell);
 	snapshot_unref(k->snapshot);
 	k->snapshot = s;
+	snap_store_reclaim(k->store);	/* what it replaced need not wait for the next one */
 	return 0;
 }
 
-/* The workload @target, which a record has put there. */
-static int remove_workload(struct knowledge *k, const char *target)
-{
-	struct snap_note *note = noted_find(k, target, map_hash(target, strlen(target)));
-
-	if (note)
-		holders_clear(&k->holders, &note->holders);
-	return knowledge_publish(k, snap_store_remove_workload(k->store, target));
-}
-
+/* What a record has put there. */
 static int remove_target(struct knowledge *k, const struct record *rec)
 {
 	const char *target = record_target(rec);
+	struct snap_note *note;
 
 	if (rec->kind == KNOWLEDGE_POLICY)
 		return knowledge_publish(k, snap_store_remove_policy(k->store, target));
-	if (rec->is_service)
-		return knowledge_publish(k, snap_store_remove_service(k->store, target));
-	return remove_workload(k, target);
+	note = note_of(k, rec->is_service, target, map_hash(target, strlen(target)));
+	if (note && note->holders != KNOWLEDGE_RECORDED)
+		holders_clear(&k->holders, &note->holders);
+	return knowledge_publish(k, rec->is_service ? snap_store_remove_service(k->store, target) : snap_store_remove_workload(k->store, target));
 }
 
 /* --- decoding into the store --- */
@@ -213,17 +207,30 @@ static int put_workload(struct knowledge *k, const struct workload *w)
 	return snap_store_put_noted(k->store, w, hash, note, note ? note : &(struct snap_note){ .holders = KNOWLEDGE_RECORDED });
 }
 
-static int put_address(struct knowledge *k, const struct record *rec, const struct address *a, const uint8_t *value, size_t len, struct taken *t)
+static int put_service(struct knowledge *k, const struct service *s)
+{
+	CLEANUP_FREE char *key = NULL;
+	struct snap_note *note;
+
+	if (asprintf(&key, "%s/%s", s->namespace, s->hostname) < 0) {
+		key = NULL;
+		return -ENOMEM;
+	}
+	note = snap_store_service_note(k->store, key, map_hash(key, strlen(key)));
+	return snap_store_put_service_noted(k->store, s, note ? note : &(struct snap_note){ .holders = KNOWLEDGE_RECORDED });
+}
+
+static int put_address(struct knowledge *k, const struct record *rec, const struct address *a, struct taken *t)
 {
 	int r;
 
 	t->is_service = a->type == ADDRESS_SERVICE;
 	if (t->is_service)
-		r = taken_init(t, rec, a->service.namespace, a->service.hostname, value, len);
+		r = taken_init(t, rec, a->service.namespace, a->service.hostname, NULL, 0);
 	else
 		r = taken_init(t, rec, a->workload.uid, NULL, NULL, 0);
 	if (r == 0)
-		r = knowledge_publish(k, t->is_service ? snap_store_put_service(k->store, &a->service) : put_workload(k, &a->workload));
+		r = knowledge_publish(k, t->is_service ? put_service(k, &a->service) : put_workload(k, &a->workload));
 	return r;
 }
 
@@ -246,7 +253,7 @@ static int record_publish(struct knowledge *k, struct record *rec, const struct 
 	if (rec->kind == KNOWLEDGE_POLICY)
 		r = put_policy(k, rec, value, len, &t, d);
 	else
-		r = put_address(k, rec, a, value, len, &t);
+		r = put_address(k, rec, a, &t);
 	if (r == 0)
 		r = drop_old(k, rec, &t);
 	if (r < 0) {
@@ -260,14 +267,14 @@ static int record_publish(struct knowledge *k, struct record *rec, const struct 
 	return 0;
 }
 
-/* A workload under its own uid, which is published, needs no record. */
+/* What is published under its own name needs no record. */
 static void retire(struct knowledge *k, struct record *rec)
 {
 	struct snap_note *note;
 
-	if (rec->kind != KNOWLEDGE_ADDRESS || rec->is_service || !rec->published || rec->extra)
+	if (rec->kind != KNOWLEDGE_ADDRESS || !rec->published || rec->extra)
 		return;
-	note = snap_store_note(k->store, rec->name, map_hash(rec->name, strlen(rec->name)));
+	note = note_of(k, rec->is_service, rec->name, map_hash(rec->name, strlen(rec->name)));
 	if (!note || note->holders != KNOWLEDGE_RECORDED)
 		return;
 	note->holders = rec->holders;
@@ -351,7 +358,10 @@ static int on_retry(struct timer *t)
 /* A new record that is not to be: what it took over is noted again. */
 static void give_back(struct knowledge *k, struct record *rec)
 {
-	struct snap_note *note = rec->kind == KNOWLEDGE_ADDRESS ? snap_store_note(k->store, rec->name, map_hash(rec->name, strlen(rec->name))) : NULL;
+	struct snap_note *note = NULL;
+
+	if (rec->kind == KNOWLEDGE_ADDRESS)
+		note = note_of(k, rec->is_service, rec->name, map_hash(rec->name, strlen(rec->name)));
 
 	if (note && rec->in_store && note->holders == KNOWLEDGE_RECORDED) {
 		note->holders = rec->holders;
@@ -484,6 +494,11 @@ size_t knowledge_n(const struct knowledge *k)
 
 	for (uint32_t i = 0; i < snapshot_n_workloads(k->snapshot); i++)
 		n += snapshot_workload_at(k->snapshot, i)->note.holders != KNOWLEDGE_RECORDED;
+	for (uint32_t i = 0; i < snapshot_n_services(k->snapshot); i++) {
+		const struct snap_def *def = snapshot_service_at(k->snapshot, i)->def;
+
+		n += def->defined && def->note.holders != KNOWLEDGE_RECORDED;
+	}
 	return n;
 }
 

@@ -32,10 +32,24 @@ static int save_one(enum knowledge_kind kind, const char *name, const uint8_t *v
 	return pb_append(&response.base, out);
 }
 
-static int save_workload(const struct knowledge *k, const char *name, const struct snap_workload *from, struct bytes *out)
+/* @w, or the service @def. */
+static int encode(const struct knowledge *k, const struct snap_workload *w, const struct snap_def *def, struct arena *arena, struct bytes *value)
+{
+	struct workload workload;
+	struct service service;
+	int r;
+
+	if (w) {
+		r = snapshot_workload_model(k->snapshot, w, arena, &workload);
+		return r < 0 ? r : workload_encode(&workload, value);
+	}
+	r = snap_store_service_model(k->store, def, arena, &service);
+	return r < 0 ? r : service_encode(&service, value);
+}
+
+static int save_noted(const struct knowledge *k, const char *name, const struct snap_workload *w, const struct snap_def *def, struct bytes *out)
 {
 	struct arena *arena;
-	struct workload w;
 	struct bytes value;
 	int r;
 
@@ -43,9 +57,7 @@ static int save_workload(const struct knowledge *k, const char *name, const stru
 	if (r < 0)
 		return r;
 	bytes_init(&value, SAVE_ARENA_MAX);
-	r = snapshot_workload_model(k->snapshot, from, arena, &w);
-	if (r == 0)
-		r = workload_encode(&w, &value);
+	r = encode(k, w, def, arena, &value);
 	if (r == 0)
 		r = save_one(KNOWLEDGE_ADDRESS, name, value.data, value.len, out);
 	bytes_deinit(&value);
@@ -55,12 +67,14 @@ static int save_workload(const struct knowledge *k, const char *name, const stru
 
 static int save_record(const struct knowledge *k, const struct record *rec, struct bytes *out)
 {
-	const struct snap_workload *w;
+	const char *target = record_target(rec);
 
 	if (rec->extra && rec->extra->len)
 		return save_one((enum knowledge_kind)rec->kind, rec->name, rec->extra->value, rec->extra->len, out);
-	w = snapshot_workload(k->snapshot, record_target(rec));
-	return w ? save_workload(k, rec->name, w, out) : 0;
+
+	const struct snap_service *service = rec->is_service ? snapshot_service(k->snapshot, target) : NULL;
+	const struct snap_workload *w = rec->is_service ? NULL : snapshot_workload(k->snapshot, target);
+	return w || service ? save_noted(k, rec->name, w, service ? service->def : NULL, out) : 0;
 }
 
 int knowledge_save(const struct knowledge *k, struct bytes *out)
@@ -77,7 +91,13 @@ int knowledge_save(const struct knowledge *k, struct bytes *out)
 		const struct snap_workload *w = snapshot_workload_at(k->snapshot, i);
 
 		if (w->note.holders != KNOWLEDGE_RECORDED)
-			r = save_workload(k, snap_workload_uid(w), w, out);
+			r = save_noted(k, snap_workload_uid(w), w, NULL, out);
+	}
+	for (uint32_t i = 0; r == 0 && i < snapshot_n_services(k->snapshot); i++) {
+		const struct snap_def *def = snapshot_service_at(k->snapshot, i)->def;
+
+		if (def->defined && def->note.holders != KNOWLEDGE_RECORDED)
+			r = save_noted(k, snap_def_key(def), NULL, def, out);
 	}
 	return r;
 }

@@ -4,15 +4,16 @@
 #include "proxy/knowledge.h"
 
 /*
- * Inside of knowledge: knowledge.c (records, publishing), knowledge_workload.c
- * (workloads without one), knowledge_file.c. Nobody else includes this.
+ * Inside of knowledge: knowledge.c (records, publishing), knowledge_noted.c
+ * (resources without one), knowledge_file.c. Nobody else includes this.
  *
- * A workload under its own uid, of which there are ten thousand, is in the store
- * and nowhere else: who holds it, and the hash of its bytes, are noted there
- * (struct snap_note), and the state file is written from there. Of the few
+ * A workload under its own uid, of which there are ten thousand, and a service
+ * under its own key are in the store and nowhere else: who holds it, and the
+ * hash of its bytes, are noted there (struct snap_note), and the state file is
+ * written from there. Of the few
  * others, and of what could not be published yet, there is a record with the bytes.
  */
-#define KNOWLEDGE_RECORDED	UINT32_MAX	/* noted as holders: a record keeps this workload */
+#define KNOWLEDGE_RECORDED	UINT32_MAX	/* noted as holders: a record keeps this one */
 
 struct extra {
 	char *target;			/* as record_target(), where that is not the resource's name */
@@ -55,7 +56,7 @@ struct knowledge {
 	struct timer retry;
 
 	bool together;			/* between begin and end */
-	bool unpublished;		/* the store has changes of workloads that are not published */
+	bool unpublished;		/* the store has changes of what is noted that are not published */
 	int lost;			/* of what was put together: -ENOMEM */
 	struct put *puts;		/* those of the changes that are puts */
 	size_t n_puts;
@@ -75,9 +76,11 @@ MUST_CHECK int record_keep(struct record *rec, const uint8_t *value, size_t len)
 /* @rec may be NULL: there is none yet. @a: of an address, decoded. */
 MUST_CHECK int record_put(struct knowledge *k, struct record *rec, const struct put *p, const struct address *a, struct diag *d);
 
-/* --- knowledge_workload.c: there is no record of the name --- */
+/* --- knowledge_noted.c: there is no record of the name --- */
 
-struct snap_note *noted_find(const struct knowledge *k, const char *name, uint64_t hash);	/* NULL also when a record keeps it */
+/* NULL also when a record keeps it. */
+struct snap_note *noted_find(const struct knowledge *k, const char *name, uint64_t hash, bool *ret_is_service);
+struct snap_note *note_of(const struct knowledge *k, bool is_service, const char *name, uint64_t hash);
 /* The record takes over what is noted. */
 void noted_move(struct knowledge *k, struct record *rec);
 MUST_CHECK int noted_put(struct knowledge *k, struct put *p, struct diag *d);

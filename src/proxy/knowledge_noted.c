@@ -1,9 +1,9 @@
 /*
- * Workloads that have no record: what is noted of them in the store, and what is
- * put together.
+ * Workloads and services that have no record: what is noted of them in the
+ * store, and what is put together.
  *
- * Notes are changed in place. That of a workload which is not published would be
- * lost when the store goes back to its last publication; so before who holds it
+ * Notes are changed in place. That of one which is not published would be lost
+ * when the store goes back to its last publication; so before who holds it
  * changes, what was put is published.
  */
 #include <errno.h>
@@ -13,21 +13,34 @@
 
 enum { TOGETHER_MAX = 4096, TOGETHER_FIRST = 64 };
 
-struct snap_note *noted_find(const struct knowledge *k, const char *name, uint64_t hash)
+struct snap_note *note_of(const struct knowledge *k, bool is_service, const char *name, uint64_t hash)
 {
-	struct snap_note *note = snap_store_note(k->store, name, hash);
+	return is_service ? snap_store_service_note(k->store, name, hash) : snap_store_note(k->store, name, hash);
+}
 
-	return note && note->holders != KNOWLEDGE_RECORDED ? note : NULL;
+struct snap_note *noted_find(const struct knowledge *k, const char *name, uint64_t hash, bool *ret_is_service)
+{
+	for (int is_service = 0; is_service < 2; is_service++) {
+		struct snap_note *note = note_of(k, is_service, name, hash);
+
+		if (!note || note->holders == KNOWLEDGE_RECORDED)
+			continue;
+		*ret_is_service = is_service;
+		return note;
+	}
+	return NULL;
 }
 
 void noted_move(struct knowledge *k, struct record *rec)
 {
-	struct snap_note *note = noted_find(k, rec->name, map_hash(rec->name, strlen(rec->name)));
+	bool is_service;
+	struct snap_note *note = noted_find(k, rec->name, map_hash(rec->name, strlen(rec->name)), &is_service);
 
 	if (!note)
 		return;
 	rec->holders = note->holders;
 	rec->in_store = true;
+	rec->is_service = is_service;
 	note->holders = KNOWLEDGE_RECORDED;
 }
 
@@ -118,14 +131,16 @@ static int keep_for_later(struct knowledge *k, const struct put *p)
 	return holders_add(&k->holders, &rec->holders, p->holder);	/* the first needs no memory */
 }
 
-static int put_workload(struct knowledge *k, const struct put *p, struct snap_note *old, const struct workload *w, struct diag *d)
+static int put_address(struct knowledge *k, const struct put *p, struct snap_note *old, const struct address *a, struct diag *d)
 {
 	struct snap_note note = { .holders = old ? old->holders : HOLDERS_NONE };
 	int r = old ? 0 : holders_add(&k->holders, &note.holders, p->holder);	/* the first needs no memory */
 
 	memcpy(note.hash, &p->hash, sizeof(note.hash));
-	if (r == 0)
-		r = change(k, snap_store_put_noted(k->store, w, p->name_hash, old, &note), p);
+	if (r == 0 && a->type == ADDRESS_WORKLOAD)
+		r = change(k, snap_store_put_noted(k->store, &a->workload, p->name_hash, old, &note), p);
+	else if (r == 0)
+		r = change(k, snap_store_put_service_noted(k->store, &a->service, &note), p);
 	if (r == -EEXIST)
 		return diag_set(d, "its name collides with another's");
 	if (r == 0)
@@ -133,11 +148,24 @@ static int put_workload(struct knowledge *k, const struct put *p, struct snap_no
 	return r;
 }
 
-static int put_decoded(struct knowledge *k, const struct put *p, struct snap_note *note, const struct address *a, struct diag *d)
+/* The resource goes by the name that is in it. */
+static bool is_own_name(const struct address *a, const char *name)
 {
-	if (a->type == ADDRESS_WORKLOAD && !strcmp(a->workload.uid, p->name) && (note || !snap_store_note(k->store, p->name, p->name_hash)))
-		return put_workload(k, p, note, &a->workload, d);
-	return record_put(k, NULL, p, a, d);
+	size_t n;
+
+	if (a->type == ADDRESS_WORKLOAD)
+		return !strcmp(a->workload.uid, name);
+	n = strlen(a->service.namespace);
+	return !strncmp(name, a->service.namespace, n) && name[n] == '/' && !strcmp(name + n + 1, a->service.hostname);
+}
+
+/* @note: of the same name, of a service or of a workload; NULL: none. */
+static int put_decoded(struct knowledge *k, const struct put *p, struct snap_note *note, bool is_service, const struct address *a, struct diag *d)
+{
+	bool to_service = a->type == ADDRESS_SERVICE;
+	bool fits = note ? is_service == to_service : !note_of(k, to_service, p->name, p->name_hash);
+
+	return fits && is_own_name(a, p->name) ? put_address(k, p, note, a, d) : record_put(k, NULL, p, a, d);
 }
 
 static bool is_same(const struct snap_note *note, const struct put *p)
@@ -150,7 +178,8 @@ static bool is_same(const struct snap_note *note, const struct put *p)
 
 int noted_put(struct knowledge *k, struct put *p, struct diag *d)
 {
-	struct snap_note *note = noted_find(k, p->name, p->name_hash);
+	bool is_service = false;
+	struct snap_note *note = noted_find(k, p->name, p->name_hash, &is_service);
 	struct address a;
 	int r;
 
@@ -167,7 +196,7 @@ int noted_put(struct knowledge *k, struct put *p, struct diag *d)
 		return 0;
 	r = address_decode(p->value, p->len, &a, d);
 	if (r == 0) {
-		r = put_decoded(k, p, note, &a, d);
+		r = put_decoded(k, p, note, is_service, &a, d);
 		address_deinit(&a);
 	}
 	if (r == -ENOMEM && keep_for_later(k, p) == 0) {
@@ -179,14 +208,15 @@ int noted_put(struct knowledge *k, struct put *p, struct diag *d)
 
 /* --- letting go --- */
 
-static void forget(struct knowledge *k, const char *name)
+static int forget(struct knowledge *k, const char *name, bool is_service)
 {
-	knowledge_retry_later(k, change(k, snap_store_remove_workload(k->store, name), NULL));
+	return change(k, is_service ? snap_store_remove_service(k->store, name) : snap_store_remove_workload(k->store, name), NULL);
 }
 
 void noted_gone(struct knowledge *k, uint32_t holder, const char *name, uint64_t hash)
 {
-	struct snap_note *note = noted_find(k, name, hash);
+	bool is_service;
+	struct snap_note *note = noted_find(k, name, hash, &is_service);
 
 	if (!note || !holders_has(&k->holders, note->holders, holder))
 		return;
@@ -199,7 +229,13 @@ void noted_gone(struct knowledge *k, uint32_t holder, const char *name, uint64_t
 	if (note->holders)
 		return;
 	k->generation++;
-	forget(k, name);
+	knowledge_retry_later(k, forget(k, name, is_service));
+}
+
+static void drop_one(struct knowledge *k, uint32_t holder, const struct snap_note *note, const char *name)
+{
+	if (note->holders != KNOWLEDGE_RECORDED && holders_has(&k->holders, note->holders, holder))
+		noted_gone(k, holder, name, map_hash(name, strlen(name)));
 }
 
 void noted_drop(struct knowledge *k, uint32_t holder)
@@ -210,10 +246,14 @@ void noted_drop(struct knowledge *k, uint32_t holder)
 	k->together = true;
 	for (uint32_t i = 0; i < snapshot_n_workloads(s); i++) {
 		const struct snap_workload *w = snapshot_workload_at(s, i);
-		const char *uid = snap_workload_uid(w);
 
-		if (w->note.holders != KNOWLEDGE_RECORDED && holders_has(&k->holders, w->note.holders, holder))
-			noted_gone(k, holder, uid, map_hash(uid, strlen(uid)));
+		drop_one(k, holder, &w->note, snap_workload_uid(w));
+	}
+	for (uint32_t i = 0; i < snapshot_n_services(s); i++) {
+		const struct snap_def *def = snapshot_service_at(s, i)->def;
+
+		if (def->defined)
+			drop_one(k, holder, &def->note, snap_def_key(def));
 	}
 	k->together = together;
 	snapshot_unref(s);
@@ -230,7 +270,13 @@ int noted_retry(struct knowledge *k)
 		const struct snap_workload *w = snapshot_workload_at(s, i);
 
 		if (w->note.holders == HOLDERS_NONE)
-			r = change(k, snap_store_remove_workload(k->store, snap_workload_uid(w)), NULL);
+			r = forget(k, snap_workload_uid(w), false);
+	}
+	for (uint32_t i = 0; r == 0 && i < snapshot_n_services(s); i++) {
+		const struct snap_def *def = snapshot_service_at(s, i)->def;
+
+		if (def->defined && def->note.holders == HOLDERS_NONE)
+			r = forget(k, snap_def_key(def), true);
 	}
 	snapshot_unref(s);
 	return r;
