@@ -18,7 +18,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { TRIE_BITS = 5, TRIE_WAYS = 32, TRIE_DEPTH_MAX = 13, ROOM = 16, FIRST_NODES = 64, KEEP_NODES = 128 };
+enum { TRIE_BITS = 5, TRIE_WAYS = 32, TRIE_DEPTH_MAX = 13, ROOM = 32, MAX_ROOM = 32, FIRST_NODES = 64, KEEP_NODES = 128 };
 
 struct trie_node {
 	uint32_t serial;		/* of the transaction that made it */
@@ -26,7 +26,7 @@ struct trie_node {
 	uint32_t nodes;
 	uint32_t count : 27;		/* entries below */
 	uint32_t room : 5;		/* its size, in steps */
-	void *slots[];			/* of an idle one, the next in the first */
+	void *slots[];
 };
 
 #define COUNT_MAX	((UINT32_C(1) << 27) - 1)
@@ -58,7 +58,7 @@ static size_t room_of(uint32_t leaves, uint32_t nodes)
 	return (NODE_HEAD + bits_of(leaves | nodes) * sizeof(void *) + bits_of(nodes) * sizeof(uint32_t) + ROOM - 1) / ROOM;
 }
 
-_Static_assert((NODE_HEAD + TRIE_WAYS * (sizeof(void *) + sizeof(uint32_t))) / ROOM < TRIE_ROOMS, "idle nodes of each size");
+_Static_assert((NODE_HEAD + TRIE_WAYS * (sizeof(void *) + sizeof(uint32_t))) / ROOM < MAX_ROOM, "a node says its size in 5 bits");
 
 /* The number of entries below deeper node @i of @n. */
 static uint32_t *below(struct trie_node *n, size_t room, uint32_t i)
@@ -110,43 +110,31 @@ void trie_nodes_deinit(struct trie_nodes *nodes)
 
 /* --- nodes of a transaction --- */
 
-/* A change makes and drops at most two nodes at each depth. */
+/* A change drops at most two nodes at each depth. */
 static int tx_reserve(struct trie_tx *tx)
 {
-	int r = nodes_reserve(&tx->made, 2 * TRIE_DEPTH_MAX);
-
-	return r < 0 ? r : nodes_reserve(&tx->dropped, 2 * TRIE_DEPTH_MAX);
+	return nodes_reserve(&tx->dropped, 2 * TRIE_DEPTH_MAX);
 }
 
 /* With its room and serial; the rest is the caller's to fill. */
 static struct trie_node *node_make(struct trie_tx *tx, size_t room)
 {
-	struct trie_node *n = tx->idle[room];
+	struct trie_node *n = slab_alloc(tx->slab, room * ROOM);
 
-	if (n) {
-		tx->idle[room] = n->slots[0];
-		tx->n_idle--;
-		return n;
-	}
-	n = slab_alloc(tx->slab, room * ROOM);
 	if (!n)
 		return NULL;
-	tx->made.list[tx->made.n++] = n;
 	n->serial = tx->serial;
-	n->room = room & (TRIE_ROOMS - 1);
+	n->room = room & (MAX_ROOM - 1);
 	return n;
 }
 
 /* @n is in no version any more that is newer than the transaction's beginning. */
 static void node_drop(struct trie_tx *tx, struct trie_node *n)
 {
-	if (n->serial != tx->serial) {
+	if (n->serial == tx->serial)
+		node_free(n, tx->slab);
+	else
 		tx->dropped.list[tx->dropped.n++] = n;
-		return;
-	}
-	n->slots[0] = tx->idle[n->room];
-	tx->idle[n->room] = n;
-	tx->n_idle++;
 }
 
 /* Makes the node at @at the transaction's own, as it is. */
@@ -217,15 +205,6 @@ static int node_reshape(struct trie_tx *tx, struct trie_node **at, uint32_t leav
 
 /* --- transactions --- */
 
-static void tx_begin(struct trie_tx *tx)
-{
-	tx->serial++;
-	if (tx->n_idle)
-		memset(tx->idle, 0, sizeof(tx->idle));
-	tx->n_idle = 0;
-	nodes_empty(&tx->made);
-}
-
 void trie_tx_init(struct trie_tx *tx, struct slab *slab, uint32_t serial)
 {
 	*tx = (struct trie_tx){ .slab = slab, .serial = serial };
@@ -233,32 +212,40 @@ void trie_tx_init(struct trie_tx *tx, struct slab *slab, uint32_t serial)
 
 void trie_tx_deinit(struct trie_tx *tx)
 {
-	trie_nodes_deinit(&tx->made);
 	trie_nodes_deinit(&tx->dropped);
 	*tx = (struct trie_tx){};
 }
 
+/* A node that is the transaction's own is below such ones only. */
+static void undo_below(struct trie_node *n, struct trie_tx *tx)
+{
+	if (n->serial != tx->serial)
+		return;
+	for (uint32_t left = n->nodes; left; left &= left - 1)
+		undo_below(*slot_of(n, left & -left), tx);
+	node_free(n, tx->slab);
+}
+
+void trie_undo(struct trie *t, struct trie_tx *tx)
+{
+	if (t->root)
+		undo_below(t->root, tx);
+	t->root = NULL;
+}
+
 void trie_tx_abort(struct trie_tx *tx)
 {
-	for (uint32_t i = 0; i < tx->made.n; i++)
-		node_free(tx->made.list[i], tx->slab);
 	nodes_empty(&tx->dropped);	/* they are in the version before */
-	tx_begin(tx);
+	tx->serial++;
 }
 
 void trie_tx_commit(struct trie_tx *tx, struct trie_nodes *io_dropped)
 {
-	for (size_t i = 0; tx->n_idle && i < ELEMENTS(tx->idle); i++) {
-		for (struct trie_node *n = tx->idle[i], *next; n; n = next) {
-			next = n->slots[0];
-			slab_free(tx->slab, n, i * ROOM);
-		}
-	}
-
 	struct trie_nodes empty = *io_dropped;
+
 	*io_dropped = tx->dropped;
 	tx->dropped = empty;
-	tx_begin(tx);
+	tx->serial++;
 }
 
 /* --- reading --- */

@@ -24,8 +24,6 @@ struct trie {			/* a version; copied by value */
 	struct trie_node *root;
 };
 
-enum { TRIE_ROOMS = 32 };	/* sizes of nodes, in steps */
-
 struct trie_nodes {
 	struct trie_node **list;	/* keeps its room when it is emptied, if that is not much */
 	uint32_t n;
@@ -35,15 +33,14 @@ struct trie_nodes {
 struct trie_tx {
 	struct slab *slab;		/* of all nodes */
 	uint32_t serial;		/* of the transaction; nodes with it are ours to change */
-	uint32_t n_idle;
-	struct trie_nodes made;		/* nodes that exist since the transaction began */
 	struct trie_nodes dropped;	/* older nodes that the newest version does not use */
-	struct trie_node *idle[TRIE_ROOMS];	/* made, and not used any more, by size */
 };
 
 void trie_tx_init(struct trie_tx *tx, struct slab *slab, uint32_t serial);	/* and begins the first */
 void trie_tx_deinit(struct trie_tx *tx);	/* after an abort() or commit() */
-/* Gives up what was made: every version as of the beginning is valid as it was. Begins the next. */
+/* Frees what the transaction made of @t, which is empty then: every version as of the beginning is valid as it was. */
+void trie_undo(struct trie *t, struct trie_tx *tx);
+/* Ends it, after trie_undo() of each trie that it has changed, and begins the next. */
 void trie_tx_abort(struct trie_tx *tx);
 /*
  * Ends it, and begins the next. The nodes that were replaced are *io_dropped,

@@ -250,8 +250,22 @@ int snap_store_set_network(struct snap_store *st, const char *network)
 	return 0;
 }
 
+/* All tries that the running transaction may have changed. */
+static void undo_state(struct snap_store *st)
+{
+	struct snap_state *s = &st->now;
+	struct trie *const tries[] = { &s->workloads, &s->by_ip, &s->by_far_ip, &s->services, &s->by_key, &s->by_vip, &s->by_host, &s->absent, &s->policies, &s->policies_of };
+
+	for (size_t i = 0; i < ELEMENTS(tries); i++)
+		trie_undo(tries[i], &st->tx);
+	for (size_t i = 0; i < st->made.n; i++)
+		if (st->made.list[i].type == SNAP_O_SERVICE)
+			trie_undo(&((struct snap_service *)st->made.list[i].ptr)->endpoints, &st->tx);
+}
+
 void snap_store_abort(struct snap_store *st)
 {
+	undo_state(st);
 	trie_tx_abort(&st->tx);
 	st->now = st->last->state;
 	objects_free(st, &st->made);

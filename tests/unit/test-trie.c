@@ -110,6 +110,7 @@ static void what_was_put_is_found_and_what_was_removed_is_not(void **state)
 		}
 		check(&t, shape, there);
 		assert_null(t.root);
+		trie_undo(&t, &tx);
 		trie_tx_abort(&tx);
 		trie_tx_deinit(&tx);
 	}
@@ -181,6 +182,7 @@ static void an_aborted_transaction_leaves_the_old_version(void **state)
 		if (there[k])
 			assert_int_equal(trie_swap(&changed, &tx, key_of(1, k), &values[k], &values[k]), 0);
 	}
+	trie_undo(&changed, &tx);
 	trie_tx_abort(&tx);
 	check(&t, 1, there);
 	trie_free(&t, &slab);
