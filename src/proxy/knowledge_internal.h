@@ -78,8 +78,7 @@ MUST_CHECK int record_put(struct knowledge *k, struct record *rec, const struct 
 
 /* --- knowledge_noted.c: there is no record of the name --- */
 
-/* NULL also when a record keeps it. */
-struct snap_note *noted_find(const struct knowledge *k, const char *name, uint64_t hash, bool *ret_is_service);
+/* What is noted of a service or a workload in the store, for a record, too; NULL: it is not there. */
 struct snap_note *note_of(const struct knowledge *k, bool is_service, const char *name, uint64_t hash);
 /* The record takes over what is noted. */
 void noted_move(struct knowledge *k, struct record *rec);

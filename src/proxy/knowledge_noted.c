@@ -18,7 +18,8 @@ struct snap_note *note_of(const struct knowledge *k, bool is_service, const char
 	return is_service ? snap_store_service_note(k->store, name, hash) : snap_store_note(k->store, name, hash);
 }
 
-struct snap_note *noted_find(const struct knowledge *k, const char *name, uint64_t hash, bool *ret_is_service)
+/* NULL also when a record keeps it. */
+static struct snap_note *noted_find(const struct knowledge *k, const char *name, uint64_t hash, bool *ret_is_service)
 {
 	for (int is_service = 0; is_service < 2; is_service++) {
 		struct snap_note *note = note_of(k, is_service, name, hash);
