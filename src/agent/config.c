@@ -141,6 +141,8 @@ static const struct conf_item proxy_items[] = {
 	{ "upgrade_drain", CONF_DURATION, AT(config_proxy, upgrade_drain_ms), .max = 86400000, .dflt = "10m",
 	  .doc = "Time that connections have to end in a proxy process that was replaced." },
 	{ "connections", CONF_UINT, AT(config_proxy, connections), .max = 1000000, .dflt = "0", .doc = "Connections a VM may have; 0: the proxy's default." },
+	{ "connection_rate", CONF_UINT, AT(config_proxy, connection_rate), .max = 1000000, .dflt = "0",
+	  .doc = "Connections a second that a VM may open; 0: no limit. More wait in the kernel. A flood is served behind the neighbours in any case; a limit keeps it from the processor, too." },
 	{ "buffered_bytes", CONF_SIZE, AT(config_proxy, buffered_bytes), .dflt = "0", .doc = "Bytes a VM's connections may buffer; 0: the proxy's default." },
 };
 static const struct conf_table proxy_table = CONF_TABLE_INIT("proxy", struct config_proxy, proxy_items);

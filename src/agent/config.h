@@ -74,6 +74,7 @@ struct config_proxy {
 	int upgrade;			/* enum config_upgrade */
 	uint32_t upgrade_drain_ms;
 	uint32_t connections;		/* per VM, 0: the proxy's default */
+	uint32_t connection_rate;	/* a second, per VM; 0: no limit */
 	uint64_t buffered_bytes;
 };
 

@@ -241,6 +241,7 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->put.n_tee_ports = m->worker->n_tee_ports;
 	w->limits.connections = conf->connections;
 	w->limits.buffered_bytes = conf->buffered_bytes;
+	w->limits.connection_rate = conf->connection_rate;
 	w->put.limits = &w->limits;
 	w->put.health = p->health;
 	w->put.dns = dns_modes[p->dns];

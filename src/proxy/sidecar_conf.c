@@ -48,6 +48,8 @@ static void set_limits(const struct sidecar *s, struct vm_limits *limits)
 			limits->connect_timeout_ms = l->connect_timeout_ms;
 		if (l->resolve_timeout_ms)
 			limits->resolve_timeout_ms = l->resolve_timeout_ms;
+		if (l->connection_rate)
+			limits->connection_rate = l->connection_rate;
 		if (l->idle_timeout_s)
 			limits->idle_timeout_s = l->idle_timeout_s;
 	}

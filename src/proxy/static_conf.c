@@ -410,14 +410,17 @@ static int number_of(struct reading *rd, const struct conf_node *map, const char
 
 static int read_limits(struct reading *rd, const struct conf_node *n, Outrigger__Ipc__Limits *ret_limits)
 {
-	uint64_t connections = 0, idle_s = 0;
+	uint64_t connections = 0, rate = 0, idle_s = 0;
 	int r = number_of(rd, n, "connections", UINT32_MAX, &connections);
 
+	if (r == 0)
+		r = number_of(rd, n, "connection_rate", UINT32_MAX, &rate);
 	if (r == 0)
 		r = number_of(rd, n, "buffered_bytes", UINT64_MAX, &ret_limits->buffered_bytes);
 	if (r == 0)
 		r = number_of(rd, n, "idle_timeout_s", UINT32_MAX, &idle_s);
 	ret_limits->connections = (uint32_t)connections;
+	ret_limits->connection_rate = (uint32_t)rate;
 	ret_limits->idle_timeout_s = (uint32_t)idle_s;
 	return r;
 }

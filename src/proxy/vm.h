@@ -6,6 +6,7 @@
 #include "base/ip.h"
 #include "mesh/tls.h"
 #include "proxy/budget.h"
+#include "proxy/pace.h"
 
 /*
  * A VM as the worker threads see it.
@@ -41,6 +42,7 @@ struct vm_counters {
 
 struct vm_limits {			/* vm_conf_new() fills in the defaults */
 	uint32_t connections;		/* open at once; 10000 */
+	uint32_t connection_rate;	/* that it may open, a second; 0: no limit */
 	uint64_t buffered_bytes;	/* in user memory, all connections and tunnels together; 64 MiB */
 	uint32_t handshakes;		/* inbound tunnels that are not open yet; 512 */
 	uint32_t tunnels;		/* inbound ones; 4096 */
@@ -59,6 +61,7 @@ struct vm {				/* fixed, but for atomics */
 	uint32_t n_tunnels;		/* likewise: inbound ones */
 	uint32_t n_handshakes;		/* likewise: of these, those that are not open yet */
 	uint64_t buffered_bytes;	/* atomic, of all workers */
+	struct pace pace;		/* of connections that it opens */
 	size_t n_workers;
 	struct vm_counters counters[];	/* one a worker */
 };

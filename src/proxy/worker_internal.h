@@ -106,6 +106,8 @@ struct worker_vm {
 	struct share share;
 	struct list put_off;		/* watches that wait for its next turn */
 	struct list of_busy;
+	struct list paced;		/* @outbound, while more connections would be too many a second */
+	struct timer pace_timer;
 	struct watch outbound;
 	struct watch inbound;
 	struct vm_address *addresses;	/* those of @conf that nobody else had */

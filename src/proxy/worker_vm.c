@@ -11,7 +11,7 @@
 #include "proxy/pool.h"
 #include "proxy/hbone.h"
 
-enum { ACCEPTS_A_TURN = 16, BACKLOG_MAX = 4096, LAST_WORDS_MS = 1000, DNS_PORT = 53 };
+enum { ACCEPTS_A_TURN = 16, BACKLOG_MAX = 4096, LAST_WORDS_MS = 1000, PACE_RETRY_MS = 5, DNS_PORT = 53 };
 
 static struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
 {
@@ -162,6 +162,32 @@ static bool accept_next(struct worker_vm *v, struct watch *watch, accepted_fn *f
 	return true;
 }
 
+/* Harmless when nothing waits. What could not be armed or taken up is at the tick. */
+static void take_up_paced(struct worker_vm *v)
+{
+	struct watch *watch = list_first(&v->paced, struct watch, put_off);
+
+	if (watch)
+		(void)!watch_take_up(watch);
+}
+
+static int on_pace_timer(struct timer *t)
+{
+	take_up_paced(container_of(t, struct worker_vm, pace_timer));
+	return 0;
+}
+
+/* false: too many a second. The rest waits in the kernel. */
+static bool in_pace(struct worker_vm *v, uint32_t events)
+{
+	if (pace_left(&v->vm->pace, v->conf->limits.connection_rate, loop_now_ms(v->w->loop)))
+		return true;
+	worker_over(v, VM_B_RATE);
+	watch_put_off(&v->outbound, events, &v->paced);
+	(void)!timer_arm(v->w->loop, &v->pace_timer, PACE_RETRY_MS, on_pace_timer);
+	return false;
+}
+
 /* Takes what waits, but no more than is fair to the others on the loop. */
 static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t events, accepted_fn *fn)
 {
@@ -170,8 +196,12 @@ static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t event
 			worker_vm_put_off(v, watch, events);
 			return;
 		}
+		if (watch == &v->outbound && !in_pace(v, events))
+			return;
 		if (!accept_next(v, watch, fn))
 			return;
+		if (watch == &v->outbound)
+			pace_take(&v->vm->pace, v->conf->limits.connection_rate, loop_now_ms(v->w->loop));
 	}
 }
 
@@ -279,6 +309,7 @@ static int vm_add(struct worker *w, struct vm_conf *c)
 		list_init(&v->tunnels);
 		list_init(&v->put_off);
 		list_init(&v->of_busy);
+		list_init(&v->paced);
 		list_init(&v->from_neighbours);
 		map_init(&v->pool);
 		r = vm_begin(v);
@@ -342,6 +373,7 @@ static int really_free(struct defer *d)
 	struct removed_mail *m = v->last;
 
 	timer_cancel(&v->drain_timer);
+	timer_cancel(&v->pace_timer);
 	list_unlink(&v->of_busy);
 	map_remove(&w->vms, &v->link);
 	forget_addresses(v);
@@ -486,6 +518,7 @@ void worker_vm_tick(struct worker_vm *v, uint64_t now_ms)
 	list_for_each_safe(l, &v->tunnels)
 		hbone_tick(list_entry(l, struct hbone, of_vm), now_ms);
 	pool_tick(v, now_ms);
+	take_up_paced(v);
 	if (v->missing_since_ms && now_ms - v->missing_since_ms > v->conf->limits.resolve_timeout_ms)
 		recheck(v, true);
 	if (!v->removed)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "proxy/budget.h"
+#include "proxy/pace.h"
 #include "proxy/share.h"
 
 enum { N = 3 };
@@ -150,6 +151,37 @@ static void numbers_of_turns_may_wrap(void **state)
 	assert_int_equal(take(&of[0], 100000), SHARE);
 }
 
+/* --- rates --- */
+
+/* As many as may come at @now_ms, at most @max. */
+static int come(struct pace *p, uint32_t rate, uint64_t now_ms, int max)
+{
+	int n = 0;
+
+	while (n < max && pace_left(p, rate, now_ms)) {
+		pace_take(p, rate, now_ms);
+		n++;
+	}
+	return n;
+}
+
+static void a_rate_has_a_burst_and_no_end(void **state)
+{
+	struct pace p = {};
+
+	(void)state;
+	assert_int_equal(come(&p, 100, 5000, 1000), 11);	/* one is due, and those of 100 ms */
+	assert_int_equal(come(&p, 100, 5009, 1000), 0);
+	assert_int_equal(come(&p, 100, 5010, 1000), 1);
+	assert_int_equal(come(&p, 100, 5060, 1000), 5);
+	assert_int_equal(come(&p, 100, 3600000, 1000), 11);	/* an hour of rest is no credit */
+	assert_int_equal(come(&p, 0, 3600000, 1000), 1000);
+	assert_int_equal(come(&p, UINT32_MAX, 3700000, 1000), 1000);
+	assert_int_equal(come(&p, 1, 3800000, 1000), 1);
+	assert_int_equal(come(&p, 1, 3800899, 1000), 0);
+	assert_int_equal(come(&p, 1, 3800900, 1000), 1);
+}
+
 /* --- messages --- */
 
 static void a_budget_is_spoken_of_once_in_a_while(void **state)
@@ -233,6 +265,7 @@ int main(void)
 		T(bytes_are_work_too),
 		T(what_was_taken_too_much_is_owed),
 		T(numbers_of_turns_may_wrap),
+		T(a_rate_has_a_burst_and_no_end),
 		T(a_budget_is_spoken_of_once_in_a_while),
 		T(counters_that_begin_anew_are_understood),
 		T(a_busy_vm_is_not_worth_a_message),

@@ -1239,6 +1239,28 @@ static void budgets_hold(void **state)
 		close(c[i]);
 }
 
+static void few_a_second(struct vm_conf *c)
+{
+	c->limits.connection_rate = 20;
+}
+
+static void connections_beyond_the_rate_wait_and_are_served(void **state)
+{
+	enum { N = 8 };			/* three at once, the others one by one */
+	int c[N];
+
+	(void)state;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", few_a_second);
+	for (int i = 0; i < N; i++)
+		c[i] = dial(VIP);
+	for (int i = 0; i < N; i++)
+		close(take(rig.app));
+	assert_true(counters_of(rig.a.vm[0]).over_budget[VM_B_RATE] > 0);
+	assert_int_equal(counters_of(rig.a.vm[0]).refused[FLOW_OUTBOUND], 0);
+	for (int i = 0; i < N; i++)
+		close(c[i]);
+}
+
 /* --- without memory --- */
 
 struct failure {
@@ -1561,6 +1583,7 @@ int main(void)
 		T(a_busy_vm_leaves_room_for_its_neighbours),
 		T(strangers_at_the_door_are_limited),
 		T(budgets_hold),
+		T(connections_beyond_the_rate_wait_and_are_served),
 		T(the_client_s_worker_may_want_memory_at_any_time),
 		T(the_server_s_worker_may_want_memory_at_any_time),
 		T(a_vm_may_come_and_go_without_memory),
