@@ -10,6 +10,8 @@
 #include "lib/sniff.h"
 #include "lib/steer.h"
 
+enum { MAX_EMPTY_TAGS = 2 };
+
 enum verdict {
 	V_PASS,
 	V_LEAVE,	/* passes, and is not copied either */
@@ -414,15 +416,48 @@ static __always_inline int handle_ip(const struct packet *p, const struct steer_
 	return TC_ACT_SHOT;
 }
 
+static __always_inline int is_tagged_inside(const struct __sk_buff *skb)
+{
+	__u16 type = (__u16)skb->protocol;
+
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+/*
+ * The outermost tag is beside the packet here, others are inside. A VM takes off
+ * tags of no VLAN, wherever they are, and goes by what follows; so do we, or
+ * every packet could pass in two of them. -1: there is no honest reason for it.
+ */
+static __always_inline int untag(struct __sk_buff *skb)
+{
+	__u16 tci;
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MAX_EMPTY_TAGS; i++) {
+		if (!is_tagged_inside(skb))
+			return 0;
+		if (packet_vlan(skb))
+			return bpf_skb_load_bytes(skb, ETH_HLEN, &tci, sizeof(tci)) || !(tci & bpf_htons(0xfff)) ? -1 : 0;
+		if (bpf_skb_vlan_pop(skb))
+			return -1;
+	}
+	return is_tagged_inside(skb) ? -1 : 0;
+}
+
 SEC("tc")
 int port_ingress(struct __sk_buff *skb)
 {
+	int tags = untag(skb);
 	struct steer_port_key k = { .ifindex = skb->ifindex, .vlan = packet_vlan(skb) };
 	const struct steer_port *port = bpf_map_lookup_elem(&ports, &k);
 	struct packet p = {};
 
 	if (!port)
 		return TC_ACT_UNSPEC;
+	if (tags) {
+		count(port->vm, STEER_C_MALFORMED);
+		return TC_ACT_SHOT;
+	}
 
 	__u32 mark = mark_of(skb->mark);
 	if (port->vm && (mark == MARK_DNS_QUERY || mark == MARK_DNS_BACK))

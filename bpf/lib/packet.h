@@ -41,6 +41,13 @@ enum {
 	DHCP6_SERVER = 547,
 };
 
+enum fragment {
+	FRAGMENT_NONE,
+	FRAGMENT_FIRST,
+	FRAGMENT_LATER,
+	FRAGMENT_INSIDE,	/* a later one that begins inside the TCP header, so that it may change the flags */
+};
+
 struct packet {
 	struct steer_addr saddr;
 	struct steer_addr daddr;
@@ -56,7 +63,7 @@ struct packet {
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 ip6;
-	__u8 fragment;		/* 1: the first of several, 2: a later one */
+	__u8 fragment;		/* enum fragment */
 	__u16 pad;
 };
 
@@ -66,7 +73,7 @@ enum parsed {
 	PARSED_IP,		/* some other IP: addresses and protocol only */
 	PARSED_OTHER,		/* not IP: ethertype only */
 	PARSED_SHORT,		/* TCP without a whole header, a tiny first fragment perhaps: addresses and ports only; counted */
-	PARSED_DEEP,		/* IPv6 behind more extension headers than anybody has use for: addresses only; counted */
+	PARSED_DEEP,		/* what it is shows no single packet, or only behind endless extension headers: addresses only; counted */
 	PARSED_BAD,		/* cut short; counted */
 };
 
@@ -120,8 +127,8 @@ static __always_inline int packet_l4(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 type;
 
-	if (p->fragment == 2)
-		return PARSED_IP;
+	if (p->fragment >= FRAGMENT_LATER)
+		return p->fragment == FRAGMENT_INSIDE && p->protocol == IPPROTO_TCP ? PARSED_DEEP : PARSED_IP;
 	if (p->protocol == IPPROTO_TCP)
 		return packet_tcp(skb, p);
 	if (p->protocol == IPPROTO_UDP)
@@ -132,6 +139,12 @@ static __always_inline int packet_l4(struct __sk_buff *skb, struct packet *p)
 		return PARSED_BAD;
 	p->sport = type;
 	return PARSED_ICMP6;
+}
+
+/* @offset in units of 8 bytes. RFC 1858, section 4: the flags of TCP are in the second of them. */
+static __always_inline enum fragment fragment_at(__u16 offset)
+{
+	return !offset ? FRAGMENT_FIRST : offset == 1 ? FRAGMENT_INSIDE : FRAGMENT_LATER;
 }
 
 static __always_inline int packet_ip4(struct __sk_buff *skb, struct packet *p)
@@ -148,7 +161,7 @@ static __always_inline int packet_ip4(struct __sk_buff *skb, struct packet *p)
 	p->saddr.w[3] = ip->saddr;
 	p->daddr.w[3] = ip->daddr;
 	if (ip->frag_off & bpf_htons(0x3fff))
-		p->fragment = ip->frag_off & bpf_htons(0x1fff) ? 2 : 1;
+		p->fragment = fragment_at(bpf_ntohs(ip->frag_off) & 0x1fff);
 	return packet_l4(skb, p);
 }
 
@@ -166,16 +179,16 @@ static __always_inline int packet_ip6_extensions(struct __sk_buff *skb, struct p
 
 		if (!is_ip6_extension(p->protocol))
 			return 0;
-		if (bpf_skb_load_bytes(skb, p->l4, h, sizeof(h)))
+		if (p->l4 + sizeof(h) > p->end || bpf_skb_load_bytes(skb, p->l4, h, sizeof(h)))
 			return -1;
 		if (p->protocol == IP6_FRAGMENT) {
-			p->fragment = h[2] || h[3] & 0xf8 ? 2 : 1;
+			p->fragment = fragment_at((h[2] << 8 | h[3]) >> 3);
 			p->l4 += 8;
 		} else {
 			p->l4 += (h[1] + 1) * 8;
 		}
 		p->protocol = h[0];
-		if (p->fragment == 2)
+		if (p->fragment >= FRAGMENT_LATER)
 			return 0;
 	}
 	return 0;
@@ -191,14 +204,26 @@ static __always_inline int packet_ip6(struct __sk_buff *skb, struct packet *p)
 	p->ip6 = 1;
 	p->protocol = ip->nexthdr;
 	p->l4 = ETH_HLEN + sizeof(*ip);
-	p->end = p->l4 + bpf_ntohs(ip->payload_len);
+	/* none: a jumbogram, or one that Linux takes for such, with all that there is behind its hop-by-hop options */
+	p->end = ip->payload_len && !skb->gso_size ? p->l4 + bpf_ntohs(ip->payload_len) : skb->len;
 	__builtin_memcpy(&p->saddr, &ip->saddr, sizeof(p->saddr));
 	__builtin_memcpy(&p->daddr, &ip->daddr, sizeof(p->daddr));
 	if (packet_ip6_extensions(skb, p))
 		return PARSED_BAD;
-	if (p->fragment != 2 && is_ip6_extension(p->protocol))
+	if (p->fragment < FRAGMENT_LATER && is_ip6_extension(p->protocol))
 		return PARSED_DEEP;
 	return packet_l4(skb, p);
+}
+
+/*
+ * Headers that the packet's end cuts off: padding may look like their rest, and
+ * in a fragment the next one has it (RFC 3128, RFC 7112).
+ */
+static __always_inline int packet_cut(const struct packet *p)
+{
+	if (p->protocol == IPPROTO_TCP && p->l4 + sizeof(p->sport) + sizeof(p->dport) <= p->end)
+		return PARSED_SHORT;
+	return PARSED_BAD;
 }
 
 /* @p must be zeroed. A packet that is longer than its IP header says (a GSO frame over 64 KiB) ends with the frame. */
@@ -221,7 +246,7 @@ static __always_inline int packet_parse(struct __sk_buff *skb, struct packet *p)
 	}
 	if (p->end > skb->len || skb->gso_size)
 		p->end = skb->len;
-	if (r == PARSED_L4 && p->payload > p->end)
-		return PARSED_BAD;
-	return r;
+	if ((r == PARSED_L4 && p->payload > p->end) || r == PARSED_SHORT)
+		r = packet_cut(p);
+	return r == PARSED_BAD && p->fragment ? PARSED_DEEP : r;
 }

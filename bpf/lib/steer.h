@@ -42,9 +42,10 @@ static __always_inline __u32 flags_of_port(__u16 port)
 	return t ? t->f[port] : 0;
 }
 
+/* With a FIN, too: Linux drops that, others take it for the SYN that it is. */
 static __always_inline int is_syn(const struct packet *p)
 {
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
 static __always_inline struct steer_divert *find_divert_to(const struct steer_addr *addr, __u16 port, __u32 vm, __u16 direction)

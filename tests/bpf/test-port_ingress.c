@@ -81,6 +81,50 @@ static struct frame tcp6(uint16_t port, uint8_t flags, size_t n_options)
 	return f;
 }
 
+static void ip4_length(struct frame *f, uint8_t len)
+{
+	f->data[14 + 3] = len;
+}
+
+/* The first fragment, or the one at 8 * @offset. */
+static void ip4_fragment(struct frame *f, uint8_t offset)
+{
+	f->data[14 + 6] = 0x20;
+	f->data[14 + 7] = offset;
+}
+
+/*
+ * IPv6 from fd00::1 to fd00::9: a fragment header (none with @offset < 0), and
+ * behind it destination options, of which @n_options bytes are in this fragment.
+ * What follows looks like a segment to port 9999.
+ */
+static struct frame fragment6(int offset, uint8_t n_options)
+{
+	uint8_t ip[40] = { 0x60, [5] = (uint8_t)(8 + n_options), [6] = 44, [7] = 64, [8] = 0xfd, [23] = 1, [24] = 0xfd, [39] = 9 };
+	uint8_t fragment[8] = { n_options ? 60 : 6, 0, 0, (uint8_t)(offset << 3 | 1), 0, 0, 0, 1 };
+	uint8_t options[16] = { 6, n_options > 8, 1, 4 };
+	uint8_t tcp[20] = { 4000 >> 8, 4000 & 255, 9999 >> 8, 9999 & 255, [12] = 0x50, [13] = 16 };
+	struct frame f = { .data = { 2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x86, 0xdd }, .len = 14 };
+
+	put(&f, ip, sizeof(ip));
+	put(&f, fragment, sizeof(fragment));
+	put(&f, options, n_options);
+	put(&f, tcp, sizeof(tcp));
+	return f;
+}
+
+/* The same with @n tags of no VLAN in front: a test run has none beside the packet. */
+static struct frame tagged(const struct frame *in, size_t n)
+{
+	struct frame f = { .len = 12 };
+
+	memcpy(f.data, in->data, f.len);
+	for (size_t i = 0; i < n; i++)
+		put(&f, (const uint8_t[4]){ 0x81 }, 4);
+	put(&f, in->data + 12, in->len - 12);
+	return f;
+}
+
 /* A UDP datagram from 10.0.0.1:4000 to 10.9.9.9:@port. */
 static struct frame udp4(uint16_t port, size_t payload)
 {
@@ -366,6 +410,59 @@ static void what_cannot_be_judged_does_not_reach_a_strict_port(void **state)
 	assert_int_equal(steer_table_address_remove(&bed.table, VM, &far_v6), 0);
 }
 
+/*
+ * What packet filters are known to be evaded by: the VM puts together, or makes
+ * of it, a SYN that no single packet shows.
+ */
+static void known_disguises_do_not_reach_a_strict_port(void **state)
+{
+	struct monitor_divert d4 = {
+		.vm = VM, .direction = MONITOR_INBOUND, .port = 443, .dst.len = 128, .dst.ip = ip_from_v4((const uint8_t[]){ 10, 9, 9, 9 }),
+	}, d6 = d4;
+	struct frame syn = tcp4(443, 2, 0), fin = tcp4(443, 3, 0), cut = tcp4(443, 2, 4), padded = syn, inside = tcp4(443, 16, 0), hop = tcp6(443, 2, 1);
+	struct frame v4[] = { fin, cut, padded, inside, tagged(&syn, 1), tagged(&syn, 3), tagged(&syn, 4) };
+	struct frame v6[] = { hop, fragment6(0, 8), fragment6(0, 16), fragment6(1, 0) };
+	struct frame later = tcp4(443, 16, 40), honest = fragment6(2, 0);
+	uint32_t old;
+
+	(void)state;
+	ip4_fragment(&v4[1], 0);		/* options of TCP are in the next fragment: RFC 3128 */
+	v4[1].data[14 + 20 + 12] = 0x80;
+	ip4_fragment(&v4[2], 0);		/* what looks like its flags is padding */
+	ip4_length(&v4[2], 20 + 8);
+	v4[2].data[14 + 20 + 13] = 16;
+	ip4_fragment(&v4[3], 1);		/* over the flags of the first: RFC 1858 */
+	ip4_fragment(&later, 3);
+	v6[0].data[14 + 4] = v6[0].data[14 + 5] = 0;	/* hop-by-hop options and no length: Linux takes it all */
+	v6[0].data[14 + 6] = 0;
+	d6.dst.ip = ip_from_v6((const uint8_t[16]){ [0] = 0xfd, [15] = 9 });
+	for (int strict = 0; strict < 2; strict++) {
+		d4.flags = d6.flags = strict ? MONITOR_DIVERT_FAIL_CLOSED : 0;
+		assert_true(steer_table_divert_add(&bed.table, &d4, &old) >= 0);
+		assert_true(steer_table_divert_add(&bed.table, &d6, &old) >= 0);
+		if (strict) {
+			assert_int_equal(steer_table_address_add(&bed.table, VM, &d4.dst.ip, vm_mac), 0);
+			assert_int_equal(steer_table_address_add(&bed.table, VM, &d6.dst.ip, vm_mac), 0);
+		}
+		for (size_t i = 0; i < ELEMENTS(v4); i++) {
+			struct frame out;
+			int want = strict || i == ELEMENTS(v4) - 1 ? TC_ACT_SHOT : TC_ACT_UNSPEC;	/* so many empty tags are nobody's */
+
+			if (run(&v4[i], &out, 1, NULL) != want)
+				fail_msg("strict %d: IPv4 disguise %zu", strict, i);
+		}
+		for (size_t i = 0; i < ELEMENTS(v6); i++)
+			if (verdict(&v6[i]) != (strict ? TC_ACT_SHOT : TC_ACT_UNSPEC))
+				fail_msg("strict %d: IPv6 disguise %zu", strict, i);
+		assert_int_equal(verdict(&later), TC_ACT_UNSPEC);
+		assert_int_equal(verdict(&honest), TC_ACT_UNSPEC);
+	}
+	assert_int_equal(steer_table_divert_remove(&bed.table, &d4, &old), 0);
+	assert_int_equal(steer_table_divert_remove(&bed.table, &d6, &old), 0);
+	assert_int_equal(steer_table_address_remove(&bed.table, VM, &d4.dst.ip), 0);
+	assert_int_equal(steer_table_address_remove(&bed.table, VM, &d6.dst.ip), 0);
+}
+
 static void an_error_after_the_match_passes_unless_fail_closed(void **state)
 {
 	struct frame f = tcp4(80, 2, 0), g = tcp4(81, 2, 0);
@@ -557,6 +654,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_foreign_source_is_counted_and_dropped_when_asked),
 		cmocka_unit_test(what_is_behind_the_vm_is_neither_foreign_nor_the_vm),
 		cmocka_unit_test(what_cannot_be_judged_does_not_reach_a_strict_port),
+		cmocka_unit_test(known_disguises_do_not_reach_a_strict_port),
 		cmocka_unit_test(an_error_after_the_match_passes_unless_fail_closed),
 		cmocka_unit_test(queries_go_to_a_proxy_that_is_there_and_does_something),
 		cmocka_unit_test(no_more_is_copied_of_a_vm_than_it_may),
