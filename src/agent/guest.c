@@ -87,6 +87,9 @@ void guest_table_deinit(struct guest_table *t)
 		guest_drop(t, container_of(l, struct guest, by_id));
 	map_deinit(&t->by_id);
 	map_deinit(&t->by_ip);
+	free(t->ours);
+	t->ours = NULL;
+	t->n_ours = 0;
 }
 
 /* --- finding --- */
@@ -160,11 +163,21 @@ static const struct guest_rule *rule_find(const struct guest_table *t, const str
 	return NULL;
 }
 
-static bool may_have(const struct guest_rule *rule, const struct ip *ip)
+static bool is_ours(const struct guest_table *t, const struct ip *ip)
+{
+	for (size_t i = 0; i < t->n_ours; i++)
+		if (ip_equal(&t->ours[i], ip))
+			return true;
+	return false;
+}
+
+static bool may_have(const struct guest_table *t, const struct guest_rule *rule, const struct ip *ip)
 {
 	if (ip_is_none(ip) || ip_is_multicast(ip) || ip_is_loopback(ip))
 		return false;
 	if (ip_is_v4(ip) && ip->b[12] >= 240)	/* RFC 1112, section 4; and broadcast */
+		return false;
+	if (!ip_is_link_local(ip) && is_ours(t, ip))
 		return false;
 	if (!rule || !rule->n_prefixes || ip_is_link_local(ip))
 		return true;
@@ -329,7 +342,7 @@ static int learn_address(struct guest_table *t, struct guest *g, const struct gu
 {
 	struct guest_address *other = address_find(t, &s->ip);
 
-	if (!may_have(g->rule, &s->ip)) {
+	if (!may_have(t, g->rule, &s->ip)) {
 		g->n_refused++;
 		return GUEST_E_REFUSED;
 	}
@@ -384,7 +397,7 @@ int guest_learn(struct guest_table *t, const struct guest_sighting *s, uint64_t 
 	}
 	if (is_new) {
 		/* Nothing it may not have makes a guest: a flood of such is not remembered. */
-		if (!may_have(rule_find(t, &s->link), &s->ip) || is_away(t, &s->link, now_ms))
+		if (!may_have(t, rule_find(t, &s->link), &s->ip) || is_away(t, &s->link, now_ms))
 			return GUEST_E_REFUSED;
 		r = guest_new(t, &s->link, now_ms, &g);
 		if (r)
@@ -415,11 +428,36 @@ static bool take_rule(struct guest_table *t, struct guest *g)
 	changed = strcmp(name, g->name) != 0;
 	memcpy(g->name, name, sizeof(name));
 	for (size_t i = g->n_addresses; i-- > 0;)
-		if (!may_have(rule, &g->addresses[i]->ip)) {
+		if (!may_have(t, rule, &g->addresses[i]->ip)) {
 			address_free(t, g, i);
 			changed = true;
 		}
 	return changed;
+}
+
+static void take_rules(struct guest_table *t)
+{
+	map_for_each(l, &t->by_id) {
+		struct guest *g = container_of(l, struct guest, by_id);
+
+		if (take_rule(t, g))
+			t->events.changed(g, t->events.data);
+	}
+}
+
+int guest_table_ours(struct guest_table *t, const struct ip *ips, size_t n)
+{
+	struct ip *ours = calloc(n ? n : 1, sizeof(*ours));
+
+	if (!ours)
+		return -ENOMEM;
+	if (n)
+		memcpy(ours, ips, n * sizeof(*ours));
+	free(t->ours);
+	t->ours = ours;
+	t->n_ours = n;
+	take_rules(t);
+	return 0;
 }
 
 void guest_table_change(struct guest_table *t, const struct guest_rule *rules, size_t n_rules, const struct guest_limits *limits)
@@ -427,12 +465,7 @@ void guest_table_change(struct guest_table *t, const struct guest_rule *rules, s
 	t->rules = rules;
 	t->n_rules = n_rules;
 	t->limits = *limits;
-	map_for_each(l, &t->by_id) {
-		struct guest *g = container_of(l, struct guest, by_id);
-
-		if (take_rule(t, g))
-			t->events.changed(g, t->events.data);
-	}
+	take_rules(t);
 }
 
 int guest_port_up(struct guest_table *t, const char *port, uint64_t now_ms)

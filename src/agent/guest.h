@@ -122,6 +122,9 @@ struct guest_table {
 	struct guest_limits limits;
 	struct guest_events events;
 
+	struct ip *ours;		/* the NIC's own addresses: no guest has them */
+	size_t n_ours;
+
 	struct map by_id;		/* struct guest.by_id */
 	struct map by_ip;		/* struct guest_address.by_ip */
 	uint64_t n_full;		/* sightings refused for want of room */
@@ -143,6 +146,13 @@ void guest_table_deinit(struct guest_table *t);	/* calls no event */
  * may not have any more. @rules is borrowed; the old one is not used any more.
  */
 void guest_table_change(struct guest_table *t, const struct guest_rule *rules, size_t n_rules, const struct guest_limits *limits);
+
+/*
+ * The NIC's own addresses, all of them: no guest gets one, however it says so,
+ * and who has one loses it. Link-local ones may be on both ends of different
+ * links, and do not count. @ips is copied. -ENOMEM: what was said before counts.
+ */
+MUST_CHECK int guest_table_ours(struct guest_table *t, const struct ip *ips, size_t n);
 
 /*
  * Takes notice of a guest and of one address of his. @ret_guest is written with

@@ -17,6 +17,7 @@
 #include "agent/knowledge.h"
 #include "agent/member.h"
 #include "agent/memory.h"
+#include "agent/own_addresses.h"
 #include "agent/reports.h"
 #include "agent/state.h"
 #include "base/clock.h"
@@ -64,6 +65,14 @@ void worker_touch_everybody(struct worker *w)
 		if (m)
 			member_touch(m);
 	}
+}
+
+static void on_own_addresses(const struct ip *ips, size_t n, void *data)
+{
+	struct worker *w = data;
+
+	if (guest_table_ours(&w->guests, ips, n) < 0)
+		log_error("no memory for the NIC's own addresses");
 }
 
 /* --- places --- */
@@ -433,8 +442,10 @@ static int start_session(struct worker *w, const struct worker_start *start)
 static int start_places(struct worker *w)
 {
 	struct places_events ev = { .up = on_place_up, .down = on_place_down, .data = w };
-	int r = places_init(&w->places, w->loop, w->conf, w->monitor, w->loaded.adopted, &ev);
+	int r = own_addresses_new(w->loop, on_own_addresses, w, &w->own);
 
+	if (r == 0)
+		r = places_init(&w->places, w->loop, w->conf, w->monitor, w->loaded.adopted, &ev);
 	if (r < 0)
 		return r;
 	r = capture_new(w->loop, steal_fd(&w->loaded.ring_fd), w->loaded.ring_bytes, feed_record, w, &w->capture);
@@ -483,6 +494,7 @@ static void stop_all(struct worker *w)
 	admin_free(w->admin);
 	timer_cancel(&w->tick);
 	timer_cancel(&w->expiry);
+	own_addresses_free(w->own);
 	capture_free(w->capture);
 	session_free(w->session);
 	supervisor_deinit(&w->supervisor);

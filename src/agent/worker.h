@@ -44,6 +44,7 @@ struct worker {
 
 	/* What is known. */
 	struct places places;
+	struct own_addresses *own;
 	struct guest_table guests;
 	struct catalog catalog;
 	struct policy_set *policies;	/* NULL: none yet */

@@ -291,6 +291,27 @@ static void configured_guests_need_not_say_a_word(void **state)
 	assert_true(ip_equal(&first, &address));
 }
 
+static void the_nics_own_addresses_are_no_guests(void **state)
+{
+	struct ip ours[] = { ip("10.0.0.1"), ip("fe80::1") };
+	struct guest *g;
+
+	(void)state;
+	assert_int_equal(guest_table_ours(&t, ours, 2), 0);
+	assert_int_equal(learn("tap0", 1, "10.0.0.1", GUEST_BY_ARP, 1, &g), GUEST_E_REFUSED);
+	assert_int_equal(learn("tap0", 1, "10.0.0.1", GUEST_BY_CONFIG, 1, &g), GUEST_E_REFUSED);
+	assert_int_equal(learn("tap0", 1, "fe80::1", GUEST_BY_ND, 1, &g), 0);	/* of another link */
+	assert_int_equal(learn("tap0", 1, "10.0.0.2", GUEST_BY_ARP, 1, &g), 0);
+
+	/* and the NIC gets one that a guest has had */
+	seen.n_changed = 0;
+	ours[0] = ip("10.0.0.2");
+	assert_int_equal(guest_table_ours(&t, ours, 2), 0);
+	assert_int_equal(seen.n_changed, 1);
+	assert_null(guest_by_ip(&t, &ours[0]));
+	assert_int_equal(learn("tap0", 1, "10.0.0.1", GUEST_BY_ARP, 1, &g), 0);
+}
+
 #define WITH_TABLE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -301,6 +322,7 @@ int main(void)
 		WITH_TABLE(the_first_owner_keeps_an_address),
 		WITH_TABLE(an_address_moves_with_its_port_down),
 		WITH_TABLE(what_a_guest_may_not_have_is_refused),
+		WITH_TABLE(the_nics_own_addresses_are_no_guests),
 		WITH_TABLE(a_multicast_mac_is_no_guest),
 		WITH_TABLE(the_source_of_packets_is_only_a_guess),
 		WITH_TABLE(what_is_silent_expires),
