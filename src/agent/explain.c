@@ -10,6 +10,7 @@
 #include "agent/member.h"
 #include "agent/worker.h"
 #include "base/clock.h"
+#include "base/utf8.h"
 #include "mesh/names.h"
 
 struct chain {
@@ -22,13 +23,14 @@ static void add(struct chain *c, uint64_t at_ns, const char *step, const char *f
 
 static void add(struct chain *c, uint64_t at_ns, const char *step, const char *fmt, ...)
 {
-	char text[1600];
+	char said[1600], text[1600];
 	json_t *at = json_null();
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
+	vsnprintf(said, sizeof(said), fmt, args);
 	va_end(args);
+	utf8_clean(said, strlen(said), text, sizeof(text));	/* JSON takes no half of a character */
 	if (at_ns && c->from_ns)
 		at = json_real(at_ns > c->from_ns ? (double)((at_ns - c->from_ns) / 10000) / 100 : 0);
 	json_array_append_new(c->links, json_pack("{s:o, s:s, s:s}", "at_ms", at, "step", step, "text", text));

@@ -7,6 +7,7 @@
 #include "agent/places.h"
 #include "agent/policy.h"
 #include "agent/verdict.h"
+#include "base/log.h"
 #include "base/loop.h"
 
 /*
@@ -19,6 +20,9 @@
 struct worker;
 
 enum { MEMBER_MAX_SERVICES = CATALOG_MAX_CLAIMS };
+
+/* What is logged as often as the guest brings it about. */
+enum member_said { SAID_CLAIM, SAID_CLAIM_GONE, SAID_VERDICT, _SAID_N };
 
 struct member {
 	struct worker *worker;
@@ -46,6 +50,8 @@ struct member {
 	uint64_t packet_ns, found_ns, decided_ns, wished_ns, token_ns, ready_ns, mesh_ns;
 	uint64_t first_frame;
 	char first_protocol[32];
+
+	struct log_limit said[_SAID_N];
 };
 
 MUST_CHECK int member_new(struct worker *w, struct guest *g);	/* -ENOMEM */

@@ -11,6 +11,7 @@
 
 #include "agent/registry_backend.h"
 #include "agent/signs.h"
+#include "base/utf8.h"
 
 static const struct registry_backend *const backends[] = { &registry_consul, &registry_zk };
 
@@ -51,6 +52,7 @@ static int give_answer(struct defer *d)
 
 void registry_finish(struct registry_lookup *l, enum registry_result result, const char *fmt, ...)
 {
+	char text[2 * sizeof(l->text)];
 	va_list ap;
 
 	if (l->done)
@@ -58,8 +60,9 @@ void registry_finish(struct registry_lookup *l, enum registry_result result, con
 	l->done = true;
 	l->result = result;
 	va_start(ap, fmt);
-	vsnprintf(l->text, sizeof(l->text), fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	utf8_clean(text, strlen(text), l->text, sizeof(l->text));	/* who registers there says what he likes */
 	timer_cancel(&l->timer);
 	loop_defer(l->loop, &l->defer, give_answer);
 }

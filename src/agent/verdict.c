@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "agent/signs.h"
+#include "base/utf8.h"
 
 static const char *const verdict_names[] = {
 	[VERDICT_UNKNOWN] = "unknown",
@@ -85,12 +86,13 @@ static bool judge(struct verdict_case *v)
 bool verdict_note(struct verdict_case *v, enum verdict_method method, enum verdict finding, int64_t wall_ms, const char *fmt, ...)
 {
 	struct verdict_evidence *e = &v->evidence[method];
-	char detail[VERDICT_DETAIL_LEN];
+	char said[2 * VERDICT_DETAIL_LEN], detail[VERDICT_DETAIL_LEN];
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(detail, sizeof(detail), fmt, args);
+	vsnprintf(said, sizeof(said), fmt, args);
 	va_end(args);
+	utf8_clean(said, strlen(said), detail, sizeof(detail));	/* cut in the middle of a character, perhaps */
 	if (e->given && e->finding == finding && !strcmp(e->detail, detail))
 		return false;
 	*e = (struct verdict_evidence){ .finding = finding, .given = true, .at_wall_ms = wall_ms };

@@ -99,6 +99,15 @@ static void on_place_down(struct place *p, const char *reason, void *data)
 
 static void arm_expiry(struct worker *w);
 
+/* Registered and deregistered again as fast as it can: that guest's lines are left out, and no other's. */
+static struct log_limit *limit_of(const struct claim *c, enum member_said what)
+{
+	static struct log_limit nobodys[_SAID_N];
+	struct member *m = member_of(c->owner->guest);
+
+	return m ? &m->said[what] : &nobodys[what];
+}
+
 static void on_claimed(struct claim *c, void *data)
 {
 	struct worker *w = data;
@@ -106,8 +115,8 @@ static void on_claimed(struct claim *c, void *data)
 	struct judge *j;
 
 	c->first_seen_wall_ms = clock_wall_ms() - (int64_t)((c->claimed_ns - MIN(c->packet_ns, c->claimed_ns)) / 1000000);
-	log_info("claim", log_str("service", c->service), log_ip("address", &c->address), log_int("port", c->port),
-		 log_str("protocol", c->sources[0].protocol), log_str("guest", c->owner->guest->id));
+	LOG_LIMITED_BY(limit_of(c, SAID_CLAIM), LOG_L_INFO, "claim", log_str("service", c->service), log_ip("address", &c->address),
+		       log_int("port", c->port), log_str("protocol", c->sources[0].protocol), log_str("guest", c->owner->guest->id));
 	if (judge_new(&w->court, c, &j) < 0) {
 		log_error("no memory to judge a claim", log_str("service", c->service));
 		return;
@@ -134,8 +143,8 @@ static void on_claim_gone(struct claim *c, const char *reason, void *data)
 	struct member *m = member_of(c->owner->guest);
 
 	memory_touch(data);
-	log_info("claim is gone", log_str("service", c->service), log_ip("address", &c->address), log_int("port", c->port),
-		 log_str("reason", reason));
+	LOG_LIMITED_BY(limit_of(c, SAID_CLAIM_GONE), LOG_L_INFO, "claim is gone", log_str("service", c->service), log_ip("address", &c->address),
+		       log_int("port", c->port), log_str("reason", reason));
 	if (m) {
 		report_claim_gone(m, c, reason);
 		member_touch(m);
@@ -160,8 +169,8 @@ static void on_judged(struct claim *c, bool verdict, void *data)
 
 	(void)data;
 	if (verdict && j)
-		log_info("verdict", log_str("service", c->service), log_str("verdict", verdict_name(j->verdict.verdict)),
-			 log_str("guest", c->owner->guest->id));
+		LOG_LIMITED_BY(limit_of(c, SAID_VERDICT), LOG_L_INFO, "verdict", log_str("service", c->service),
+			       log_str("verdict", verdict_name(j->verdict.verdict)), log_str("guest", c->owner->guest->id));
 	if (m)
 		member_touch(m);
 }

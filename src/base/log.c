@@ -5,9 +5,11 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/utf8.h"
 
 enum { LOG_LINE_MAX = 2048, LOG_LIMIT_LINES = 10, LOG_LIMIT_WINDOW_MS = 10000 };
 
@@ -38,32 +40,34 @@ static void put_raw(struct line *l, const char *s)
 		put(l, *s++);
 }
 
-/* JSON string syntax serves both forms: a peer's bytes cannot break a line. */
+/* JSON string syntax serves both forms: a peer's bytes can neither break a line nor command a terminal. */
 static void put_quoted(struct line *l, const char *s)
 {
 	static const char hex[] = "0123456789abcdef";
+	const uint8_t *p = (const uint8_t *)s;
+	size_t n = strlen(s), len;
 
 	put(l, '"');
-	for (; *s; s++) {
-		unsigned char c = (unsigned char)*s;
-
-		if (c == '"' || c == '\\') {
-			put(l, '\\');
-			put(l, (char)c);
-		} else if (c < 0x20 || c == 0x7f) {
+	for (; n; p += len, n -= len) {
+		len = utf8_printable(p, n);
+		if (!len) {
 			put_raw(l, "\\u00");
-			put(l, hex[c >> 4]);
-			put(l, hex[c & 15]);
-		} else {
-			put(l, (char)c);
+			put(l, hex[*p >> 4]);
+			put(l, hex[*p & 15]);
+			len = 1;
+			continue;
 		}
+		if (*p == '"' || *p == '\\')
+			put(l, '\\');
+		for (size_t i = 0; i < len; i++)
+			put(l, (char)p[i]);
 	}
 	put(l, '"');
 }
 
 static bool needs_quotes(const char *s)
 {
-	return !*s || strpbrk(s, " \"\\=\n\r\t") || strcspn(s, "\x01\x02\x03\x1b") != strlen(s);
+	return !*s || strpbrk(s, " \"\\=") || !utf8_is_clean(s, strlen(s));
 }
 
 static void put_field(struct line *l, const struct log_field *f)

@@ -66,12 +66,18 @@ bool log_limit_pass(struct log_limit *l, uint32_t *ret_dropped);
 #define log_info(...)  LOG_AT(LOG_L_INFO, __VA_ARGS__)
 #define log_debug(...) LOG_AT(LOG_L_DEBUG, __VA_ARGS__)
 
+/* The same for lines with a limit of their own: one peer's do not keep another's back. */
+#define LOG_LIMITED_BY(limit, level, msg, ...) \
+	do { \
+		uint32_t log_dropped; \
+		if (log_enabled(level) && log_limit_pass(limit, &log_dropped)) \
+			log_write(level, "" msg, (const struct log_field[]){ __VA_ARGS__ __VA_OPT__(,) \
+				  log_int("suppressed", log_dropped), {} }); \
+	} while (0)
+
 /* For what a peer can cause as often as it likes. */
 #define LOG_LIMITED(level, msg, ...) \
 	do { \
 		static _Thread_local struct log_limit log_site; \
-		uint32_t log_dropped; \
-		if (log_enabled(level) && log_limit_pass(&log_site, &log_dropped)) \
-			log_write(level, "" msg, (const struct log_field[]){ __VA_ARGS__ __VA_OPT__(,) \
-				  log_int("suppressed", log_dropped), {} }); \
+		LOG_LIMITED_BY(&log_site, level, msg, __VA_ARGS__); \
 	} while (0)

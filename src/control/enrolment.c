@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "control/join_token.h"
 #include "control/provisioner_session.h"
 #include "control/recovery.h"
@@ -145,7 +146,7 @@ static void enroll_by_token(struct provisioner *p, struct grpc_call *call, const
 		return;
 	snprintf(nic.id, sizeof(nic.id), "%s", q->nic_id);
 	nic.enrolled_at = MAX(nic.enrolled_at, last_enrolment(p, q->nic_id) + 1);
-	snprintf(nic.software, sizeof(nic.software), "%s", q->version);
+	utf8_clean(q->version, strlen(q->version), nic.software, sizeof(nic.software));
 	memcpy(nic.fingerprint, issued.fingerprint, sizeof(nic.fingerprint));
 	nic.not_after = issued.not_after;
 	nic.renewed_at = nic.enrolled_at;

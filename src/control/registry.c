@@ -257,9 +257,9 @@ void registry_guest_remove(struct reg_guest *g)
 		reg_claim_free(g, list_entry(l, struct reg_claim, link));
 	list_for_each_safe(l, &g->verdicts)
 		reg_verdict_free(g, list_entry(l, struct reg_verdict, link));
-	protobuf_c_message_free_unpacked(&g->pb->base, NULL);
+	reg_told_free(g->nic, &g->pb->base);
 	if (g->proxy)
-		protobuf_c_message_free_unpacked(&g->proxy->base, NULL);
+		reg_told_free(g->nic, &g->proxy->base);
 	free(g);
 	reg_settle_later(reg);
 }

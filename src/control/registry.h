@@ -39,6 +39,7 @@ enum {
 	REG_MAX_TEXT = 512,		/* bytes of any one text in a report */
 	REG_MAX_PORTS = 64,		/* of a service */
 	REG_MAX_SERVICES = 100000,
+	REG_MAX_TOLD = 32 << 20,	/* bytes of what one NIC has told and is kept, packed */
 };
 
 /* Where policies for the whole mesh live. */
@@ -165,6 +166,7 @@ struct reg_nic {
 	uint64_t connections, bytes, cpu_ns;
 	uint32_t n_proxies;
 	uint64_t n_reports, n_refused;
+	size_t told;			/* bytes, of REG_MAX_TOLD */
 };
 
 /*
@@ -233,6 +235,7 @@ const struct reg_verdict *reg_guest_verdict(const struct reg_guest *g, const cha
 /* It is a client by verdict and policy, whatever it offers. */
 bool reg_guest_is_client(const struct reg_guest *g);
 bool reg_guest_has_ip(const struct reg_guest *g, const struct ip *ip);
+void reg_told_free(struct reg_nic *nic, ProtobufCMessage *message);	/* one that was kept of a report */
 void reg_claim_free(struct reg_guest *g, struct reg_claim *c);
 void reg_verdict_free(struct reg_guest *g, struct reg_verdict *v);
 

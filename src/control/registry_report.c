@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "control/registry.h"
 
 struct reg_guest *registry_guest(const struct registry *reg, const char *id)
@@ -20,16 +21,33 @@ struct reg_guest *registry_guest(const struct registry *reg, const char *id)
 
 /* --- checks --- */
 
+/*
+ * Of protobuf's strings nobody has checked that they are UTF-8. What others do
+ * with one that is not they do with all that it came with: a ztunnel refuses a
+ * whole answer, and JSON leaves out the row.
+ */
 static int check_text(const char *text, const char *what, struct diag *d)
 {
 	size_t len = strlen(text);
 
 	if (len > REG_MAX_TEXT)
 		return diag_set(d, "%s is longer than %d bytes", what, REG_MAX_TEXT);
-	for (size_t i = 0; i < len; i++)
-		if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
-			return diag_set(d, "%s contains a control character", what);
+	if (!utf8_is_clean(text, len))
+		return diag_set(d, "%s contains a control character, or is not UTF-8", what);
 	return 0;
+}
+
+/* A sentence for people, which an agent may have cut in the middle of a character. */
+static int check_sentence(char *text, const char *what, struct diag *d)
+{
+	size_t len = strlen(text);
+
+	for (size_t i = 0, n; i < len; i += n ? n : 1) {
+		n = utf8_printable((const uint8_t *)text + i, len - i);
+		if (!n && (unsigned char)text[i] >= 0x80)
+			text[i] = '?';
+	}
+	return check_text(text, what, d);
 }
 
 static int check_guest_id(const struct reg_nic *nic, const char *id, struct diag *d)
@@ -74,6 +92,8 @@ static int check_metadata(const Outrigger__V1__Claim *pb, struct diag *d)
 		r = check_text(pb->metadata[i]->key, "a metadata key", d);
 		if (r == 0 && strlen(pb->metadata[i]->value) > 4 * REG_MAX_TEXT)
 			r = diag_set(d, "metadata '%s' is too long", pb->metadata[i]->key);
+		if (r == 0 && !utf8_is_clean(pb->metadata[i]->value, strlen(pb->metadata[i]->value)))
+			r = diag_set(d, "metadata '%s' contains a control character, or is not UTF-8", pb->metadata[i]->key);
 	}
 	return r;
 }
@@ -83,10 +103,14 @@ static int check_claim(const Outrigger__V1__Claim *pb, struct diag *d)
 	const struct { const char *text, *what; } texts[] = {
 		{ pb->service, "the service" }, { pb->instance, "the instance" }, { pb->address, "the address" },
 		{ pb->transport, "the transport" }, { pb->app_protocol, "the protocol" }, { pb->source, "the source" },
-		{ pb->registry, "the registry" }, { pb->health, "the health" }, { pb->refusal, "the refusal" },
-		{ pb->health_reason, "the health's reason" },
+		{ pb->registry, "the registry" }, { pb->health, "the health" },
 	};
 	int r = check_metadata(pb, d);
+
+	if (r == 0)
+		r = check_sentence(pb->refusal, "the refusal", d);
+	if (r == 0)
+		r = check_sentence(pb->health_reason, "the health's reason", d);
 
 	for (size_t i = 0; r == 0 && i < ELEMENTS(texts); i++)
 		r = check_text(texts[i].text, texts[i].what, d);
@@ -110,9 +134,25 @@ static int check_verdict(const Outrigger__V1__Verdict *pb, struct diag *d)
 		if (r == 0)
 			r = check_text(pb->evidence[i]->finding, "the finding", d);
 		if (r == 0)
-			r = check_text(pb->evidence[i]->detail, "the detail", d);
+			r = check_sentence(pb->evidence[i]->detail, "the detail", d);
 	}
 	return r;
+}
+
+/* --- what is kept of it --- */
+
+void reg_told_free(struct reg_nic *nic, ProtobufCMessage *message)
+{
+	nic->told -= protobuf_c_message_get_packed_size(message);
+	protobuf_c_message_free_unpacked(message, NULL);
+}
+
+/* Each text and each list has its maximum; all of them together, of all guests that a NIC can make up, are too much. */
+static int check_room(const struct reg_nic *nic, const ProtobufCMessage *message, struct diag *d)
+{
+	if (protobuf_c_message_get_packed_size(message) > REG_MAX_TOLD - nic->told)
+		return diag_set(d, "NIC '%s' has told more than %d MiB", nic->id, REG_MAX_TOLD >> 20);
+	return 0;
 }
 
 /* --- claims and verdicts of a guest --- */
@@ -121,7 +161,7 @@ void reg_claim_free(struct reg_guest *g, struct reg_claim *c)
 {
 	list_unlink(&c->link);
 	g->n_claims--;
-	protobuf_c_message_free_unpacked(&c->pb->base, NULL);
+	reg_told_free(g->nic, &c->pb->base);
 	free(c);
 }
 
@@ -129,7 +169,7 @@ void reg_verdict_free(struct reg_guest *g, struct reg_verdict *v)
 {
 	list_unlink(&v->link);
 	g->n_verdicts--;
-	protobuf_c_message_free_unpacked(&v->pb->base, NULL);
+	reg_told_free(g->nic, &v->pb->base);
 	free(v);
 }
 
@@ -234,7 +274,7 @@ static int on_guest(struct reg_nic *nic, Outrigger__V1__Report *report, struct d
 		map_remove(&reg->guests, &g->link);
 		if (map_add(&reg->guests, &g->link, pb->guest_id, strlen(pb->guest_id)) < 0)
 			log_error("a guest was lost: out of memory", log_str("guest", pb->guest_id));
-		protobuf_c_message_free_unpacked(&g->pb->base, NULL);
+		reg_told_free(nic, &g->pb->base);
 	}
 	g->pb = pb;
 	report->msg_case = OUTRIGGER__V1__REPORT__MSG__NOT_SET;
@@ -282,7 +322,7 @@ static int on_claim(struct reg_nic *nic, Outrigger__V1__Report *report, struct d
 		list_append(&g->claims, &c->link);
 		g->n_claims++;
 	} else {
-		protobuf_c_message_free_unpacked(&c->pb->base, NULL);
+		reg_told_free(nic, &c->pb->base);
 	}
 	c->pb = pb;
 	c->epoch = nic->epoch;
@@ -331,7 +371,7 @@ static int on_verdict(struct reg_nic *nic, Outrigger__V1__Report *report, struct
 		list_append(&g->verdicts, &v->link);
 		g->n_verdicts++;
 	} else {
-		protobuf_c_message_free_unpacked(&v->pb->base, NULL);
+		reg_told_free(nic, &v->pb->base);
 	}
 	v->pb = pb;
 	v->epoch = nic->epoch;
@@ -344,18 +384,20 @@ static int on_verdict(struct reg_nic *nic, Outrigger__V1__Report *report, struct
 static int on_proxy(struct reg_nic *nic, Outrigger__V1__Report *report, struct diag *d)
 {
 	Outrigger__V1__ProxyStatus *pb = report->proxy;
-	const char *const texts[] = { pb->state, pb->detail, pb->identity, pb->process };
+	const char *const texts[] = { pb->state, pb->identity, pb->process };
 	struct reg_guest *g = NULL;
 	int r = find_guest(nic, pb->guest_id, &g, d);
 
 	for (size_t i = 0; r == 0 && i < ELEMENTS(texts); i++)
 		r = check_text(texts[i], "a text of the proxy's status", d);
+	if (r == 0)
+		r = check_sentence(pb->detail, "the proxy's detail", d);
 	if (r < 0)
 		return r;
 	if (!g->proxy || strcmp(g->proxy->state, pb->state) != 0)
 		g->proxy_received_ms = clock_mono_ms();
 	if (g->proxy)
-		protobuf_c_message_free_unpacked(&g->proxy->base, NULL);
+		reg_told_free(nic, &g->proxy->base);
 	g->proxy = pb;
 	g->proxy_epoch = nic->epoch;
 	report->msg_case = OUTRIGGER__V1__REPORT__MSG__NOT_SET;
@@ -384,7 +426,7 @@ static int on_synced(struct reg_nic *nic, Outrigger__V1__Report *report, struct 
 			if (list_entry(k, struct reg_verdict, link)->epoch != nic->epoch)
 				reg_verdict_free(g, list_entry(k, struct reg_verdict, link));
 		if (g->proxy && g->proxy_epoch != nic->epoch) {
-			protobuf_c_message_free_unpacked(&g->proxy->base, NULL);
+			reg_told_free(nic, &g->proxy->base);
 			g->proxy = NULL;
 		}
 		touched(g);
@@ -418,13 +460,18 @@ int registry_report(struct reg_nic *nic, Outrigger__V1__Report *report, struct d
 		{ OUTRIGGER__V1__REPORT__MSG_LOAD, on_load },
 	};
 	int r = diag_set(reterr_diag, "a report of an unknown kind");
+	ProtobufCMessage *message = (ProtobufCMessage *)report->guest;	/* of whatever kind: a union of pointers */
 
 	nic->n_reports++;
 	for (size_t i = 0; i < ELEMENTS(rows); i++)
 		if (rows[i].msg == report->msg_case) {
-			r = rows[i].fn(nic, report, reterr_diag);
+			r = check_room(nic, message, reterr_diag);
+			if (r == 0)
+				r = rows[i].fn(nic, report, reterr_diag);
 			break;
 		}
+	if (r == 0 && report->msg_case == OUTRIGGER__V1__REPORT__MSG__NOT_SET)	/* it was kept */
+		nic->told += protobuf_c_message_get_packed_size(message);
 	nic->n_refused += r < 0;
 	return r;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/utf8.h"
 #include "control/onboard.h"
 #include "control/provisioner_session.h"
 #include "mesh/pb.h"
@@ -282,8 +283,8 @@ static void on_hello(struct session *s, const Outrigger__V1__AgentHello *hello)
 		grpc_call_finish(s->call, GRPC_RESOURCE_EXHAUSTED, "out of memory");
 		return;
 	}
-	snprintf(s->nic->hostname, sizeof(s->nic->hostname), "%s", hello->hostname);
-	snprintf(s->nic->software, sizeof(s->nic->software), "%s", hello->software);
+	utf8_clean(hello->hostname, strlen(hello->hostname), s->nic->hostname, sizeof(s->nic->hostname));
+	utf8_clean(hello->software, strlen(hello->software), s->nic->software, sizeof(s->nic->software));
 	log_info("NIC connected", log_str("nic", s->nic_id), log_str("host", s->nic->hostname), log_str("software", s->nic->software));
 	session_push_welcome(s);
 	session_push_policies(s);
@@ -293,7 +294,7 @@ static void on_hello(struct session *s, const Outrigger__V1__AgentHello *hello)
 static void on_policy_ack(struct session *s, const Outrigger__V1__PolicyAck *ack)
 {
 	s->policy_version = ack->version;
-	snprintf(s->policy_refused, sizeof(s->policy_refused), "%s", ack->refused);
+	utf8_clean(ack->refused, strlen(ack->refused), s->policy_refused, sizeof(s->policy_refused));
 	if (*ack->refused)
 		log_warn("a NIC has refused the policies", log_str("nic", s->nic_id), log_str("reason", s->policy_refused));
 }
@@ -335,6 +336,7 @@ static void on_message(struct grpc_call *call, void *data, const uint8_t *bytes,
 		grpc_call_finish(call, GRPC_INVALID_ARGUMENT, "not a Report");
 		return;
 	}
+	pb_drop_unknown(message);	/* most is kept */
 	on_report(s, (Outrigger__V1__Report *)message);
 	pb_free(message);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/defs.h"
+#include "base/utf8.h"
 
 static const json_t *table_at(const json_t *object, const char *path)
 {
@@ -44,11 +45,9 @@ static void join(const json_t *array, char *text, size_t n_text)
 }
 
 /* A terminal must not obey what a guest has named itself. */
-static void tame(char *text)
+static void tame(const char *s, char *text, size_t n_text)
 {
-	for (; *text; text++)
-		if ((unsigned char)*text < 0x20 || *text == 0x7f)
-			*text = '?';
+	utf8_clean(s, strlen(s), text, n_text);
 }
 
 void table_text(const json_t *value, char *text, size_t n_text)
@@ -58,7 +57,7 @@ void table_text(const json_t *value, char *text, size_t n_text)
 		return;
 	}
 	if (json_is_string(value))
-		snprintf(text, n_text, "%s", *json_string_value(value) ? json_string_value(value) : "-");
+		tame(*json_string_value(value) ? json_string_value(value) : "-", text, n_text);
 	else if (json_is_integer(value))
 		snprintf(text, n_text, "%lld", (long long)json_integer_value(value));
 	else if (json_is_real(value))
@@ -67,7 +66,6 @@ void table_text(const json_t *value, char *text, size_t n_text)
 		snprintf(text, n_text, "%s", json_is_true(value) ? "yes" : "no");
 	else
 		snprintf(text, n_text, "-");
-	tame(text);
 }
 
 void table_ms(const json_t *value, char *text, size_t n_text)

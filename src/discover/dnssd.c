@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 #include "base/defs.h"
-#include "proto/utf8.h"
+#include "base/utf8.h"
 
 /* Service names (RFC 6335) that say what is spoken, in the words of the mesh. */
 static const struct { const char *label, *protocol; } app_protocols[] = {

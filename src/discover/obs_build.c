@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/defs.h"
-#include "proto/utf8.h"
+#include "base/utf8.h"
 
 void obs_build_init(struct obs_build *b, enum observation_kind kind, const char *protocol, const struct ip_port *registry)
 {

@@ -75,6 +75,40 @@ int pb_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t l
 	return 0;
 }
 
+/* The messages of a field: one, or none, or as many as it is repeated. */
+static ProtobufCMessage **messages_of(ProtobufCMessage *m, const ProtobufCFieldDescriptor *f, size_t *ret_n)
+{
+	char *base = (char *)m;
+	void *quantifier = base + f->quantifier_offset, *member = base + f->offset;
+
+	if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+		memcpy(ret_n, quantifier, sizeof(*ret_n));
+		return *(ProtobufCMessage ***)member;
+	}
+	*ret_n = *(ProtobufCMessage **)member && (!(f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) || *(uint32_t *)quantifier == f->id);
+	return member;
+}
+
+void pb_drop_unknown(ProtobufCMessage *m)
+{
+	for (unsigned i = 0; i < m->n_unknown_fields; i++)
+		secret_free(m->unknown_fields[i].data);
+	if (m->n_unknown_fields)
+		secret_free(m->unknown_fields);
+	m->n_unknown_fields = 0;
+	m->unknown_fields = NULL;
+	for (unsigned i = 0; i < m->descriptor->n_fields; i++) {
+		const ProtobufCFieldDescriptor *f = &m->descriptor->fields[i];
+		size_t n;
+
+		if (f->type != PROTOBUF_C_TYPE_MESSAGE)
+			continue;
+		ProtobufCMessage **v = messages_of(m, f, &n);
+		for (size_t j = 0; j < n; j++)
+			pb_drop_unknown(v[j]);
+	}
+}
+
 void *pb_copy(const ProtobufCMessage *message)
 {
 	CLEANUP_SECRET uint8_t *data = NULL;

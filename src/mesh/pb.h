@@ -20,6 +20,8 @@ enum {
  */
 MUST_CHECK int pb_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t len, size_t max_bytes,
 			 ProtobufCMessage **ret_message);
+/* Forgets what our own definitions do not know, at every depth: protobuf-c keeps it, at many times its size. For what is kept. */
+void pb_drop_unknown(ProtobufCMessage *message);
 void *pb_copy(const ProtobufCMessage *message);	/* a deep copy; NULL: no memory */
 bool pb_equal(const ProtobufCMessage *a, const ProtobufCMessage *b);	/* by their bytes; without memory they are not */
 void pb_free(void *message);		/* NULL is allowed */

@@ -4,7 +4,7 @@
 #include "proto/dns.h"
 
 #include <string.h>
-#include "proto/utf8.h"
+#include "base/utf8.h"
 
 enum { POINTER = 0xc0, TOP_BIT = 0x8000 };
 

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "discover/protocol.h"
-#include "proto/utf8.h"
+#include "base/utf8.h"
 
 enum { TO = 0, FROM = 1, GAP_TO = 2, GAP_FROM = 3, RECONNECT = 4, WAIT = 5, END_TO = 6, END_FROM = 7, _N_RECORDS = 8 };
 

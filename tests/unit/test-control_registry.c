@@ -424,6 +424,85 @@ static void resources_are_found_by_name_alias_and_parent(void **state)
 	resources_deinit(&r);
 }
 
+/* A ztunnel refuses an answer with a string that is not UTF-8, whole; JSON leaves out the row. */
+static void texts_that_are_none_are_refused(void **state)
+{
+	struct registry_bed *f = *state;
+	Outrigger__V1__Evidence e = OUTRIGGER__V1__EVIDENCE__INIT, *list[] = { &e };
+	Outrigger__V1__Verdict v = OUTRIGGER__V1__VERDICT__INIT;
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	const struct reg_verdict *kept;
+
+	assert_true(guest(f->nic, G1 "\xff", "x", "52:54:00:00:00:01", "10.0.0.1") < 0);
+	assert_true(guest(f->nic, G1, "x\xc3", "52:54:00:00:00:01", "10.0.0.1") < 0);
+	assert_true(guest(f->nic, G1 "\xc2\x9b", "x", "52:54:00:00:00:01", "10.0.0.1") < 0);
+	assert_int_equal(guest(f->nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	assert_true(claim(f->nic, G1, "a\xe2\x80", "i", 80, "http") < 0);
+	assert_true(claim(f->nic, G1, "a", "\xed\xa0\x80", 80, "http") < 0);
+	assert_true(claim(f->nic, G1, "a", "i\x1b[2J", 80, "http") < 0);
+	assert_int_equal(claim(f->nic, G1, "a", "caf\xc3\xa9", 80, "http"), 0);
+
+	/* A sentence may end in the middle of a character. */
+	v.guest_id = word(G1);
+	v.service = word("a");
+	v.instance = word("i");
+	v.verdict = word("vm");
+	e.detail = word("caf\xc3");
+	v.evidence = list;
+	v.n_evidence = 1;
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_VERDICT;
+	r.verdict = &v;
+	assert_int_equal(registry_bed_report(f->nic, &r, NULL), 0);
+	kept = reg_guest_verdict(registry_guest(f->reg, G1), "a", "i");
+	assert_string_equal(kept->pb->evidence[0]->detail, "caf?");
+}
+
+static void a_nic_is_remembered_up_to_a_bound(void **state)
+{
+	enum { VALUES = 60, VALUE = 2000 };
+	static char values[VALUES][8], filler[VALUE + 1];
+	Outrigger__V1__Claim__MetadataEntry entries[VALUES], *list[VALUES];
+	struct registry_bed *f = *state;
+	Outrigger__V1__Claim c = OUTRIGGER__V1__CLAIM__INIT;
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	char id[64], service[16];
+	struct diag d = {};
+	int n = 0, result = 0;
+
+	memset(filler, 'x', VALUE);
+	for (int i = 0; i < VALUES; i++) {
+		snprintf(values[i], sizeof(values[i]), "k%d", i);
+		outrigger__v1__claim__metadata_entry__init(&entries[i]);
+		entries[i].key = values[i];
+		entries[i].value = filler;
+		list[i] = &entries[i];
+	}
+	c.guest_id = id;
+	c.service = service;
+	c.metadata = list;
+	c.n_metadata = VALUES;
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_CLAIM;
+	r.claim = &c;
+	for (int g = 0; result == 0; g++) {
+		snprintf(id, sizeof(id), "nic-a/p%d/x", g);
+		result = guest(f->nic, id, "x", "52:54:00:00:00:01", "10.0.0.1");
+		for (int i = 0; result == 0 && i < REG_MAX_CLAIMS; i++, n++) {
+			snprintf(service, sizeof(service), "s%d", i);
+			result = registry_bed_report(f->nic, &r, &d);
+		}
+	}
+	assert_non_null(strstr(d.msg, "has told more than"));
+	assert_true((size_t)n * VALUES * VALUE <= REG_MAX_TOLD);
+	assert_true((size_t)(n + 1) * VALUES * (VALUE + 64) > REG_MAX_TOLD);
+	registry_nic_forget(f->reg, "nic-a");
+	assert_int_equal(f->nic->told, 0);
+	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 80);
+	assert_true(published(f, U1));
+	assert_int_equal(proxy(f->nic, G1, "failed"), 0);	/* what is said anew takes the place of what was said */
+	registry_nic_forget(f->reg, "nic-a");
+	assert_int_equal(f->nic->told, 0);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -436,6 +515,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_machine_that_turns_up_elsewhere_is_offered_what_it_had, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_not_said_again_is_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(limits_hold, setup, teardown),
+		cmocka_unit_test_setup_teardown(texts_that_are_none_are_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_nic_is_remembered_up_to_a_bound, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_configuration_is_applied_as_a_diff, setup, teardown),
 		cmocka_unit_test(resources_are_found_by_name_alias_and_parent),
 	};

@@ -110,6 +110,25 @@ static void wrong_lengths_and_groups_are_refused(void **state)
 		assert_int_equal(pb_unpack(&istio__workload__address__descriptor, bad[i].bytes, bad[i].len, 0, &m), -EBADMSG);
 }
 
+static void what_is_not_known_can_be_forgotten(void **state)
+{
+	/* a Value, its ListValue, and the bool in that, each with a field 15 that nobody has defined */
+	static const uint8_t bytes[] = { 0x78, 1, 0x32, 8, 0x78, 3, 0x0a, 4, 0x78, 2, 0x20, 1 };
+	static const uint8_t known[] = { 0x32, 4, 0x0a, 2, 0x20, 1 };
+	ProtobufCMessage *m;
+	uint8_t *packed;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(pb_unpack(VALUE, bytes, sizeof(bytes), 0, &m), 0);
+	pb_drop_unknown(m);
+	assert_int_equal(pb_pack(m, &packed, &len), 0);
+	assert_int_equal(len, sizeof(known));
+	assert_memory_equal(packed, known, len);
+	free(packed);
+	pb_free(m);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -118,6 +137,7 @@ int main(void)
 		cmocka_unit_test(memory_has_a_limit),
 		cmocka_unit_test(truncated_messages_are_refused),
 		cmocka_unit_test(wrong_lengths_and_groups_are_refused),
+		cmocka_unit_test(what_is_not_known_can_be_forgotten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -156,6 +156,11 @@ static void consul_two(int fd)
 	     NODE("vm") "\"Service\":{\"ID\":\"o-2\",\"Service\":\"or ders\",\"Address\":\"vm.example\",\"Port\":81,\"Meta\":{\"external-source\":\"nomad\"}}}]");
 }
 
+static void consul_commands_the_terminal(int fd)
+{
+	http(fd, 200, "[" NODE("vm") "\"Service\":{\"ID\":\"o\\u001b[2J\",\"Service\":\"or ders\",\"Address\":\"\\u009b5m\",\"Port\":80}}]");
+}
+
 static void consul_empty(int fd)
 {
 	http(fd, 200, "[]");
@@ -177,6 +182,7 @@ static void what_consul_says_is_told(void **state)
 		{ consul_two, NULL, REGISTRY_FOUND, "o-1 10.0.0.5:80;o-2 vm.example:81 sign;", "external-source=nomad" },
 		{ consul_two, "o-1", REGISTRY_FOUND, "o-1 10.0.0.5:80;", "10.0.0.5:80" },
 		{ consul_two, "o-3", REGISTRY_NOT_FOUND, "", "o-3" },
+		{ consul_commands_the_terminal, NULL, REGISTRY_FOUND, "o\x1b[2J \xc2\x9b" "5m:80;", "o\\027[2J, at \\194\\1555m" },
 		{ consul_empty, "o-1", REGISTRY_NOT_FOUND, "", "or ders" },
 		{ consul_forbids, "o-1", REGISTRY_REFUSED, "", "403" },
 		{ consul_is_something_else, "o-1", REGISTRY_UNREACHABLE, "", "no Consul" },

@@ -2,7 +2,7 @@
 
 #include <string.h>
 #include "base/defs.h"
-#include "proto/utf8.h"
+#include "base/utf8.h"
 
 static void what_cannot_be_shown_is_escaped(void **state)
 {

@@ -240,6 +240,26 @@ static void orchestrators_sign_their_registrations(void **state)
 	assert_non_null(verdict_sign(&s.claim));
 }
 
+static void a_long_finding_ends_with_a_whole_character(void **state)
+{
+	struct verdict_case v = {};
+	char detail[2 * VERDICT_DETAIL_LEN];
+
+	(void)state;
+	for (size_t pad = 0; pad < 4; pad++) {
+		size_t n = pad;
+
+		memset(detail, 'x', pad);
+		while (n + 5 < sizeof(detail)) {
+			memcpy(detail + n, "\xf0\x9f\x90\x9a", 4);
+			n += 4;
+		}
+		detail[n] = '\0';
+		verdict_note(&v, VERDICT_BY_REGISTRY, VERDICT_VM, 1, "%s", detail);
+		assert_int_equal((strlen(v.evidence[VERDICT_BY_REGISTRY].detail) - pad) % 4, 0);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -251,6 +271,7 @@ int main(void)
 		cmocka_unit_test(what_runs_inside_a_vm_is_a_container),
 		cmocka_unit_test(a_port_of_the_node_that_the_vm_is_belongs_to_its_pod),
 		cmocka_unit_test(orchestrators_sign_their_registrations),
+		cmocka_unit_test(a_long_finding_ends_with_a_whole_character),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /*
  * UTF-8, checked strictly: no overlong forms, no surrogates, no control characters.
  */
-#include "proto/utf8.h"
+#include "base/utf8.h"
 
 #include <stdio.h>
 #include <string.h>
