@@ -357,6 +357,9 @@ static const char *not_his(const struct catalog *c, const struct guest *g, const
 		*ret_nobodys = !ip_is_loopback(address) && !ip_is_multicast(address);
 		return "not an address that this guest has been seen with";
 	}
+	/* It can send from any address; there are some that nothing behind it has. */
+	if (ip_is_loopback(address) || ip_is_multicast(address) || ip_is_link_local(address) || guest_table_is_ours(c->guests, address))
+		return "not an address that anything behind a guest has";
 	*ret_behind = true;
 	return NULL;
 }

@@ -163,7 +163,7 @@ static const struct guest_rule *rule_find(const struct guest_table *t, const str
 	return NULL;
 }
 
-static bool is_ours(const struct guest_table *t, const struct ip *ip)
+bool guest_table_is_ours(const struct guest_table *t, const struct ip *ip)
 {
 	for (size_t i = 0; i < t->n_ours; i++)
 		if (ip_equal(&t->ours[i], ip))
@@ -177,7 +177,7 @@ static bool may_have(const struct guest_table *t, const struct guest_rule *rule,
 		return false;
 	if (ip_is_v4(ip) && ip->b[12] >= 240)	/* RFC 1112, section 4; and broadcast */
 		return false;
-	if (!ip_is_link_local(ip) && is_ours(t, ip))
+	if (!ip_is_link_local(ip) && guest_table_is_ours(t, ip))
 		return false;
 	if (!rule || !rule->n_prefixes || ip_is_link_local(ip))
 		return true;

@@ -154,6 +154,8 @@ void guest_table_change(struct guest_table *t, const struct guest_rule *rules, s
  */
 MUST_CHECK int guest_table_ours(struct guest_table *t, const struct ip *ips, size_t n);
 
+bool guest_table_is_ours(const struct guest_table *t, const struct ip *ip);
+
 /*
  * Takes notice of a guest and of one address of his. @ret_guest is written with
  * 0 and with every GUEST_E_* while there is a guest (else NULL). -ENOMEM.

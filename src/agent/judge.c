@@ -162,6 +162,20 @@ void judge_watch(struct judge *j, bool close)
 		arm(j);
 }
 
+/*
+ * Nothing is connected to just because a guest has sent a packet in its name:
+ * what is behind a guest is probed where the cluster says so. All else of that
+ * kind is a container's by its port already.
+ */
+static bool may_be_probed(const struct judge *j)
+{
+	const struct claim *c = j->claim;
+
+	if (!j->court->probe || c->udp)
+		return false;
+	return !c->behind || node_has_behind(nodes_find(*j->court->nodes, c->owner->guest->id), &c->address);
+}
+
 /* --- the registry --- */
 
 /* Our own question to the registry that the registration went to, or to the one that the configuration names. */
@@ -174,8 +188,9 @@ static bool registry_of(const struct judge *j, const struct claim_source *s, str
 			*ret_at = court->registries[i].address;
 			return true;
 		}
-	/* Not wherever a guest says: neither to itself, nor to this machine. */
-	if (ip_is_none(&s->registry.ip) || ip_is_loopback(&s->registry.ip) || guest_by_ip(court->catalog->guests, &s->registry.ip))
+	/* Not wherever a guest says: neither to itself, nor to this machine's loopback, nor to what a cloud tells only its machines. */
+	if (ip_is_none(&s->registry.ip) || ip_is_loopback(&s->registry.ip) || ip_is_multicast(&s->registry.ip) || ip_is_link_local(&s->registry.ip) ||
+	    guest_by_ip(court->catalog->guests, &s->registry.ip))
 		return false;
 	*ret_at = s->registry;
 	return true;
@@ -247,7 +262,7 @@ int judge_new(const struct judge_court *court, struct claim *claim, struct judge
 	review(j);
 	/* Not now: the claim may be decided without, and then its proxy comes first. */
 	int r = timer_arm(court->loop, &j->ask, ASK_AFTER_MS, on_ask);
-	if (r == 0 && court->probe && !claim->udp)
+	if (r == 0 && may_be_probed(j))
 		r = timer_arm(court->loop, &j->timer, 0, on_timer);
 	if (r < 0) {
 		judge_free(j);

@@ -315,6 +315,25 @@ static void what_runs_behind_a_guest_is_marked(void **state)
 	world_deinit(&w);
 }
 
+/* The agent connects to what is claimed, and a guest can send from any address. */
+static void nothing_behind_a_guest_has_an_address_of_this_machine(void **state)
+{
+	static const char *const none[] = { "127.0.0.1", "::1", "169.254.169.254", "224.0.0.5", "10.99.0.1" };
+	struct observation o = obs(OBS_REGISTER, "consul", "cart", "c-1", 8080);
+	struct ip ours = ip("10.99.0.1");
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	assert_int_equal(guest_table_ours(&w.guests, &ours, 1), 0);
+	for (size_t i = 0; i < ELEMENTS(none); i++) {
+		o.guest = o.address = ip(none[i]);
+		assert_int_equal(see(&w, &o, 0), CATALOG_E_REFUSED);
+	}
+	assert_int_equal(catalog_of(w.a)->n_claims, 0);
+	world_deinit(&w);
+}
+
 static void useless_claims_are_refused(void **state)
 {
 	char long_name[CATALOG_MAX_SERVICE_LEN + 2];
@@ -450,6 +469,7 @@ int main(void)
 		cmocka_unit_test(a_registration_waits_for_its_address),
 		cmocka_unit_test(nobody_claims_for_others),
 		cmocka_unit_test(what_runs_behind_a_guest_is_marked),
+		cmocka_unit_test(nothing_behind_a_guest_has_an_address_of_this_machine),
 		cmocka_unit_test(useless_claims_are_refused),
 		cmocka_unit_test(claims_end_with_their_guest_or_its_address),
 		cmocka_unit_test(health_is_the_worst_that_is_said_and_silence_is_critical),
