@@ -59,7 +59,8 @@ static int write_engine(const struct worker *w, struct bytes *out)
 		{ "packets", s->packets }, { "malformed", s->malformed }, { "fragments", s->fragments }, { "ignored", s->ignored },
 		{ "datagrams", s->datagrams }, { "senseless", s->senseless }, { "streams_slept", s->streams_slept },
 		{ "segments", s->segments }, { "duplicates", s->duplicates }, { "reordered", s->reordered },
-		{ "gaps", s->gaps }, { "flows", s->flows }, { "flows_evicted", s->flows_evicted }, { "no_memory", s->no_memory },
+		{ "gaps", s->gaps }, { "flows", s->flows }, { "flows_evicted", s->flows_evicted }, { "streams_crowded", s->streams_crowded },
+		{ "no_memory", s->no_memory },
 		{ "observations", s->observations },
 	};
 	int r = family(out, "outrigger_discovery_total", "counter", "What the sniffer saw.");

@@ -267,7 +267,7 @@ static void print_stats(struct engine *e)
 		{ "duplicates", s->duplicates }, { "reordered", s->reordered }, { "out of window", s->out_of_window },
 		{ "gaps", s->gaps }, { "gap bytes", s->gap_bytes }, { "no room", s->no_room }, { "no memory", s->no_memory },
 		{ "flows", s->flows }, { "flows evicted", s->flows_evicted }, { "guests evicted", s->guests_evicted },
-		{ "observations", s->observations },
+		{ "streams crowded", s->streams_crowded }, { "observations", s->observations },
 	};
 
 	fflush(stdout);

@@ -117,6 +117,13 @@ static void stream_end(void *stream, enum discover_dir dir, const struct discove
 	http_flow_close(s->flow, dir, ctx);
 }
 
+static size_t stream_held(const void *stream)
+{
+	const struct consul_stream *s = stream;
+
+	return http_flow_held(s->flow);
+}
+
 const struct discover_protocol discover_consul = {
 	.name = "consul",
 	.tcp_ports = { 8500 },
@@ -127,4 +134,5 @@ const struct discover_protocol discover_consul = {
 	.stream_data = stream_data,
 	.stream_gap = stream_gap,
 	.stream_end = stream_end,
+	.stream_held = stream_held,
 };

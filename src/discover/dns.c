@@ -176,6 +176,13 @@ static bool dns_stream_gap(void *stream, enum discover_dir dir, size_t len, cons
 	return len == 0;
 }
 
+static size_t dns_stream_held(const void *stream)
+{
+	const struct dns_stream *s = stream;
+
+	return s->in[DISCOVER_TO_REGISTRY].len + s->in[DISCOVER_FROM_REGISTRY].len;
+}
+
 const struct discover_protocol discover_dns = {
 	.name = "dns",
 	.udp_ports = { 53, 8600 },
@@ -188,6 +195,7 @@ const struct discover_protocol discover_dns = {
 	.stream_free = dns_stream_free,
 	.stream_data = dns_stream_data,
 	.stream_gap = dns_stream_gap,
+	.stream_held = dns_stream_held,
 	.tick = dns_tick,
 	.flush = dns_flush,
 };

@@ -16,6 +16,8 @@ static const struct engine_limits default_limits = {
 	.max_flow_bytes = 256 << 10,
 	.max_guest_bytes = 2 << 20,
 	.max_total_bytes = 64 << 20,
+	.max_guest_held = 8 << 20,
+	.max_total_held = 64 << 20,
 };
 
 static void count_and_emit(const struct observation *o, void *data)
@@ -495,6 +497,8 @@ static void set_limits(struct engine *e, const struct engine_limits *l)
 		.max_flow_bytes = or_default(l->max_flow_bytes, d->max_flow_bytes),
 		.max_guest_bytes = or_default(l->max_guest_bytes, d->max_guest_bytes),
 		.max_total_bytes = or_default(l->max_total_bytes, d->max_total_bytes),
+		.max_guest_held = or_default(l->max_guest_held, d->max_guest_held),
+		.max_total_held = or_default(l->max_total_held, d->max_total_held),
 	};
 	e->budget.max = e->limits.max_total_bytes;
 }

@@ -33,6 +33,8 @@ struct engine_limits {		/* 0: the default */
 	size_t max_flow_bytes;		/* waiting for what is missing before them, each direction */
 	size_t max_guest_bytes;		/* the same, over all flows of a guest */
 	size_t max_total_bytes;		/* the same, over all guests */
+	size_t max_guest_held;		/* what observers of a guest's connections hold of unfinished messages */
+	size_t max_total_held;		/* the same, over all guests: whose hold most make room */
 };
 
 struct engine_stats {
@@ -55,6 +57,7 @@ struct engine_stats {
 	uint64_t flows;			/* opened */
 	uint64_t flows_evicted;		/* closed for max_flows_per_guest */
 	uint64_t guests_evicted;
+	uint64_t streams_crowded;	/* given up for max_guest_held, or max_total_held */
 	uint64_t no_memory;		/* dropped because an allocation failed */
 	uint64_t observations;
 	size_t n_guests;		/* now */

@@ -9,13 +9,95 @@
 #include "base/defs.h"
 #include "proto/packet.h"
 
+/* ---- what observers hold of unfinished messages ---- */
+
+static void note_held(struct engine *e, struct guest *g, size_t *held, size_t now)
+{
+	e->held += now - *held;
+	g->held += now - *held;
+	*held = now;
+}
+
+static size_t held_by(const struct discover_protocol *protocol, const void *stream)
+{
+	return stream && protocol->stream_held ? protocol->stream_held(stream) : 0;
+}
+
+static void flow_sleep(struct flow *f)
+{
+	if (f->stream)
+		f->protocol->stream_free(f->stream);
+	f->stream = NULL;
+	note_held(f->engine, f->guest, &f->held, 0);
+}
+
+static void stream_sleep(struct engine_stream *s)
+{
+	if (s->stream)
+		s->protocol->stream_free(s->stream);
+	s->stream = NULL;
+	if (s->guest)
+		note_held(s->engine, s->guest, &s->held, 0);
+}
+
+static struct guest *greediest(const struct engine *e)
+{
+	struct guest *most = NULL;
+
+	list_for_each(l, &e->guests_by_use) {
+		struct guest *g = list_entry(l, struct guest, recent);
+
+		if (!most || g->held > most->held)
+			most = g;
+	}
+	return most;
+}
+
+/* Of one guest the connection that holds most. What it was is not known any more; the others go on. */
+static void crowd_out(struct engine *e, const struct guest *g)
+{
+	struct engine_stream *stream = NULL;
+	struct flow *flow = NULL;
+	size_t most = 0;
+
+	list_for_each(l, &g->flows) {
+		struct flow *f = list_entry(l, struct flow, of_guest);
+
+		if (f->held > most) {
+			most = f->held;
+			flow = f;
+		}
+	}
+	list_for_each(l, &g->streams) {
+		struct engine_stream *s = list_entry(l, struct engine_stream, of_guest);
+
+		if (s->held > most) {
+			most = s->held;
+			stream = s;
+		}
+	}
+	if (stream)
+		stream_sleep(stream);
+	else
+		flow_sleep(flow);
+	e->stats.streams_crowded++;
+}
+
+/* Not within a stream's own call. Whoever feeds one finds it gone. */
+static void keep_budget(struct engine *e, struct guest *g)
+{
+	while (g->held > e->limits.max_guest_held)
+		crowd_out(e, g);
+	while (e->held > e->limits.max_total_held)
+		crowd_out(e, greediest(e));
+}
+
 void flow_free(struct flow *f)
 {
 	struct engine *e = f->engine;
 
 	reasm_deinit(&f->reasm);
-	if (f->stream)
-		f->protocol->stream_free(f->stream);
+	flow_sleep(f);
 	map_remove(&e->flows, &f->link);
 	list_unlink(&f->of_guest);
 	f->guest->n_flows--;
@@ -25,22 +107,13 @@ void flow_free(struct flow *f)
 void engine_stream_orphan(struct engine_stream *s)
 {
 	list_unlink(&s->of_guest);
-	if (s->stream)
-		s->protocol->stream_free(s->stream);
-	s->stream = NULL;
+	stream_sleep(s);
 	s->guest = NULL;
 }
 
 static enum discover_dir dir_of(unsigned dir)
 {
 	return dir == 0 ? DISCOVER_TO_REGISTRY : DISCOVER_FROM_REGISTRY;
-}
-
-static void flow_sleep(struct flow *f)
-{
-	if (f->stream)
-		f->protocol->stream_free(f->stream);
-	f->stream = NULL;
 }
 
 static void on_data(void *arg, unsigned dir, const uint8_t *data, size_t len)
@@ -51,7 +124,10 @@ static void on_data(void *arg, unsigned dir, const uint8_t *data, size_t len)
 	if (f->stream && !f->protocol->stream_data(f->stream, dir_of(dir), data, len, &ctx)) {
 		f->engine->stats.streams_slept++;
 		flow_sleep(f);
+		return;
 	}
+	note_held(f->engine, f->guest, &f->held, held_by(f->protocol, f->stream));
+	keep_budget(f->engine, f->guest);
 }
 
 static void on_gap(void *arg, unsigned dir, size_t len)
@@ -235,12 +311,14 @@ bool engine_stream_data(struct engine_stream *s, enum discover_dir dir, const vo
 		return false;
 	s->engine->now_ns = MAX(s->engine->now_ns, time_ns);
 	ctx = engine_context(s->engine, s->guest, frame, time_ns);
-	if (s->protocol->stream_data(s->stream, dir, data, len, &ctx))
-		return true;
-	s->engine->stats.streams_slept++;
-	s->protocol->stream_free(s->stream);
-	s->stream = NULL;
-	return false;
+	if (!s->protocol->stream_data(s->stream, dir, data, len, &ctx)) {
+		s->engine->stats.streams_slept++;
+		stream_sleep(s);
+		return false;
+	}
+	note_held(s->engine, s->guest, &s->held, held_by(s->protocol, s->stream));
+	keep_budget(s->engine, s->guest);
+	return s->stream != NULL;
 }
 
 void engine_stream_end(struct engine_stream *s, enum discover_dir dir, uint64_t frame, uint64_t time_ns)

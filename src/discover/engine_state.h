@@ -30,6 +30,7 @@ struct guest {
 	struct list flows;	/* the one in use last is last */
 	struct list streams;	/* struct engine_stream */
 	size_t n_flows;
+	size_t held;		/* by all of them */
 	void *states[MAX_PROTOCOLS];
 };
 
@@ -49,6 +50,7 @@ struct flow {
 	struct guest *guest;
 	const struct discover_protocol *protocol;
 	void *stream;		/* NULL: nothing more to learn */
+	size_t held;		/* by the stream */
 	struct reasm reasm;
 	uint64_t last_ns;
 	uint64_t frame;
@@ -60,6 +62,7 @@ struct engine_stream {
 	struct guest *guest;	/* NULL: forgotten */
 	const struct discover_protocol *protocol;
 	void *stream;
+	size_t held;
 	bool ended[2];
 };
 
@@ -85,6 +88,7 @@ struct engine {
 	struct map learnt;
 	struct ipfrag fragments;	/* of frames: engine_packet() gets whole packets */
 	struct reasm_budget budget;
+	size_t held;
 	struct reasm_counts counts;
 	struct engine_stats stats;
 	struct ip_prefix only;

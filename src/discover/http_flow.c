@@ -179,9 +179,14 @@ static size_t held(const struct http_flow *f)
 	list_for_each(l, &f->pending) {
 		const struct exchange *x = list_entry(l, struct exchange, link);
 
-		n += x->in.raw.len + x->out.raw.len + x->request.fields.len;
+		n += sizeof(*x) + x->in.raw.len + x->out.raw.len + x->request.fields.len + (x->response_head ? x->response.fields.len : 0);
 	}
 	return n;
+}
+
+size_t http_flow_held(const struct http_flow *f)
+{
+	return held(f) + f->request.buf.len + f->response.buf.len;
 }
 
 static void body_lost(struct body *b)
@@ -225,7 +230,6 @@ static const uint8_t *body_text(const struct http1_head *h, struct body *b, size
 static void fill(struct exchange *x, struct http_exchange *ret_x)
 {
 	*ret_x = (struct http_exchange){ .method = x->method, .path = x->path, .query = x->query, .request = &x->request };
-	ret_x->request_body = body_text(&x->request, &x->in, &ret_x->n_request_body);
 }
 
 static void deliver(struct http_flow *f, struct exchange *x, const struct discover_ctx *ctx)
@@ -233,6 +237,8 @@ static void deliver(struct http_flow *f, struct exchange *x, const struct discov
 	struct http_exchange out;
 
 	fill(x, &out);
+	/* Only now: what is decoded is a thousand times what was sent, and an answer may never come. */
+	out.request_body = body_text(&x->request, &x->in, &out.n_request_body);
 	out.status = x->response.status;
 	out.response = &x->response;
 	out.response_body = body_text(&x->response, &x->out, &out.n_response_body);

@@ -39,7 +39,7 @@ struct http_exchange {
 struct http_flow_events {
 	/* Is this exchange of interest? Bodies of others are not kept. Optional. */
 	bool (*wants)(const char *method, const char *path, void *data);
-	/* A request is there with its body; its answer is not, or was not looked at. Optional. */
+	/* A request is there; its answer is not, or was not looked at. Its body is not decoded for this. Optional. */
 	void (*on_request)(const struct http_exchange *x, const struct discover_ctx *ctx, void *data);
 	/* Request and final answer are complete. */
 	void (*on_exchange)(const struct http_exchange *x, const struct discover_ctx *ctx, void *data);
@@ -64,3 +64,4 @@ bool http_flow_data(struct http_flow *f, enum discover_dir dir, const uint8_t *d
 bool http_flow_gap(struct http_flow *f, enum discover_dir dir, size_t len, const struct discover_ctx *ctx);
 void http_flow_close(struct http_flow *f, enum discover_dir dir, const struct discover_ctx *ctx);
 enum http_flow_end http_flow_end(const struct http_flow *f);
+size_t http_flow_held(const struct http_flow *f);	/* bytes of what is not complete, or not answered */

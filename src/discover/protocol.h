@@ -70,6 +70,8 @@ struct discover_protocol {
 	 */
 	bool (*stream_gap)(void *stream, enum discover_dir dir, size_t len, const struct discover_ctx *ctx);
 	void (*stream_end)(void *stream, enum discover_dir dir, const struct discover_ctx *ctx);	/* FIN or RST of that direction */
+	/* Bytes that wait in it for what comes next: the engine has a budget for them. NULL: next to none. */
+	size_t (*stream_held)(const void *stream);
 
 	/* Time passes: expire what a silent guest leaves behind. Called about once a second of ctx->time_ns. */
 	void (*tick)(void *guest, const struct discover_ctx *ctx);

@@ -270,6 +270,13 @@ static void tick(void *guest, const struct discover_ctx *ctx)
 	}
 }
 
+static size_t stream_held(const void *stream)
+{
+	const struct zk_observer *s = stream;
+
+	return s->to.buf.len + s->from.buf.len + s->queue.bytes + s->queue.n * sizeof(struct zk_pending);
+}
+
 const struct discover_protocol discover_zookeeper = {
 	.name = "zookeeper",
 	.tcp_ports = { 2181 },
@@ -278,6 +285,7 @@ const struct discover_protocol discover_zookeeper = {
 	.stream_new = stream_new,
 	.stream_free = stream_free,
 	.stream_data = stream_data,
+	.stream_held = stream_held,
 	.stream_gap = stream_gap,
 	.stream_end = stream_end,
 	.tick = tick,

@@ -1,10 +1,14 @@
 #include "lib/unit.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 #include "base/defs.h"
 #include "discover/engine.h"
+#include "proto/inflate.h"
 #include "proto/packet.h"
 
 /* What was emitted, a line each. */
@@ -371,6 +375,100 @@ static void nothing_grows_beyond_its_limit(void **state)
 	engine_free(f.e);
 }
 
+#define CONSUL "10.0.0.2:8500"
+
+static const char put[] = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: c\r\nContent-Length: %zu\r\n%s\r\n";
+
+/* A registration of which only the first @n bytes come. @src in the guest's network. */
+static uint32_t begin_put(struct feed *f, const char *src, const char *body, size_t len, size_t n, struct engine_guest g)
+{
+	char head[256];
+	size_t n_head = (size_t)snprintf(head, sizeof(head), put, len, "");
+	uint32_t seq = 1;
+
+	tcp(f, src, CONSUL, PACKET_TCP_SYN, 0, 0, NULL, 0, g, true);
+	tcp(f, src, CONSUL, PACKET_TCP_ACK, seq, 1, head, n_head, g, true);
+	seq += (uint32_t)n_head;
+	for (size_t at = 0; at < n;) {
+		size_t part = MIN(n - at, (size_t)1400);
+
+		tcp(f, src, CONSUL, PACKET_TCP_ACK, seq, 1, body + at, part, g, true);
+		seq += (uint32_t)part;
+		at += part;
+	}
+	return seq;
+}
+
+/* Who begins messages and ends none of them loses his own, however many guests he makes of himself. */
+static void what_is_unfinished_has_a_budget(void **state)
+{
+	enum { GUEST = 300000, TOTAL = 1000000, BODY = 100000 };
+	static const struct engine_limits limits = { .max_guest_held = GUEST, .max_total_held = TOTAL };
+	static const char body[] = "{\"Name\":\"web\",\"ID\":\"w\",\"Address\":\"10.0.0.1\",\"Port\":80}";
+	static const char ok[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+	static char filler[BODY];
+	struct engine_guest honest = guest(5, "10.0.0.1");
+	struct feed f = { start(&limits) };
+	size_t n = strlen(body);
+	uint32_t seq = begin_put(&f, VM, body, n, 10, honest);
+	uint64_t crowded;
+
+	(void)state;
+	for (unsigned i = 0; i < 6; i++)
+		for (unsigned flow = 0; flow < 10; flow++) {
+			char src[64], ip[32];
+
+			snprintf(ip, sizeof(ip), "10.0.1.%u", i);
+			snprintf(src, sizeof(src), "%s:%u", ip, 1000 + flow);
+			begin_put(&f, src, filler, BODY, BODY - 1, guest(10 + i, ip));
+			crowded = engine_stats(f.e)->streams_crowded;
+			assert_true(10 * i + flow + 1 - crowded <= TOTAL / (BODY - 1) + 1);
+			assert_true(i || flow + 1 - crowded <= GUEST / (BODY - 1));
+		}
+	tcp(&f, VM, CONSUL, PACKET_TCP_ACK, seq, 1, body + 10, n - 10, honest, true);
+	tcp(&f, CONSUL, VM, PACKET_TCP_ACK, 1, seq + (uint32_t)n - 10, ok, strlen(ok), honest, false);
+	assert_string_equal(heard, "register web 10.0.0.1 10.0.0.1\n");
+	engine_free(f.e);
+}
+
+/* Megabytes, as well compressed as they may be; a server that does not answer. */
+static void what_is_compressed_is_not_kept_at_its_full_size(void **state)
+{
+	enum { PLAIN = 4000000, N = 60, PART = 60000, MOST = 16 << 20 };
+	struct engine_guest g = guest(5, "10.0.0.1");
+	struct feed f = { start(NULL) };
+	static unsigned char zipped[100000];
+	unsigned char *plain = calloc(1, PLAIN);
+	z_stream z = { .next_in = plain, .avail_in = PLAIN, .next_out = zipped, .avail_out = sizeof(zipped) };
+	char head[256];
+	uint32_t seq = 1;
+
+	(void)state;
+	assert_non_null(plain);
+	srand(1);
+	for (size_t i = 0; i < PLAIN; i += 100)
+		plain[i] = (unsigned char)rand();
+	assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 15 + 16, 9, Z_DEFAULT_STRATEGY), Z_OK);
+	assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+	size_t n = sizeof(zipped) - z.avail_out, n_head = (size_t)snprintf(head, sizeof(head), put, n, "Content-Encoding: gzip\r\n");
+	deflateEnd(&z);
+	free(plain);
+	assert_true(n * INFLATE_MAX_RATIO > PLAIN);
+
+	struct mallinfo2 before = mallinfo2();
+	tcp(&f, VM, CONSUL, PACKET_TCP_SYN, 0, 0, NULL, 0, g, true);
+	for (int i = 0; i < N; i++) {
+		tcp(&f, VM, CONSUL, PACKET_TCP_ACK, seq, 1, head, n_head, g, true);
+		seq += (uint32_t)n_head;
+		for (size_t at = 0; at < n; at += PART)
+			tcp(&f, VM, CONSUL, PACKET_TCP_ACK, seq + (uint32_t)at, 1, zipped + at, MIN(n - at, (size_t)PART), g, true);
+		seq += (uint32_t)n;
+	}
+	struct mallinfo2 after = mallinfo2();
+	assert_true(after.uordblks + after.hblkhd <= before.uordblks + before.hblkhd + MOST);
+	engine_free(f.e);
+}
+
 static void ports_are_configured_by_protocol(void **state)
 {
 	static const uint16_t ports[] = { 5300, 5301 };
@@ -411,6 +509,8 @@ int main(void)
 		cmocka_unit_test(changes_are_registered_again),
 		cmocka_unit_test(what_others_announce_is_an_answer_only_to_who_asked),
 		cmocka_unit_test(nothing_grows_beyond_its_limit),
+		cmocka_unit_test(what_is_unfinished_has_a_budget),
+		cmocka_unit_test(what_is_compressed_is_not_kept_at_its_full_size),
 		cmocka_unit_test(ports_are_configured_by_protocol),
 	};
 
