@@ -28,11 +28,11 @@ static void count_and_emit(const struct observation *o, void *data)
 	e->emit(o, e->emit_data);
 }
 
-struct discover_ctx engine_context(struct engine *e, const struct guest *g, uint64_t frame, uint64_t time_ns)
+struct discover_ctx engine_context(struct engine *e, struct guest *g, uint64_t frame, uint64_t time_ns)
 {
 	return (struct discover_ctx){
 		.guest = g->address, .frame = frame, .time_ns = time_ns, .emit = count_and_emit, .emit_data = e,
-		.senseless = &e->stats.senseless, .may_lack_requests = e->may_lack_requests,
+		.senseless = &e->stats.senseless, .decoded = &g->decoded, .may_lack_requests = e->may_lack_requests,
 	};
 }
 

@@ -3,6 +3,7 @@
 #include "base/map.h"
 #include "discover/engine.h"
 #include "discover/ipfrag.h"
+#include "discover/protocol.h"
 #include "discover/reasm.h"
 
 /*
@@ -31,6 +32,7 @@ struct guest {
 	struct list streams;	/* struct engine_stream */
 	size_t n_flows;
 	size_t held;		/* by all of them */
+	struct discover_decoded decoded;
 	void *states[MAX_PROTOCOLS];
 };
 
@@ -100,7 +102,7 @@ struct engine {
 	uint64_t frame;
 };
 
-struct discover_ctx engine_context(struct engine *e, const struct guest *g, uint64_t frame, uint64_t time_ns);
+struct discover_ctx engine_context(struct engine *e, struct guest *g, uint64_t frame, uint64_t time_ns);
 const struct discover_protocol *engine_protocol_of_port(const struct engine *e, uint8_t ip_proto, uint16_t port);
 /* The guest's record, made when there is none; NULL: no memory. */
 struct guest *engine_guest_get(struct engine *e, const struct engine_guest *who);

@@ -8,6 +8,7 @@
  */
 #include "discover/http_flow.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,7 +205,7 @@ static void body_add(struct http_flow *f, struct exchange *x, struct body *b, co
 }
 
 /* The decoded body; nothing when there is none to be had. */
-static const uint8_t *body_text(const struct http1_head *h, struct body *b, size_t *ret_len)
+static const uint8_t *body_text(const struct http1_head *h, struct body *b, const struct discover_ctx *ctx, size_t *ret_len)
 {
 	struct http1_str coding;
 
@@ -218,7 +219,10 @@ static const uint8_t *body_text(const struct http1_head *h, struct body *b, size
 	if (!http1_str_is_nocase(coding, "gzip") && !http1_str_is_nocase(coding, "x-gzip") &&
 	    !http1_str_is_nocase(coding, "deflate"))
 		return NULL;
-	if (!b->plain.len && inflate_body(b->raw.data, b->raw.len, &b->plain)) {
+	int r = discover_may_decode(ctx) ? inflate_body(b->raw.data, b->raw.len, &b->plain) : -EDQUOT;
+
+	discover_note_decoded(ctx, b->plain.len);
+	if (r) {
 		bytes_clear(&b->plain);
 		body_lost(b);
 		return NULL;
@@ -238,10 +242,10 @@ static void deliver(struct http_flow *f, struct exchange *x, const struct discov
 
 	fill(x, &out);
 	/* Only now: what is decoded is a thousand times what was sent, and an answer may never come. */
-	out.request_body = body_text(&x->request, &x->in, &out.n_request_body);
+	out.request_body = body_text(&x->request, &x->in, ctx, &out.n_request_body);
 	out.status = x->response.status;
 	out.response = &x->response;
-	out.response_body = body_text(&x->response, &x->out, &out.n_response_body);
+	out.response_body = body_text(&x->response, &x->out, ctx, &out.n_response_body);
 	f->events->on_exchange(&out, ctx, f->data);
 }
 

@@ -11,6 +11,17 @@
  * I/O and keeps no more than its stated limits; bytes that make no sense put
  * it to sleep or are skipped, never crash it.
  */
+/*
+ * What observers may decompress of a guest's connections: what is sniffed has
+ * its budget by the byte, and compressed it is two hundred times that.
+ */
+enum { DISCOVER_DECODE_PER_S = 4 << 20, DISCOVER_DECODE_BURST = 16 << 20 };
+
+struct discover_decoded {	/* zeroed: nothing yet */
+	uint64_t since_ns;
+	uint64_t bytes;		/* since then, less what has been forgiven */
+};
+
 struct discover_ctx {		/* of the engine, read-only for the observer, valid for the call */
 	struct ip guest;
 	uint64_t frame;
@@ -18,6 +29,7 @@ struct discover_ctx {		/* of the engine, read-only for the observer, valid for t
 	observation_fn *emit;
 	void *emit_data;
 	uint64_t *senseless;	/* may be NULL */
+	struct discover_decoded *decoded;	/* of the guest; NULL: without limit */
 	bool may_lack_requests;	/* engine_allow_missing_requests() */
 };
 
@@ -26,6 +38,29 @@ static inline void discover_senseless(const struct discover_ctx *ctx)
 {
 	if (ctx->senseless)
 		++*ctx->senseless;
+}
+
+static inline bool discover_may_decode(const struct discover_ctx *ctx)
+{
+	struct discover_decoded *d = ctx->decoded;
+	uint64_t ms;
+
+	if (!d)
+		return true;
+	ms = ctx->time_ns > d->since_ns ? (ctx->time_ns - d->since_ns) / 1000000 : 0;
+	if (ms) {
+		uint64_t forgiven = ms > 1000000 ? d->bytes : ms * (DISCOVER_DECODE_PER_S / 1000);
+
+		d->bytes -= forgiven < d->bytes ? forgiven : d->bytes;
+		d->since_ns = ctx->time_ns;
+	}
+	return d->bytes < DISCOVER_DECODE_BURST;
+}
+
+static inline void discover_note_decoded(const struct discover_ctx *ctx, size_t n)
+{
+	if (ctx->decoded)
+		ctx->decoded->bytes += n;
 }
 
 enum discover_dir { DISCOVER_TO_REGISTRY, DISCOVER_FROM_REGISTRY };

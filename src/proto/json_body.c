@@ -7,10 +7,11 @@
 #include <string.h>
 #include <strings.h>
 
-/* jansson recurses, with a limit of its own that is far away: look before it does. */
-static bool depth_ok(const char *s, size_t len)
+/* jansson recurses, with a limit of its own that is far away, and allocates without one: look before it does. */
+static bool size_ok(const char *s, size_t len)
 {
 	unsigned depth = 0;
+	size_t n = 0;		/* of values, roughly: an object or list each, and what stands behind commas */
 	bool text = false;
 
 	for (size_t i = 0; i < len; i++) {
@@ -23,7 +24,9 @@ static bool depth_ok(const char *s, size_t len)
 		}
 		if (s[i] == '"')
 			text = true;
-		else if ((s[i] == '{' || s[i] == '[') && ++depth > JSON_BODY_MAX_DEPTH)
+		else if ((s[i] == '{' || s[i] == '[') && (++depth > JSON_BODY_MAX_DEPTH || ++n > JSON_BODY_MAX_VALUES))
+			return false;
+		else if (s[i] == ',' && ++n > JSON_BODY_MAX_VALUES)
 			return false;
 		else if ((s[i] == '}' || s[i] == ']') && depth)
 			depth--;
@@ -33,7 +36,7 @@ static bool depth_ok(const char *s, size_t len)
 
 json_t *json_body_parse(const void *data, size_t len)
 {
-	if (!len || len > JSON_BODY_MAX || !depth_ok(data, len))
+	if (!len || len > JSON_BODY_MAX || !size_ok(data, len))
 		return NULL;
 	return json_loadb(data, len, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, NULL);
 }

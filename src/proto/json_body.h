@@ -13,6 +13,7 @@
 enum {
 	JSON_BODY_MAX = 4 * 1024 * 1024,	/* bytes */
 	JSON_BODY_MAX_DEPTH = 64,
+	JSON_BODY_MAX_VALUES = 200000,	/* each costs a hundred bytes and more, however short its text: an answer with 2000 instances */
 };
 
 /* NULL when it is no JSON, over a limit, or memory is short. The caller json_decref()s it. */

@@ -9,6 +9,7 @@
 #include "base/defs.h"
 #include "discover/engine.h"
 #include "proto/inflate.h"
+#include "proto/json_body.h"
 #include "proto/packet.h"
 
 /* What was emitted, a line each. */
@@ -469,6 +470,79 @@ static void what_is_compressed_is_not_kept_at_its_full_size(void **state)
 	engine_free(f.e);
 }
 
+static size_t n_heard(void)
+{
+	size_t n = 0;
+
+	for (const char *c = heard; *c; c++)
+		n += *c == '\n';
+	return n;
+}
+
+/* Request and answer, one connection each. @coding is a header line, or "". */
+static void exchange(struct feed *f, uint16_t port, const void *body, size_t len, const char *coding, struct engine_guest g)
+{
+	static const char ok[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+	char head[256], src[32];
+	size_t n_head = (size_t)snprintf(head, sizeof(head), put, len, coding);
+	uint32_t seq = 1;
+
+	snprintf(src, sizeof(src), "10.0.0.1:%u", port);
+	tcp(f, src, CONSUL, PACKET_TCP_SYN, 0, 0, NULL, 0, g, true);
+	tcp(f, src, CONSUL, PACKET_TCP_ACK, seq, 1, head, n_head, g, true);
+	seq += (uint32_t)n_head;
+	for (size_t at = 0; at < len; at += 60000)
+		tcp(f, src, CONSUL, PACKET_TCP_ACK, seq + (uint32_t)at, 1, (const char *)body + at, MIN(len - at, (size_t)60000), g, true);
+	tcp(f, CONSUL, src, PACKET_TCP_ACK, 1, seq + (uint32_t)len, ok, strlen(ok), g, false);
+}
+
+/* What costs us much more than the guest has to send. */
+static void nobody_is_read_beyond_his_share(void **state)
+{
+	enum { PLAIN = 4000000, N = 20 };
+	static const char text[] = "{\"Name\":\"web\",\"ID\":\"w\",\"Address\":\"10.0.0.1\",\"Port\":80,\"x\":[";
+	static unsigned char zipped[100000];
+	struct engine_guest g = guest(5, "10.0.0.1");
+	struct feed f = { start(NULL) };
+	char *body = malloc(PLAIN);
+	z_stream z = { .next_in = (unsigned char *)body, .avail_in = PLAIN, .next_out = zipped, .avail_out = sizeof(zipped) };
+	size_t few;
+
+	(void)state;
+	assert_non_null(body);
+	/* no more values than there may be, or one too many */
+	for (int over = 0; over < 2; over++) {
+		size_t n = (size_t)(over ? JSON_BODY_MAX_VALUES : 1000) * 2, at = strlen(text);
+
+		memcpy(body, text, at);
+		for (size_t i = 0; i < n; i++)
+			body[at++] = i % 2 ? ',' : '0';
+		memcpy(body + at, "0]}", 4);
+		exchange(&f, (uint16_t)(1000 + over), body, at + 3, "", g);
+		assert_int_equal(n_heard(), 1);
+	}
+
+	/* so much a second, decompressed */
+	memset(body, ' ', PLAIN);
+	memcpy(body, text, strlen(text));
+	for (size_t i = strlen(text) + 100; i + 10 < PLAIN; i += 100)
+		body[i] = "\t\n\r "[rand() & 3];
+	memcpy(body + PLAIN - 2, "]}", 2);
+	assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 15 + 16, 9, Z_DEFAULT_STRATEGY), Z_OK);
+	assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+	deflateEnd(&z);
+	heard[0] = 0;
+	for (int i = 0; i < N; i++)
+		exchange(&f, (uint16_t)(2000 + i), zipped, sizeof(zipped) - z.avail_out, "Content-Encoding: gzip\r\n", g);
+	few = n_heard();
+	assert_true(few >= 4 && few < N);
+	f.now_ms += 60000;
+	exchange(&f, 3000, zipped, sizeof(zipped) - z.avail_out, "Content-Encoding: gzip\r\n", g);
+	assert_int_equal(n_heard(), few + 1);
+	free(body);
+	engine_free(f.e);
+}
+
 static void ports_are_configured_by_protocol(void **state)
 {
 	static const uint16_t ports[] = { 5300, 5301 };
@@ -511,6 +585,7 @@ int main(void)
 		cmocka_unit_test(nothing_grows_beyond_its_limit),
 		cmocka_unit_test(what_is_unfinished_has_a_budget),
 		cmocka_unit_test(what_is_compressed_is_not_kept_at_its_full_size),
+		cmocka_unit_test(nobody_is_read_beyond_his_share),
 		cmocka_unit_test(ports_are_configured_by_protocol),
 	};
 
