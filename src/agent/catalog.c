@@ -354,7 +354,7 @@ static const char *not_his(const struct catalog *c, const struct guest *g, const
 	if (owner)
 		return "the address is another guest's";
 	if (!ip_equal(address, &o->guest)) {
-		*ret_nobodys = !ip_is_loopback(address) && !ip_is_multicast(address);
+		*ret_nobodys = !ip_is_loopback(address) && !ip_is_multicast(address) && !guest_table_is_ours(c->guests, address);
 		return "not an address that this guest has been seen with";
 	}
 	/* It can send from any address; there are some that nothing behind it has. */

@@ -116,6 +116,14 @@ static void on_probe(struct probe *p, enum probe_result result, const struct mon
 	}
 }
 
+/* By routes only where the configuration, or the cluster, says who is there: a guest says so of any address. */
+static enum probe_way way_of(const struct judge *j)
+{
+	if (j->court->own_address || j->claim->behind)
+		return PROBE_BY_ROUTES;
+	return j->other_source ? PROBE_FROM_OWN : PROBE_FROM_SPARE;
+}
+
 static void send_probe(struct judge *j)
 {
 	const struct judge_court *court = j->court;
@@ -124,8 +132,7 @@ static void send_probe(struct judge *j)
 
 	j->n_probes++;
 	j->probe_ns = clock_mono_ns();
-	r = probe_start(&j->probe, court->loop, court->monitor, &at, court->own_address || j->claim->behind || j->other_source, court->timeout_ms,
-			on_probe);
+	r = probe_start(&j->probe, court->loop, court->monitor, &at, way_of(j), court->timeout_ms, on_probe);
 	if (r < 0) {
 		note(j, verdict_note(&j->verdict, VERDICT_BY_PROBE, VERDICT_UNKNOWN, clock_wall_ms(), "no probe could be sent: %s", strerror(-r)));
 		arm(j);

@@ -70,16 +70,41 @@ static int on_timeout(struct timer *t)
 	return 0;
 }
 
+/* The address that this machine would talk to @target from. Nothing is sent. */
+static int own_source(const struct ip_port *target, struct ip *ret_ip)
+{
+	int family = ip_is_v4(&target->ip) ? AF_INET : AF_INET6;
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(target, family, &sa);
+	CLEANUP_FD int fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ip_port at;
+	int r;
+
+	if (fd < 0 || connect(fd, (const struct sockaddr *)&sa, len) < 0)
+		return -errno;
+	len = sizeof(sa);
+	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+		return -errno;
+	r = ip_port_from_sockaddr(&sa, &at);
+	if (r == 0)
+		*ret_ip = at.ip;
+	return r;
+}
+
 int probe_start(struct probe *p, struct loop *l, struct monitor_client *monitor, const struct ip_port *target,
-		bool own_address, uint32_t timeout_ms, probe_fn *fn)
+		enum probe_way way, uint32_t timeout_ms, probe_fn *fn)
 {
 	struct monitor_probe request = { .target = *target };
-	int r;
+	int r = 0;
 
 	if (p->running)
 		return -EBUSY;
-	if (!own_address)
+	if (way == PROBE_FROM_SPARE)
 		request.source = ip_spare(&target->ip);	/* the answer is caught at the VM's port */
+	else if (way == PROBE_FROM_OWN)
+		r = own_source(target, &request.source);
+	if (r < 0)
+		return r;
 	r = monitor_probe_open(monitor, &request, &p->fd, &p->local);
 	if (r < 0)
 		return r;

@@ -18,6 +18,8 @@ import struct
 import sys
 import threading
 
+from rawnet import checksum
+
 
 def packed(data):
     return struct.pack(">i", len(data)) + data
@@ -105,14 +107,6 @@ def noise(registry, count):
                     except OSError:
                         pass        # it has had enough of us
     print("done", flush=True)
-
-
-def checksum(data):
-    data += b"\0" * (len(data) % 2)
-    n = sum(struct.unpack(">%dH" % (len(data) // 2), data))
-    while n >> 16:
-        n = (n & 0xffff) + (n >> 16)
-    return ~n & 0xffff
 
 
 def spoof(device, source, destination, port, count):

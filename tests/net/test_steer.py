@@ -14,9 +14,10 @@ import pytest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 
 from netlab import Lab, wait_until  # noqa: E402
+import rawnet  # noqa: E402
 import steerlab  # noqa: E402
 from steerlab import (BEHIND, BRIDGE, CUT, DROP_SPOOFED, FAIL_CLOSED, IN, LEARN, ROUTED, SAME_NIC, UNVERIFIED,  # noqa: E402
-                      DriverError, Server, everywhere, read_line, tcp_connect, udp_socket)
+                      DriverError, Server, everywhere, raw_socket, read_line, tcp_connect, udp_socket)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")
 
@@ -272,6 +273,68 @@ def test_a_fail_closed_vm_is_not_reached_around_its_proxy(make):
     with pytest.raises(TimeoutError):
         s.recv(1)
     assert d.counters()["answer_refused"] > 0
+
+
+def disguises(vm, peer):
+    """What a VM with Linux makes a SYN of, by name: a list of packets each, behind the MAC addresses."""
+    (vm4, vm6), (peer4, peer6) = vm, peer
+    options = b"\x01" * 20
+
+    def syn(family, port, flags=rawnet.SYN, **more):
+        return rawnet.tcp((peer[family], port), (vm[family], 80), flags, 1, **more)
+
+    def in_two(segment, at, ident, padding=b""):
+        return [rawnet.ip4(peer4, vm4, segment[:at], 0, True, ident) + padding, rawnet.ip4(peer4, vm4, segment[at:], at // 8, False, ident)]
+
+    cut, padded, chain, hop, tagged, tagged6 = syn(0, 5001, options=options), syn(0, 5002), syn(1, 5003), syn(1, 5004), syn(0, 5005), syn(1, 5006)
+    innocent = struct.pack(">HHIIBBHHH", 5002, 9999, 1, 1, 5 << 4, rawnet.ACK, 1, 0, 0)
+    blank = struct.pack(">BBBB4x", 6, 0, 1, 4)		# destination or hop-by-hop options: nothing
+    return {
+        "TCP options in the next fragment": (5001, in_two(cut, 24, 1)),
+        "padding that looks like a header": (5002, in_two(padded, 16, 2, innocent[16:] + b"\0" * 18)),
+        "headers that go on in the next fragment": (5003, [
+            rawnet.ip6(peer6, vm6, rawnet.ip6_fragment(blank, 60, 0, True), 44),
+            rawnet.ip6(peer6, vm6, rawnet.ip6_fragment(chain, 60, 1), 44)]),
+        "hop-by-hop options and no length": (5004, [rawnet.ip6(peer6, vm6, blank + hop, 0, 0)]),
+        "two tags of no VLAN": (5005, [b"\x81\x00\0\0" * 2 + rawnet.ip4(peer4, vm4, tagged)]),
+        "three, IPv6": (5006, [b"\x81\x00\0\0" * 3 + rawnet.ip6(peer6, vm6, tagged6)]),
+    }
+
+
+def answered(raw, last):
+    """The ports that get a SYN-ACK, up to that to @last."""
+    found, deadline = set(), time.monotonic() + 30
+    while last not in found and time.monotonic() < deadline:
+        frame = raw.recv(2048)
+        at = {b"\x08\x00": 34, b"\x86\xdd": 54}.get(frame[12:14], len(frame))
+        if len(frame) >= at + 20 and frame[at + 13] & 18 == 18:
+            found.add(struct.unpack(">H", frame[at + 2:at + 4])[0])
+    return found
+
+
+def test_known_disguises_do_not_get_around_a_fail_closed_proxy(make):
+    """First without a proxy, which shows that the VM takes them for what they are."""
+    n = make(BRIDGE)
+    for port in (80, 81):
+        Server(n.vm[2], port)
+    d = n.driver()
+    vm, peer = n.addresses[2], n.peer_addresses
+    assert all(greeting(n.peer, a, 81)[1].startswith("real ") for a in vm)		# neighbours know each other
+    todo = disguises(vm, peer)
+    macs = rawnet.mac("02:00:00:00:00:02") + rawnet.mac("02:00:00:00:00:09")
+    raw = raw_socket(n.peer, "eth0")
+    raw.settimeout(30)
+    found = []
+    for last in (6000, 6001):
+        for _, packets in todo.values():
+            for packet in packets:
+                raw.send((macs + packet).ljust(60, b"\0"))
+        raw.send(macs + rawnet.ip4(peer[0], vm[0], rawnet.tcp((peer[0], last), (vm[0], 81), rawnet.SYN, 1)))
+        found.append(answered(raw, last) - {last})
+        for address in vm:
+            d.divert(vm=2, direction=IN, dst=address, port=80, flags=FAIL_CLOSED)
+    assert {5001, 5002, 5005, 5006} <= found[0]	# the others are for older kernels
+    assert not found[1], [name for name, (port, _) in todo.items() if port in found[1]]
 
 
 @FAMILIES
