@@ -14,31 +14,18 @@
 #include "base/list.h"
 #include "base/map.h"
 #include "discover/dnssd.h"
+#include "discover/mdns_host.h"
 #include "proto/dns.h"
 
 enum {
 	MDNS_PORT = 5353,
 	MAX_INSTANCES = 256,		/* each guest; of its own and of its peers */
-	MAX_HOSTS = 64,
-	MAX_ADDRESSES = 8,		/* each host */
 	MAX_QUESTIONS = 256,
 	MAX_TXT = 8900,			/* bytes of TXT that are kept: more than fits a packet is none, RFC 6763, 6.1 */
 
 	PATIENCE_MS = 1000,		/* for TXT and address to come after an SRV */
-	FLUSH_MS = 1000,		/* records older than this go by a cache-flush: RFC 6762, 10.2 */
 	REPEAT_S = 3600,		/* a browser repeats its question for as long: RFC 6762, 5.2 */
 	GONE_MS = 10000,		/* in which the goodbye's copies come */
-};
-
-struct host {
-	struct list link;
-	struct dns_name name;
-	struct {
-		struct ip ip;
-		uint64_t time_ns;
-		uint32_t ttl_s;
-	} addresses[MAX_ADDRESSES];
-	size_t n;
 };
 
 enum instance_state { UNKNOWN, OFFERED, GONE };
@@ -73,8 +60,9 @@ struct question {
 };
 
 struct mdns_guest {
-	struct list instances, hosts, questions;
-	size_t n_instances, n_hosts, n_questions;
+	struct mdns_hosts hosts;
+	struct list instances, questions;
+	size_t n_instances, n_questions;
 };
 
 struct packet_ctx {
@@ -83,120 +71,6 @@ struct packet_ctx {
 	const struct datagram *datagram;
 	const struct discover_ctx *ctx;
 };
-
-static uint64_t ms_since(uint64_t now_ns, uint64_t then_ns)
-{
-	return now_ns > then_ns ? (now_ns - then_ns) / 1000000 : 0;
-}
-
-/* ---- hosts ---- */
-
-static struct host *host_find(const struct mdns_guest *g, const struct dns_name *name)
-{
-	list_for_each(i, &g->hosts) {
-		struct host *h = list_entry(i, struct host, link);
-
-		if (dns_name_equal(&h->name, name))
-			return h;
-	}
-	return NULL;
-}
-
-static void host_drop(struct mdns_guest *g, struct host *h)
-{
-	list_unlink(&h->link);
-	g->n_hosts--;
-	free(h);
-}
-
-static struct host *host_get(struct mdns_guest *g, const struct dns_name *name)
-{
-	struct host *h = host_find(g, name);
-
-	if (h)
-		return h;
-	if (g->n_hosts == MAX_HOSTS)
-		host_drop(g, list_entry(g->hosts.next, struct host, link));
-	h = calloc(1, sizeof(*h));
-	if (!h)
-		return NULL;
-	h->name = *name;
-	list_append(&g->hosts, &h->link);
-	g->n_hosts++;
-	return h;
-}
-
-static void address_remove(struct host *h, size_t i)
-{
-	h->addresses[i] = h->addresses[--h->n];
-}
-
-/* RFC 6762, section 10.2: the others of the same type, when they are not from just now. */
-static void flush_addresses(struct host *h, const struct ip *keep, uint64_t now_ns)
-{
-	for (size_t i = h->n; i-- > 0;)
-		if (ip_is_v4(&h->addresses[i].ip) == ip_is_v4(keep) && !ip_equal(&h->addresses[i].ip, keep) &&
-		    ms_since(now_ns, h->addresses[i].time_ns) > FLUSH_MS)
-			address_remove(h, i);
-}
-
-static void take_address(struct packet_ctx *p, const struct dns_record *r)
-{
-	struct host *h;
-	struct ip ip;
-	size_t i = 0;
-
-	if (!dns_address(r, &ip))
-		return;
-	h = r->ttl_s ? host_get(p->guest, &r->name) : host_find(p->guest, &r->name);
-	if (!h)
-		return;
-	while (i < h->n && !ip_equal(&h->addresses[i].ip, &ip))
-		i++;
-	if (!r->ttl_s) {
-		if (i < h->n)
-			address_remove(h, i);
-		return;
-	}
-	if (r->top_bit)
-		flush_addresses(h, &ip, p->ctx->time_ns);
-	for (i = 0; i < h->n && !ip_equal(&h->addresses[i].ip, &ip); i++)
-		;
-	if (i == MAX_ADDRESSES)
-		i = 0;
-	h->addresses[i].ip = ip;
-	h->addresses[i].time_ns = p->ctx->time_ns;
-	h->addresses[i].ttl_s = r->ttl_s;
-	h->n = MAX(h->n, i + 1);
-}
-
-static bool host_has(const struct host *h, const struct ip *ip)
-{
-	for (size_t i = 0; h && i < h->n; i++)
-		if (ip_equal(&h->addresses[i].ip, ip))
-			return true;
-	return false;
-}
-
-/* The guest's own address if the host has it; else IPv4; not link-local if there is another. */
-static struct ip host_address(const struct host *h, const struct ip *guest)
-{
-	struct ip best = {};
-	int best_rank = -1;
-
-	if (host_has(h, guest))
-		return *guest;
-	for (size_t i = 0; h && i < h->n; i++) {
-		const struct ip *a = &h->addresses[i].ip;
-		int rank = (ip_is_v4(a) ? 2 : 0) + (ip_is_link_local(a) ? 0 : 1);
-
-		if (rank > best_rank) {
-			best = *a;
-			best_rank = rank;
-		}
-	}
-	return best;
-}
 
 /* ---- instances ---- */
 
@@ -256,12 +130,12 @@ static struct instance *instance_announced(struct packet_ctx *p, const struct dn
 
 static struct ip instance_address(const struct mdns_guest *g, const struct instance *in, const struct ip *guest)
 {
-	const struct host *h = host_find(g, &in->target);
+	const struct mdns_host *h = mdns_host_find(&g->hosts, &in->target);
 	struct ip a;
 
-	if (in->state == OFFERED && host_has(h, &in->told_address))
+	if (in->state == OFFERED && mdns_host_has(h, &in->told_address))
 		return in->told_address;	/* still one of its addresses: no change */
-	a = host_address(h, guest);
+	a = mdns_host_address(h, guest);
 	return ip_is_none(&a) && in->own ? *guest : a;
 }
 
@@ -329,7 +203,7 @@ static bool has_changed(const struct mdns_guest *g, const struct instance *in, c
 /* Is there an address of the family that the guest is known by? */
 static bool is_complete(const struct mdns_guest *g, const struct instance *in, const struct ip *guest)
 {
-	struct ip a = host_address(host_find(g, &in->target), guest);
+	struct ip a = mdns_host_address(mdns_host_find(&g->hosts, &in->target), guest);
 
 	if (!in->has_txt || ip_is_none(&a))
 		return false;
@@ -341,7 +215,7 @@ enum settle_when { AT_PACKET, AT_TICK, AT_END };
 /* Reports what there is to report of an instance whose records have been seen. */
 static void settle(struct mdns_guest *g, struct instance *in, const struct discover_ctx *ctx, enum settle_when when)
 {
-	bool may_wait = when != AT_END && in->state != OFFERED && ms_since(ctx->time_ns, in->since_ns) < PATIENCE_MS;
+	bool may_wait = when != AT_END && in->state != OFFERED && mdns_ms_since(ctx->time_ns, in->since_ns) < PATIENCE_MS;
 
 	if (!in->has_srv || !in->port)	/* port 0: a placeholder, which offers nothing */
 		return;
@@ -350,7 +224,7 @@ static void settle(struct mdns_guest *g, struct instance *in, const struct disco
 	if (when == AT_PACKET)
 		in->frame = ctx->frame;
 	if (!has_changed(g, in, &ctx->guest)) {
-		if (in->own && in->fresh && ms_since(ctx->time_ns, in->told_ns) >= in->ttl_s * 500ull)
+		if (in->own && in->fresh && mdns_ms_since(ctx->time_ns, in->told_ns) >= in->ttl_s * 500ull)
 			report(g, in, OBS_RENEW, ctx);
 		return;
 	}
@@ -371,7 +245,7 @@ static void settle_all(struct mdns_guest *g, const struct discover_ctx *ctx, enu
 /* RFC 6762, section 10.1: TTL 0. Copies follow, and the SRV's goodbye follows the PTR's. */
 static void goodbye(struct packet_ctx *p, struct instance *in)
 {
-	bool again = in->state == GONE && ms_since(p->ctx->time_ns, in->told_ns) < GONE_MS;
+	bool again = in->state == GONE && mdns_ms_since(p->ctx->time_ns, in->told_ns) < GONE_MS;
 	bool never_was = in->state != OFFERED && in->probed;	/* given up before it was announced: jmDNS says goodbye even so */
 
 	in->frame = p->ctx->frame;
@@ -447,7 +321,7 @@ static void take_record(struct packet_ctx *p, const struct dns_record *r)
 	switch (r->type) {
 	case DNS_TYPE_A:
 	case DNS_TYPE_AAAA:
-		take_address(p, r);
+		mdns_hosts_take(&p->guest->hosts, r, p->ctx->time_ns);
 		break;
 	case DNS_TYPE_SRV:
 		take_srv(p, r);
@@ -503,7 +377,7 @@ static bool is_repeated(struct packet_ctx *p, const struct dns_name *name)
 	list_for_each(i, &g->questions) {
 		q = list_entry(i, struct question, link);
 		if (dns_name_equal(&q->name, name)) {
-			bool repeated = ms_since(p->ctx->time_ns, q->time_ns) < REPEAT_S * 1000ull;
+			bool repeated = mdns_ms_since(p->ctx->time_ns, q->time_ns) < REPEAT_S * 1000ull;
 
 			q->time_ns = p->ctx->time_ns;
 			return repeated;
@@ -636,7 +510,7 @@ static void *mdns_guest_new(void)
 	if (!g)
 		return NULL;
 	list_init(&g->instances);
-	list_init(&g->hosts);
+	mdns_hosts_init(&g->hosts);
 	list_init(&g->questions);
 	return g;
 }
@@ -647,8 +521,7 @@ static void mdns_guest_free(void *guest)
 
 	list_for_each_safe(i, &g->instances)
 		instance_drop(g, list_entry(i, struct instance, link));
-	list_for_each_safe(i, &g->hosts)
-		host_drop(g, list_entry(i, struct host, link));
+	mdns_hosts_deinit(&g->hosts);
 	list_for_each_safe(i, &g->questions)
 		free(list_entry(i, struct question, link));
 	free(g);

@@ -20,6 +20,9 @@ struct tls_ctx {			/* nothing changes after tls_ctx_new() but @n_refs and the ca
 	unsigned n_refs;		/* atomic */
 };
 
+/* Is it the peer that was expected? Else @error says who came instead. */
+bool tls_expect_met(const struct tls_expect *e, const struct tls_peer *p, X509 *leaf, char error[static TLS_PEER_ERROR_LEN]);
+
 /* Called by libssl during a handshake; in tls.c. */
 void tls_on_secret(const SSL *ssl, const char *line);
 int tls_on_verify(X509_STORE_CTX *store, void *ctx);
