@@ -10,7 +10,7 @@ import os
 import subprocess
 
 import contenders as known
-from installation import EDGE, REGISTRY, Installation, wait_until
+from installation import EDGE, REGISTRY, Installation, policy, wait_until
 from lab import LOAD, LOAD_CPU, PROXY_CPU, SYSCTLS, Namespace, cpu_s, family, interleaved, machine_s, memory_kb
 from two_hop import TwoHop
 
@@ -18,17 +18,11 @@ import agentlab
 import ztunnel
 
 PORT = 15001
-ONBOARDING = """onboarding:
-  - { name: callers, match: { guest_name: caller }, mode: strict, namespace: bench, service_account: caller, client: true }
-  - { name: services, match: { guest_name: api }, mode: strict, namespace: bench, service_account: api, services: [api] }
-workloads:
+ONBOARDING = policy("callers", "caller", account="caller", client=True) + policy("api", "api", services=["api"])
+GUESTS = {"02:00:77:00:01:01": "caller", "02:00:77:00:01:02": "api"}
+WORKLOADS = """workloads:
   - { name: zt-client, namespace: bench, service_account: zt-client, addresses: [10.77.9.1/32], tunnel: hbone }
   - { name: zt-server, namespace: bench, service_account: zt-server, addresses: [10.77.9.2/32], tunnel: hbone }
-"""
-AGENT = """ports: [ { match: "tap*" } ]
-guests:
-  - { mac: "02:00:77:00:01:01", name: caller }
-  - { mac: "02:00:77:00:01:02", name: api }
 """
 REDIRECT = """
 table ip bench {
@@ -125,7 +119,7 @@ class Ztunnels:
 
 class Deployed(Installation):
     def __init__(self, report, names, rounds, seconds, seed):
-        super().__init__("ogbdep", ONBOARDING, AGENT, workers=1)
+        super().__init__("ogbdep", ONBOARDING, GUESTS, controller=WORKLOADS, workers=1)
         self.report, self.rounds, self.seconds, self.seed = report, rounds, seconds, seed
         self.contenders = []
         try:

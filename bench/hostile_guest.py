@@ -10,7 +10,7 @@ import sys
 import time
 
 import contenders as known
-from installation import REGISTRY, Installation, wait_until
+from installation import REGISTRY, Installation, policy, wait_until
 from isolation import CONNECTIONS, RATE, REST_S, WHEN_NOTHING_ELSE, NoGroups
 from lab import LOAD, LOAD_CPU, PROXY_CPU, TOP, Namespace, cpu_s, family
 from two_hop import TwoHop
@@ -19,18 +19,8 @@ import agentlab
 
 HOSTILE = os.path.join(TOP, "tests", "lib", "hostile.py")
 ENDLESS = 1000000000
-ONBOARDING = """onboarding:
-  - { name: callers, match: { guest_name: caller }, mode: strict, namespace: bench, service_account: caller, client: true }
-  - { name: hostile, match: { guest_name: hostile }, mode: strict, namespace: bench, service_account: hostile, client: true, services: ["*"] }
-  - { name: services, match: { guest_name: api }, mode: strict, namespace: bench, service_account: api, services: [api] }
-"""
-AGENT = """ports: [ { match: "tap*" } ]
-discovery: { zookeeper: [2181] }
-guests:
-  - { mac: "02:00:77:00:01:01", name: caller }
-  - { mac: "02:00:77:00:01:02", name: api }
-  - { mac: "02:00:77:00:01:03", name: hostile }
-"""
+ONBOARDING = policy("callers", "caller", account="caller", client=True) + policy("hostile", "hostile", client=True, services=["*"]) + policy("api", "api", services=["api"])
+GUESTS = {"02:00:77:00:01:01": "caller", "02:00:77:00:01:02": "api", "02:00:77:00:01:03": "hostile"}
 FLOODS = {
     "none": None,
     "SYNs": ("syn", "eth0", "10.77.1.2", known.BACKEND, ENDLESS),
@@ -42,7 +32,7 @@ FLOODS = {
 
 class HostileGuest(Installation):
     def __init__(self, report, rounds, seconds, seed):
-        super().__init__("ogbhost", ONBOARDING, AGENT, workers=1)
+        super().__init__("ogbhost", ONBOARDING, GUESTS, agent="discovery: { zookeeper: [2181] }\n", workers=1)
         self.report, self.rounds, self.seconds, self.seed = report, rounds, seconds, seed
         self.groups = NoGroups()
         self.spaces = []

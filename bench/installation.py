@@ -1,5 +1,6 @@
 """Two servers with an agent each, a controller, and what else a whole installation has, in namespaces."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -8,41 +9,32 @@ from lab import BUILD, TOP
 
 sys.path.insert(0, os.path.join(TOP, "tests", "lib"))
 
+import meshconf  # noqa: E402
 from netlab import Lab, wait_until  # noqa: E402
 
 OUTRIGGER = os.path.join(BUILD, "src", "ctl", "outrigger")
 REGISTRY, EDGE = "10.77.0.1", "10.77.0.2"
 SERVERS = {"a": "10.77.0.3", "b": "10.77.0.4"}
-CONTROLLER = """trust_domain: bench.mesh
-state_dir: %(dir)s/controller
-listen: { mesh: "10.77.0.2:15012", provisioner: "10.77.0.2:15030", rest: "127.0.0.1:15031", rest_socket: %(dir)s/controller.sock }
-advertise: { mesh: "10.77.0.2:15012", server_names: [10.77.0.2] }
-virtual_addresses: 10.99.0.0/16
-namespaces: [bench]
-"""
-AGENT = """nic: %(name)s
-controller: { address: "10.77.0.2:15030", roots: %(dir)s/roots.pem, join_token_file: %(dir)s/join-%(name)s }
-uplinks: [up0]
-steering: { pin_dir: /sys/fs/bpf/%(lab)s-%(name)s }
-state_dir: %(dir)s/agent-%(name)s
-run_dir: %(dir)s/run-%(name)s
-proxy: { path: %(build)s/src/proxy/outrigger-proxy, drain: 0s, workers: %(workers)d }
-"""
+NAMESPACE = "bench"
+policy = functools.partial(meshconf.policy, namespace=NAMESPACE)
 
 
 class Installation:
-    """Hosts on one wire, 10.77.0.0/16. @controller and @agent are added to the files."""
+    """Hosts on one wire, 10.77.0.0/16.
 
-    def __init__(self, prefix, controller, agent, workers=0):
+    @onboarding: rows of policy(). @guests: {MAC: name}. @ports: the agents'. @controller, @agent: further sections of the files.
+    """
+
+    def __init__(self, prefix, onboarding, guests=(), ports=("tap*",), controller="", agent="", workers=0):
         self.lab = Lab(prefix)
         os.chmod(self.lab.dir, 0o755)
-        self.agent_yaml, self.workers = AGENT + agent, workers
+        self.guests, self.ports, self.more, self.workers = dict(guests), ports, agent, workers
         try:
             self.net = self.lab.host("net")
             self.net.bridge("br0")
             self.registry, self.edge = (self.plain_host(*h) for h in (("registry", REGISTRY), ("edge", EDGE)))
             self.servers = {name: self.server(name, address) for name, address in SERVERS.items()}
-            self.start_controller(CONTROLLER + controller)
+            self.start_controller(meshconf.controller(self.lab.dir, EDGE, onboarding, "bench.mesh", namespace=NAMESPACE, more=controller))
         except BaseException:
             self.lab.close()
             raise
@@ -80,7 +72,7 @@ class Installation:
         return subprocess.run(["curl", "-s", "--unix-socket", self.lab.dir + "/controller.sock", "http://x" + path], stdout=subprocess.PIPE, check=True, text=True).stdout
 
     def start_controller(self, text):
-        path = self.write("controller.yaml", text % {"dir": self.lab.dir})
+        path = self.write("controller.yaml", text)
         self.edge.popen([os.path.join(BUILD, "src", "control", "outrigger-controller"), "--config", path], "controller")
         wait_until("the controller", lambda: os.path.exists(self.lab.dir + "/controller.sock"), 20)
         self.write("roots.pem", self.og("roots"))
@@ -88,7 +80,9 @@ class Installation:
     def start_agent(self, name):
         """The agent of a server; returns its process."""
         self.write("join-" + name, self.og("token", "create", "--nic", name).strip(), 0o600)
-        text = self.agent_yaml % {"dir": self.lab.dir, "name": name, "build": BUILD, "lab": os.path.basename(self.lab.dir), "workers": self.workers}
+        proxy = {"path": os.path.join(BUILD, "src", "proxy", "outrigger-proxy"), "drain": "0s", "workers": self.workers}
+        pin = "/sys/fs/bpf/%s-%s" % (os.path.basename(self.lab.dir), name)
+        text = meshconf.agent(self.lab.dir, name, EDGE, self.guests, pin, proxy, ports=self.ports, more=self.more)
         process = self.servers[name].popen([os.path.join(BUILD, "src", "agent", "outrigger-agent"), "--config", self.write("agent-%s.yaml" % name, text)], "agent")
         wait_until("agent " + name, lambda: os.path.exists("%s/run-%s/agent.sock" % (self.lab.dir, name)), 20)
         return process

@@ -10,17 +10,12 @@ import subprocess
 import time
 
 from lab import TOP
-from installation import Installation, wait_until
+from installation import Installation, policy, wait_until
 
 NET = "10.77"
-ONBOARDING = """onboarding:
-  - { name: warm, match: { port: "warm*" }, mode: permissive, namespace: bench, service_account: warm, services: ["*"] }
-  - { name: cold, match: { port: "cold*" }, mode: permissive, namespace: bench, service_account: cold, services: ["*"], isolation: vm }
-  - { name: peer, match: { port: "peer*" }, mode: permissive, namespace: bench, service_account: peer, client: true }
-"""
-AGENT = """ports: [ { match: "warm*" }, { match: "cold*" }, { match: "peer*" } ]
-discovery: { zookeeper: [2181] }
-"""
+ONBOARDING = (policy("warm", 'port: "warm*"', mode="permissive", services=["*"]) +
+              policy("cold", 'port: "cold*"', mode="permissive", services=["*"], more="    isolation: vm\n") +
+              policy("peer", 'port: "peer*"', mode="permissive", client=True))
 
 
 class Vm:
@@ -60,7 +55,7 @@ class Vm:
 
 class Join(Installation):
     def __init__(self, report, warm_vms=20, services_each=10, cold_vms=30):
-        super().__init__("ogj", ONBOARDING, AGENT)
+        super().__init__("ogj", ONBOARDING, ports=("warm*", "cold*", "peer*"), agent="discovery: { zookeeper: [2181] }\n")
         self.report = report
         self.services_each = services_each
         try:

@@ -9,15 +9,11 @@ import os
 import subprocess
 import time
 
-from installation import REGISTRY, Installation, wait_until
+from installation import REGISTRY, Installation, policy, wait_until
 from lab import PROXY_CPU, cpu_s, family
 
 import agentlab
 
-ONBOARDING = "onboarding: [ { name: all, match: { guest_name: '*' }, mode: shadow, namespace: bench, services: ['*'] } ]\n"
-AGENT = """ports: [ { match: "tap*" } ]
-guests: [ { mac: "02:00:77:00:01:01", name: api } ]
-"""
 DNS, REGISTRATIONS, PLAIN_MB = 20000, 2000, 200
 
 # Each is run in the guest, ends when all was sent, and prints how many packets or registrations that were.
@@ -66,7 +62,7 @@ print(0)
 
 class Sniff(Installation):
     def __init__(self, report, rounds):
-        super().__init__("ogbsniff", ONBOARDING, AGENT, workers=1)
+        super().__init__("ogbsniff", policy("all", "*", mode="shadow", services=["*"]), {"02:00:77:00:01:01": "api"}, workers=1)
         self.report, self.rounds = report, rounds
         self.guest = self.vm("a", "tap0", "10.77.1.1", "02:00:77:00:01:01")
         self.registry.popen(["python3", "-c", agentlab.CONSUL, REGISTRY], "consul")
