@@ -158,13 +158,16 @@ static __always_inline int open_flow(struct __sk_buff *skb, const struct packet 
 		return V_PASS;
 	}
 
+	/* Who opens it has it charged, where that is a VM: a neighbour must not use up what another may have. */
+	__u32 payer = port->vm ? port->vm : d->vm;
 	struct steer_flow_key k;
 
 	flow_key(&k, p);
-	int r = flow_enter(skb, p, port, d->vm, &k);
+	int r = flow_enter(skb, p, port, payer, &k);
 	if (r) {
 		bpf_sk_release(listener);
-		return refuse(d, r);
+		count(payer, r);
+		return d->flags & STEER_DIVERT_FAIL_CLOSED ? V_DROP : V_PASS;
 	}
 	r = bpf_sk_assign(skb, listener, 0);
 	bpf_sk_release(listener);

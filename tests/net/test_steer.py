@@ -744,6 +744,22 @@ def test_a_flood_of_one_vm_takes_only_its_own_flows(make):
     assert all(echoes(s, 100) for s, _ in flood)
 
 
+def test_who_floods_a_vm_of_the_same_nic_uses_up_his_own_flows(make):
+    n = make(BRIDGE)
+    d = n.driver("--max-flows-per-vm", "20")
+    d.listen(vm=2)
+    vm = n.addresses[2][0]
+    d.divert(vm=2, direction=IN, dst=vm, port=80, flags=FAIL_CLOSED)
+    assert greeting(n.vm[1], vm, 80)[1].startswith("in2 ")		# neighbours know each other
+    raw = raw_socket(n.vm[1], "eth0")
+    for i in range(100):
+        segment = rawnet.tcp((n.addresses[1][0], 20000 + i), (vm, 80), rawnet.SYN, 1)
+        raw.send(rawnet.mac("02:00:00:00:00:02") + rawnet.mac("02:00:00:00:00:01") + rawnet.ip4(n.addresses[1][0], vm, segment))
+    assert greeting(n.peer, vm, 80)[1].startswith("in2 ")
+    wait_until("the flood to be told", lambda: d.counters(vm=1)["flow_limit"] >= 80)
+    assert not d.counters(vm=2)["flow_limit"]
+
+
 @pytest.mark.parametrize("raw", [{"op": 99, "len": 12}, {"op": 1, "len": 16}, {"op": 0, "len": 5}, {"op": 5, "len": 16}],
                          ids=["unknown", "short", "no header", "slot 0"])
 def test_the_monitor_stops_on_anything_odd(make, raw):
