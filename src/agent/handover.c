@@ -47,7 +47,14 @@ void handover_take(struct worker *w, const Outrigger__V1__Handover *m)
 	member_of(g)->client_elsewhere = m->client;
 	for (size_t i = 0; i < m->n_claims; i++)
 		n += take_claim(w, g, m->claims[i]);
-	log_info("guest comes from another NIC", log_str("guest", g->id), log_int("claims", (int64_t)n), log_int("of", (int64_t)m->n_claims));
+	if (catalog_of(g))
+		list_for_each(l, &catalog_of(g)->claims) {
+			const struct claim *c = list_entry(l, struct claim, link);
+
+			if (c->user)
+				judge_was_there(c->user);
+		}
+	log_info("guest comes from elsewhere", log_str("guest", g->id), log_int("claims", (int64_t)n), log_int("of", (int64_t)m->n_claims));
 	member_touch(member_of(g));
 }
 

@@ -2,9 +2,10 @@
 #include "outrigger/provisioner.pb-c.h"
 
 /*
- * A VM that moves between NICs while both ports are there (live migration). The
- * first packet behind the new port makes it a guest there, which the controller
- * knows by MAC, addresses and policy as a machine of the mesh.
+ * A VM that moves between NICs, while both ports are there (live migration) or one
+ * after the other. The first packet behind the new port makes it a guest there,
+ * which the controller knows by MAC, addresses and policy as a machine that is in
+ * the mesh or was a moment ago.
  */
 struct worker;
 

@@ -65,5 +65,7 @@ struct judge *judge_free(struct judge *j);
 
 /* The claim, its guest or the container addresses are others: judge anew. True: another verdict. */
 bool judge_review(struct judge *j);
+/* It took connections elsewhere a moment ago: one refusal says that it does not here. Silence may be a firewall's, as ever. */
+void judge_was_there(struct judge *j);
 /* Whether it is worth a probe every interval. */
 void judge_watch(struct judge *j, bool close);

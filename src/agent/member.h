@@ -35,6 +35,7 @@ struct member {
 	struct verdict_case verdict;	/* of the guest itself, as a client */
 	bool client_elsewhere;		/* it was a client of the mesh behind another NIC a moment ago */
 	bool joined;			/* a proxy is wished for it */
+	bool ends;			/* its guest is about to be gone */
 	char why_not[160];		/* else: why */
 	char group[POLICY_GROUP_LEN];
 

@@ -130,7 +130,8 @@ void report_claim_gone(struct member *m, struct claim *c, const char *reason)
 	report.claim_gone = &gone;
 	claim_key(m, c, key);
 	session_drop(m->worker->session, MIRROR_VERDICT, key, NULL);
-	session_drop(m->worker->session, MIRROR_CLAIM, key, &report);
+	/* A guest that is gone takes them along: the controller is told of it with what it offered until then. */
+	session_drop(m->worker->session, MIRROR_CLAIM, key, m->ends ? NULL : &report);
 }
 
 /* --- verdicts --- */

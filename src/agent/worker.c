@@ -51,6 +51,8 @@ static void on_guest_gone(struct guest *g, const char *reason, void *data)
 	struct worker *w = data;
 
 	log_info("guest is gone", log_str("guest", g->id), log_str("reason", reason));
+	if (member_of(g))
+		member_of(g)->ends = true;
 	catalog_guest_gone(&w->catalog, g, reason);
 	if (member_of(g))
 		member_end(member_of(g), reason);

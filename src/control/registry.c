@@ -33,6 +33,7 @@ static int on_sweep(struct timer *t)
 		if (!s->declared && list_empty(&s->members) && s->empty_since_ms && now - s->empty_since_ms > SERVICE_LINGER_MS)
 			reg_service_remove(reg, s);
 	}
+	reg_departed_sweep(reg, NULL, false);
 	return timer_arm(reg->loop, t, SWEEP_MS, on_sweep);
 }
 
@@ -51,6 +52,7 @@ int registry_new(struct loop *loop, struct resources *resources, struct store *s
 	list_init(&reg->dirty_services);
 	list_init(&reg->dirty_workloads);
 	list_init(&reg->dropped);
+	list_init(&reg->departed);
 	r = vips_init(&reg->vips, &config->virtual_addresses, store);
 	if (r == 0)
 		r = registry_apply(reg, config);
@@ -82,6 +84,7 @@ struct registry *registry_free(struct registry *reg)
 		return NULL;
 	reg_store_flush(reg);
 	reg->store = NULL;		/* what goes now is not gone */
+	reg_departed_sweep(reg, NULL, true);
 	map_for_each(l, &reg->nics)
 		nic_free(container_of(l, struct reg_nic, link));
 	map_for_each(l, &reg->workloads)
@@ -239,10 +242,11 @@ void registry_nic_forget(struct registry *reg, const char *id)
 		return;
 	list_for_each_safe(l, &nic->guests)
 		registry_guest_remove(list_entry(l, struct reg_guest, in_nic));
+	reg_departed_sweep(reg, nic, true);
 	timer_cancel(&nic->grace);
 }
 
-void registry_guest_remove(struct reg_guest *g)
+void reg_guest_detach(struct reg_guest *g)
 {
 	struct registry *reg = g->nic->registry;
 
@@ -253,6 +257,11 @@ void registry_guest_remove(struct reg_guest *g)
 	list_unlink(&g->in_nic);
 	list_unlink(&g->dirty);
 	g->nic->n_guests--;
+	reg_settle_later(reg);
+}
+
+void reg_guest_free(struct reg_guest *g)
+{
 	list_for_each_safe(l, &g->claims)
 		reg_claim_free(g, list_entry(l, struct reg_claim, link));
 	list_for_each_safe(l, &g->verdicts)
@@ -261,7 +270,12 @@ void registry_guest_remove(struct reg_guest *g)
 	if (g->proxy)
 		reg_told_free(g->nic, &g->proxy->base);
 	free(g);
-	reg_settle_later(reg);
+}
+
+void registry_guest_remove(struct reg_guest *g)
+{
+	reg_guest_detach(g);
+	reg_guest_free(g);
 }
 
 void reg_guest_mark(struct registry *reg, struct reg_guest *g)

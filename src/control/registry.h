@@ -27,6 +27,7 @@
  *
  * Several files, one owner: registry.c (life, NICs, configuration),
  * registry_report.c (what NICs say), registry_guest.c (from guest to workload),
+ * registry_departed.c (what guests that have left offered),
  * registry_service.c (services, workloads, members), registry_kube.c (Services of
  * a Kubernetes cluster), registry_publish.c (to resources), registry_store.c (to
  * the store and back).
@@ -40,6 +41,8 @@ enum {
 	REG_MAX_PORTS = 64,		/* of a service */
 	REG_MAX_SERVICES = 100000,
 	REG_MAX_TOLD = 32 << 20,	/* bytes of what one NIC has told and is kept, packed */
+	REG_MAX_DEPARTED = 256,		/* guests that are remembered after they have left, of all NICs */
+	REG_DEPARTED_MS = 60000,	/* for so long */
 };
 
 /* Where policies for the whole mesh live. */
@@ -146,6 +149,8 @@ struct reg_guest {
 	const char *why_not;		/* it is not in the mesh, or NULL */
 	uint64_t offered_epoch;		/* of its NIC's session in which it was offered what it had elsewhere; 0: it was not */
 	uint64_t moved_epoch;		/* of its NIC's session that was told that it is elsewhere; 0: was not */
+	bool handed_over;		/* what it offers was offered to a guest behind another NIC */
+	uint64_t departed_ms;		/* monotonic, when it left; 0: it is here */
 	bool store_dirty;
 };
 
@@ -170,9 +175,9 @@ struct reg_nic {
 };
 
 /*
- * A machine of the mesh has turned up behind another NIC: what is known of it
- * there is offered to the newcomer. When that one is in the mesh in its place,
- * the NIC that it has left is told. Once a session each.
+ * A machine of the mesh has turned up behind another NIC, or again a moment after
+ * it had left: what is known of it there is offered to the newcomer. When that one
+ * is in the mesh in its place, the NIC that it has left is told. Once a session each.
  */
 struct registry_moves {			/* NULL: nobody listens */
 	void (*offer)(const struct reg_guest *from, const struct reg_guest *to, void *data);
@@ -195,6 +200,8 @@ struct registry {
 	uint64_t n_store_failures;
 	int last_store_error;		/* 0: the store works */
 	struct list dropped;		/* guests to be removed from the store: reg_dropped */
+	struct list departed;		/* guests that have left, by in_nic; the longest gone first */
+	size_t n_departed;
 	void (*changed)(void *data);	/* something was settled, or a guest is gone; NULL: nobody listens */
 	void *changed_data;
 	struct registry_moves moves;
@@ -221,6 +228,9 @@ void registry_nic_lost(struct reg_nic *nic);
 void registry_nic_forget(struct registry *reg, const char *id);
 struct reg_nic *registry_nic(const struct registry *reg, const char *id);
 void registry_guest_remove(struct reg_guest *g);
+/* The same, in two halves: it is no NIC's any more; and then it is freed. */
+void reg_guest_detach(struct reg_guest *g);
+void reg_guest_free(struct reg_guest *g);
 
 /* --- reports: registry_report.c --- */
 
@@ -251,6 +261,22 @@ void registry_in_mesh(struct registry *reg, const char *uid);
  */
 MUST_CHECK int registry_may_have_token(struct registry *reg, const char *nic, const char *guest_id,
 				       const struct config_onboarding **ret_policy, struct diag *reterr_diag);
+
+/* Both are one machine, under their policies. */
+bool reg_same_machine(const struct reg_guest *a, const struct reg_guest *b);
+
+/* --- guests that have left: registry_departed.c --- */
+
+/*
+ * Removes it, and remembers for REG_DEPARTED_MS what it offered: a VM that is
+ * moved may leave before it is seen elsewhere. The mesh forgets it at once.
+ */
+void registry_guest_depart(struct reg_guest *g);
+/* What @g offered before it left, if it did so not long ago; NULL: there is nothing. It can be had once: reg_departed_forget(). */
+struct reg_guest *reg_departed_find(struct registry *reg, const struct reg_guest *g);
+void reg_departed_forget(struct registry *reg, struct reg_guest *departed);
+/* Those of @nic, or all (NULL), or (@all false) those whose time is over. */
+void reg_departed_sweep(struct registry *reg, const struct reg_nic *nic, bool all);
 
 /* --- services and workloads: registry_service.c --- */
 

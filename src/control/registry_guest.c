@@ -78,7 +78,7 @@ static enum app_protocol protocol_of(const char *text)
 
 /* --- who has the addresses --- */
 
-static bool same_machine(const struct reg_guest *a, const struct reg_guest *b)
+bool reg_same_machine(const struct reg_guest *a, const struct reg_guest *b)
 {
 	return a->pb->mac[0] && !strcasecmp(a->pb->mac, b->pb->mac) && !strcmp(a->policy->namespace, b->policy->namespace) &&
 	       !strcmp(a->policy->service_account, b->policy->service_account);
@@ -134,7 +134,7 @@ static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg
 		if (r != -EEXIST)
 			return r;
 		struct reg_guest *other = owner->guest;
-		bool same = other && other->policy && same_machine(g, other);
+		bool same = other && other->policy && reg_same_machine(g, other);
 		if (!same || g->order < other->order) {
 			snprintf(g->blocked, sizeof(g->blocked), same ? "it has moved: it is %.100s now" : "workload %.100s has one of its addresses",
 				 owner->uid);
@@ -162,13 +162,13 @@ static const struct reg_workload *owner_of(const struct registry *reg, const str
 }
 
 /* The same machine as the mesh knows it behind another port, and has seen there first; NULL: there is none. */
-static const struct reg_guest *elsewhere(const struct registry *reg, const struct reg_guest *g)
+static struct reg_guest *elsewhere(const struct registry *reg, const struct reg_guest *g)
 {
 	for (size_t i = 0; i < g->n_ips; i++) {
 		const struct reg_workload *owner = owner_of(reg, &g->ips[i]);
-		const struct reg_guest *other = owner ? owner->guest : NULL;
+		struct reg_guest *other = owner ? owner->guest : NULL;
 
-		if (other && other != g && other->policy && same_machine(g, other) && g->order > other->order)
+		if (other && other != g && other->policy && reg_same_machine(g, other) && g->order > other->order)
 			return other;
 	}
 	return NULL;
@@ -176,12 +176,20 @@ static const struct reg_guest *elsewhere(const struct registry *reg, const struc
 
 static void offer(struct registry *reg, struct reg_guest *g)
 {
-	const struct reg_guest *from = g->workload || !reg->moves.offer || !g->nic->connected ? NULL : elsewhere(reg, g);
+	struct reg_guest *from;
 
-	if (!from || g->offered_epoch == g->nic->epoch)
+	if (g->workload || !reg->moves.offer || !g->nic->connected || g->offered_epoch == g->nic->epoch)
+		return;
+	from = elsewhere(reg, g);
+	if (!from)
+		from = reg_departed_find(reg, g);
+	if (!from)
 		return;
 	g->offered_epoch = g->nic->epoch;
+	from->handed_over = true;
 	reg->moves.offer(from, g, reg->moves.data);
+	if (from->departed_ms)
+		reg_departed_forget(reg, from);
 }
 
 /* The workload that has one of its addresses and need not give it up; NULL: there is none. */
@@ -193,7 +201,7 @@ static const struct reg_workload *rival(const struct registry *reg, const struct
 
 		if (!owner || other == g)
 			continue;
-		if (!other || !other->policy || !same_machine(g, other) || g->order < other->order)
+		if (!other || !other->policy || !reg_same_machine(g, other) || g->order < other->order)
 			return owner;
 	}
 	return NULL;
@@ -304,7 +312,7 @@ void reg_guest_settle(struct registry *reg, struct reg_guest *g)
 	const struct reg_workload *owner = onboard_joins(g->policy) ? rival(reg, g) : NULL;
 	if (owner) {
 		snprintf(g->blocked, sizeof(g->blocked), "workload %.100s has one of its addresses", owner->uid);
-		if (owner->guest && owner->guest->policy && same_machine(g, owner->guest))
+		if (owner->guest && owner->guest->policy && reg_same_machine(g, owner->guest))
 			tell_moved(reg, g, owner->guest);
 	} else if (onboard_joins(g->policy)) {
 		offer(reg, g);

@@ -294,7 +294,7 @@ static int on_guest_gone(struct reg_nic *nic, Outrigger__V1__Report *report, str
 	if (r < 0)
 		return 0;		/* gone already */
 	log_info("guest gone", log_str("guest", g->pb->guest_id), log_str("reason", report->guest_gone->reason));
-	registry_guest_remove(g);
+	registry_guest_depart(g);
 	return 0;
 }
 
@@ -416,7 +416,7 @@ static int on_synced(struct reg_nic *nic, Outrigger__V1__Report *report, struct 
 		struct reg_guest *g = list_entry(l, struct reg_guest, in_nic);
 
 		if (g->epoch != nic->epoch) {
-			registry_guest_remove(g);
+			registry_guest_depart(g);
 			continue;
 		}
 		list_for_each_safe(k, &g->claims)

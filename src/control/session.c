@@ -466,7 +466,7 @@ void provisioner_hand_over(struct provisioner *p, const struct reg_guest *from, 
 	d.handover = &handover;
 	if (!s)
 		return;
-	log_info("guest has turned up behind another NIC", log_str("from", from->pb->guest_id), log_str("to", to->pb->guest_id),
+	log_info("guest has turned up elsewhere", log_str("from", from->pb->guest_id), log_str("to", to->pb->guest_id),
 		 log_int("claims", (int64_t)handover.n_claims));
 	send_or_end(s, &d);
 }

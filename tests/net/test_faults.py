@@ -245,6 +245,39 @@ def test_a_vm_that_migrates_is_taken_over_while_its_old_port_is_up(mesh):
         assert len(x.failed()) <= 4, x.failed()  # what was inside the machine when it left, twice
 
 
+def test_a_vm_whose_old_port_goes_first_is_known_where_it_turns_up(mesh):
+    """It registers nothing. What it offered is remembered, and is no endpoint meanwhile, nor where nobody listens any more."""
+    shopper, vip = served(mesh)
+    vm, b = mesh.vms["orders-1"], mesh.nics["b"]
+    server = [p for p in mesh.processes if p.name == vm.name + ".http8080"][0]
+    identity = vm.nic.proxy(vm)["identity"]
+    load = mesh.load(shopper, vip).goes_on(who="orders-1")
+    mesh.unplug(vm)
+    wait_until("it is out", lambda: len(mesh.endpoints("orders")) == 1 and not mesh.workload(vm))
+    load.goes_on(who="orders-2")
+    mesh.plug(vm, "b")
+    talk = vm.popen(["ping", "-q", "-i", "0.3", REGISTRY], "talk")
+    mesh.wait_joined("orders-1")
+    assert vm.nic is b and b.proxy(vm)["identity"] == identity
+    load.goes_on(who="orders-1").goes_on(who="orders-2")
+    assert load.end()["failed"] <= 2, load.failed()     # what was inside the VM when it left
+
+    # Back to where it was, but for its server: who turns up may have been started anew.
+    mesh.unplug(vm)
+    mesh.stop(talk)
+    mesh.stop(server)
+    load = mesh.load(shopper, vip).goes_on(who="orders-2")
+    mesh.plug(vm, "a")
+    vm.popen(["ping", "-q", "-i", "0.3", REGISTRY], "talk")
+    mesh.wait_joined("orders-1")
+    wait_until("it is not well", lambda: not any(w["healthy"] for w in mesh.workload(vm)))
+    load.goes_on(60, who="orders-2")
+    assert {r["who"] for r in load.done()} == {"orders-2"}
+    mesh.serve(vm)
+    load.goes_on(who="orders-1")
+    assert load.end()["failed"] == 0, load.failed()
+
+
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a"}}], indirect=True)
 def test_a_connection_between_neighbours_ends_with_the_vm_and_with_the_permission(mesh):
     """Both are in one process, and no tunnel's end ends it."""

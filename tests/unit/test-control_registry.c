@@ -312,6 +312,110 @@ static void a_machine_that_turns_up_elsewhere_is_offered_what_it_had(void **stat
 	f->nic = first;
 }
 
+static int gone(struct reg_nic *nic, const char *id)
+{
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__GuestGone g = OUTRIGGER__V1__GUEST_GONE__INIT;
+
+	g.guest_id = word(id);
+	g.reason = word("port down");
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_GUEST_GONE;
+	r.guest_gone = &g;
+	return registry_bed_report(nic, &r, NULL);
+}
+
+#define MAC1	"52:54:00:00:00:01"
+
+static void a_machine_that_has_left_is_offered_what_it_had_once(void **state)
+{
+	struct registry_bed *f = *state;
+	struct reg_nic *other;
+	struct moves m = {};
+
+	f->reg->moves = (struct registry_moves){ on_offer, on_moved, &m };
+	assert_int_equal(registry_nic_connect(f->reg, "nic-b", &other), 0);
+	vm(f, G1, MAC1, "10.0.0.1", "a", 8080);
+	assert_int_equal(gone(f->nic, G1), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_false(published(f, U1));				/* the mesh knows nothing of it */
+	assert_null(registry_guest(f->reg, G1));
+	assert_int_equal(f->nic->n_guests, 0);
+	assert_int_equal(f->reg->n_departed, 1);
+	/* Another machine, another address, another policy: nothing. */
+	assert_int_equal(guest(other, "nic-b/p1/52:54:00:00:00:09", "x", "52:54:00:00:00:09", "10.0.0.1"), 0);
+	assert_int_equal(guest(other, G1B, "x", MAC1, "10.0.0.7"), 0);
+	assert_int_equal(guest(other, "nic-b/p2/" MAC1, "client-x", MAC1, "10.9.0.1"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_offers, 0);
+	assert_int_equal(guest(other, G1B, "x", MAC1, "10.0.0.1"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_offers, 1);
+	assert_string_equal(m.from, G1);
+	assert_string_equal(m.to, G1B);
+	assert_false(published(f, "vm/" G1B));			/* that takes what it takes of everybody */
+	assert_int_equal(f->reg->n_departed, 0);
+	/* Gone again before it has offered anything, there is nothing to remember. */
+	assert_int_equal(gone(other, G1B), 0);
+	assert_int_equal(guest(f->nic, G1, "x", MAC1, "10.0.0.1"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_offers, 1);
+	assert_int_equal(f->reg->n_departed, 0);
+	f->reg->moves = (struct registry_moves){};
+}
+
+static struct reg_guest *longest_gone(const struct registry *reg)
+{
+	assert_false(list_empty(&reg->departed));
+	return list_entry(reg->departed.next, struct reg_guest, in_nic);
+}
+
+static void who_has_left_is_not_remembered_for_ever(void **state)
+{
+	struct registry_bed *f = *state;
+	struct reg_nic *other;
+	struct moves m = {};
+	char id[64], mac[32], address[32];
+
+	f->reg->moves = (struct registry_moves){ on_offer, on_moved, &m };
+	/* Not twice; with what it offered last. */
+	for (int i = 0; i < 3; i++) {
+		vm(f, G1, MAC1, "10.0.0.1", "a", (uint32_t)(8080 + i));
+		f->reg->moves.offer = NULL;		/* as if nobody had been there to be told */
+		assert_int_equal(gone(f->nic, G1), 0);
+		assert_int_equal(f->reg->n_departed, 1);
+	}
+	f->reg->moves.offer = on_offer;
+	/* Not for long. */
+	longest_gone(f->reg)->departed_ms -= REG_DEPARTED_MS;
+	assert_int_equal(guest(f->nic, G1, "x", MAC1, "10.0.0.1"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_offers, 0);
+	reg_departed_sweep(f->reg, NULL, false);
+	assert_int_equal(f->reg->n_departed, 0);
+	/* Not of one that is elsewhere already. */
+	vm(f, G1, MAC1, "10.0.0.1", "a", 8080);
+	assert_int_equal(registry_nic_connect(f->reg, "nic-b", &other), 0);
+	assert_int_equal(guest(other, G1B, "x", MAC1, "10.0.0.1"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	assert_int_equal(m.n_offers, 1);
+	assert_int_equal(gone(f->nic, G1), 0);
+	assert_int_equal(f->reg->n_departed, 0);
+	/* Not more than there may be: the longest gone is forgotten. */
+	for (int i = 0; i < REG_MAX_DEPARTED + 1; i++) {
+		snprintf(mac, sizeof(mac), "52:54:00:01:%02x:%02x", i / 250, i % 250);
+		snprintf(id, sizeof(id), "nic-a/q/%s", mac);
+		snprintf(address, sizeof(address), "10.0.0.%d", 2 + i % 250);
+		vm(f, id, mac, address, "a", 8080);
+		assert_int_equal(gone(f->nic, id), 0);
+	}
+	assert_int_equal(f->reg->n_departed, REG_MAX_DEPARTED);
+	assert_string_equal(longest_gone(f->reg)->pb->mac, "52:54:00:01:00:01");
+	/* Nothing of a NIC that is not trusted any more. */
+	registry_nic_forget(f->reg, "nic-a");
+	assert_int_equal(f->reg->n_departed, 0);
+	f->reg->moves = (struct registry_moves){};
+}
+
 static void what_is_not_said_again_is_dropped(void **state)
 {
 	struct registry_bed *f = *state;
@@ -513,6 +617,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(ports_of_an_undeclared_service_are_those_of_its_members, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_newest_of_two_reports_of_one_machine_wins, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_machine_that_turns_up_elsewhere_is_offered_what_it_had, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_machine_that_has_left_is_offered_what_it_had_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(who_has_left_is_not_remembered_for_ever, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_not_said_again_is_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(limits_hold, setup, teardown),
 		cmocka_unit_test_setup_teardown(texts_that_are_none_are_refused, setup, teardown),
