@@ -129,7 +129,7 @@ class FaultLab(Lab):
     shown = ("a.agent", "b.agent", "edge.controller")
     log_level = "info"
     drain = "200ms"
-    upgrade_drain = "2s"
+    upgrade_drain = "60s"       # longer than a request takes on a machine that is busy; it ends with the last
 
     def __init__(self, prefix, vms, grace="1s", disk=None, nofile=None, spare=None, full=None, onboarding=meshconf.ORDERS + meshconf.BILLING + meshconf.SHOPPERS,
                  namespaces="shop", more="", upgrade_drain=None):
