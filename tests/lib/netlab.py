@@ -111,6 +111,14 @@ class Lab:
         self.hosts.append(h)
         return h
 
+    def remove(self, host):
+        """And the processes that were started in it."""
+        for p in [p for p in self.processes if p.name.startswith(host.name + ".")]:
+            self.stop(p)
+            self.processes.remove(p)
+        self.hosts.remove(host)
+        subprocess.run(["ip", "netns", "del", host.ns], check=True)
+
     def cable(self, host_a, dev_a, host_b, dev_b, address_a=None, address_b=None, mac_a=None, master_a=None, master_b=None):
         """A veth pair between two hosts."""
         subprocess.run(["ip", "link", "add", dev_a, "netns", host_a.ns, "type", "veth", "peer", "name", dev_b, "netns", host_b.ns], check=True)

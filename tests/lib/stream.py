@@ -4,8 +4,9 @@
     stream.py serve ADDRESS PORT NAME             says its name in a line, then gives back what it gets
     stream.py talk ADDRESS PORT COUNT [SECONDS] FILE      COUNT connections until SIGTERM; each lasts some time, or SECONDS, and is followed by another
 
-FILE gets a JSON object a line, like load.py's: {"at", "ms", "who", "error", "bytes"}. A line without an error says that since the
-one before all bytes were right ("end": and that the connection was ended by us, in order); "corrupt" begins the error of bytes that were not.
+FILE gets a JSON object a line, like load.py's: {"at", "ms", "who", "error", "bytes"}, and "open": when its other end had been heard of,
+or null. A line without an error says that since the one before all bytes were right ("end": and that the connection was ended by us, in
+order); "corrupt" begins the error of bytes that were not.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class Talk:
     def __init__(self, file, rng):
         self.file = file
         self.rng = rng
-        self.who = None
+        self.who = self.open = None
         self.bytes = 0
         self.begin = self.told = time.time()
 
@@ -50,7 +51,7 @@ class Talk:
         # A failure covers the connection's whole life; good news only what is new.
         at = self.begin if error else self.told
         now = time.time()
-        self.file.write(json.dumps({"at": at, "ms": (now - at) * 1000, "who": self.who, "error": error, "bytes": self.bytes, "end": end}) + "\n")
+        self.file.write(json.dumps({"at": at, "ms": (now - at) * 1000, "who": self.who, "open": self.open, "error": error, "bytes": self.bytes, "end": end}) + "\n")
         self.told, self.bytes = now, 0
 
     async def round(self, reader, writer):
@@ -68,6 +69,7 @@ class Talk:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), STALL_S)
             stage = "greeting"
             self.who = (await asyncio.wait_for(reader.readuntil(b"\n"), STALL_S)).decode().strip()
+            self.open = time.time()
             stage = "data"
             while time.time() < self.begin + seconds and not stop.is_set():
                 await self.round(reader, writer)

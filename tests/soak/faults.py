@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
-from faultlab import REGISTRY, alive, limit
+from faultlab import NIC_ADDRESS, REGISTRY, alive, limit
 from flavour import sanitizer
 from netlab import wait_until
 from soak import CART, ECHO, LOSS, OUTRIGGER, PATIENCE_S, SPARE, WEB, Failed
 
-HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "hostile.py")
+HOSTILE, FLOOD = (os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", name) for name in ("hostile.py", "flood.py"))
 CHURN = """
 import http.client, json, random, sys
 registry, address, count, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -52,6 +52,12 @@ def until(what, condition):
     return wait_until(what, condition, PATIENCE_S, 0.05)
 
 
+def somebody_else(s, nic):
+    """Somebody has to be left to ask when what is behind @nic cannot be reached: a strict VM is refused to all while its proxy is away."""
+    if all(s.lab.vms[title].nic is nic for title in ("orders-1", "orders-2")):
+        move(s, orders(s))
+
+
 # --- the mesh's own programs ---
 
 def take_over(s, nic, pids):
@@ -60,14 +66,25 @@ def take_over(s, nic, pids):
     nic.start()
     until("the session of the new agent", nic.connected)
     vms = [vm for vm in s.lab.vms.values() if vm.nic is nic and vm.title in pids]
-    until("its proxies are adopted", lambda: all(nic.proxy(vm) for vm in vms))
     for vm in vms:
-        if nic.proxy(vm)["pid"] != pids[vm.title]:
+        if until("the proxy of " + vm.title, lambda: proxy_pid(nic, vm)) != pids[vm.title]:
             raise Failed("the proxy of %s was not adopted" % vm.title)
 
 
+def proxy_pid(nic, vm):
+    """Of the process that serves it; None: none does now."""
+    p = nic.proxy(vm)
+    return p and p["pid"]
+
+
+def ready(vm):
+    """Its proxy, as soon as it says so."""
+    return until("the proxy of " + vm.title, lambda: vm.nic.proxy(vm))
+
+
 def proxy_pids(s, nic):
-    return {vm.title: nic.proxy(vm)["pid"] for vm in s.lab.vms.values() if vm.nic is nic and nic.proxy(vm)}
+    found = {vm.title: proxy_pid(nic, vm) for vm in s.lab.vms.values() if vm.nic is nic}
+    return {title: pid for title, pid in found.items() if pid}
 
 
 def agent_killed(s):
@@ -87,22 +104,38 @@ def agent_upgraded(s):
     take_over(s, nic, pids)
 
 
+def agent_hangs(s):
+    """Nobody waits for it; nothing may fail."""
+    nic = s.lab.nics[s.rng.choice("ab")]
+    somebody_else(s, nic)       # it may take longer than the controller waits for it
+    pids = [nic.process.pid, nic.worker_pid()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        s.goes_on(12)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    sessions(s)
+
+
 def proxy_killed(s):
     """What was inside may fail; what comes while there is none waits or goes elsewhere."""
     nic = s.lab.nics[s.younger]
-    if all(s.lab.vms[title].nic is nic for title in ("orders-1", "orders-2")):
-        move(s, orders(s))      # a strict VM is refused to all while its proxy is away, and somebody has to be left to ask
+    somebody_else(s, nic)
     pids = proxy_pids(s, nic)
     pid = s.rng.choice(sorted(set(pids.values())))
     vms = [s.lab.vms[title] for title, p in pids.items() if p == pid]
+    envoy = s.excuse_envoy()
     e = s.excuse_inside(vms)    # it is killed
     os.kill(pid, signal.SIGKILL)
     until("its end", lambda: not alive(pid))    # with a sanitizer's memory that takes the kernel some time, and it takes connections until then
     e.end = time.time()
-    until("another proxy", lambda: all(nic.proxy(vm) and nic.proxy(vm)["pid"] != pid for vm in vms))
+    until("another proxy", lambda: all(proxy_pid(nic, vm) not in (None, pid) for vm in vms))
     for vm in vms:
         if vm.title.startswith("orders"):
             s.goes_on(1, s.asking("orders")[:2], vm.title)      # Envoy has its own opinion of who is well, for half a minute
+    envoy.end = time.time()
 
 
 def proxy_upgraded(s):
@@ -114,7 +147,7 @@ def proxy_upgraded(s):
     if r.returncode:
         raise Failed("the proxies were not replaced: " + r.stdout)
     for vm in [vm for vm in s.lab.vms.values() if vm.title in pids]:
-        until("another process serves " + vm.title, lambda: nic.proxy(vm) and nic.proxy(vm)["pid"] != pids[vm.title])
+        until("another process serves " + vm.title, lambda: proxy_pid(nic, vm) not in (None, pids[vm.title]))
 
 
 def agent_reloaded(s):
@@ -164,6 +197,28 @@ def controller_away(s):
     until("its MAC is known again", lambda: s.lab.register(billing) or s.lab.endpoints("billing"))
 
 
+def controller_hangs(s):
+    """It keeps its connections and says nothing; nothing may fail."""
+    os.kill(s.lab.controller.pid, signal.SIGSTOP)
+    try:
+        s.goes_on(24)
+    finally:
+        os.kill(s.lab.controller.pid, signal.SIGCONT)
+    sessions(s)
+
+
+def controller_cut_off(s):
+    """A NIC and the controller hear nothing of each other, and are not told so; nothing may fail."""
+    nic = s.rng.choice("ab")
+    somebody_else(s, s.lab.nics[nic])       # it may take longer than the controller waits for it
+    edge = s.lab.edge
+    edge.run("nft", "add table netdev cut; add chain netdev cut in { type filter hook ingress device eth0 priority 0; }; add rule netdev cut in ip saddr %s drop" % NIC_ADDRESS[nic])
+    s.goes_on(24)
+    edge.run("nft", "delete table netdev cut")
+    sessions(s)
+    until("all are in", lambda: all(s.lab.offers(s.lab.vms[title], "orders", WEB) for title in ("orders-1", "orders-2")))
+
+
 def disk_full(s):
     """Nothing may fail; what cannot be written is said, and nothing else stops."""
     lab = s.lab
@@ -184,6 +239,31 @@ def disk_full(s):
     until("it can write again", lambda: made.append(lab.ask("controller.sock", "/v1/tokens", {"nic": "nic-full"}).get("id")) or made[-1])
     for token in filter(None, made):
         lab.ask("controller.sock", "/v1/tokens/%s/revoke" % token, {})
+
+
+UNWRITTEN = "cannot be written, which is tried again"
+
+
+def nic_disk_full(s):
+    """Nothing may fail; what cannot be written is said, and is written later."""
+    vm = orders(s)
+    nic, disk = vm.nic, s.lab.disks["state-" + vm.nic.name]
+
+    def said(words):
+        return nic.log().count("state file %s file=memory" % words)
+    before = said(UNWRITTEN), said("is written again")
+    disk.fill()
+    try:
+        for i in range(4):
+            s.lab.register(vm, "churn-%d" % i, 9000 + i, "full-%d" % i)     # more to remember
+        until("it is felt", lambda: said(UNWRITTEN) > before[0])
+        s.goes_on()
+    finally:
+        disk.free()
+    until("it is written again", lambda: said("is written again") > before[1])
+    for i in range(4):
+        deregister(vm, "full-%d" % i)
+    until("all are gone", lambda: not any(s.lab.endpoints("churn-%d" % i) for i in range(4)))
 
 
 def bad_configuration(s):
@@ -228,10 +308,10 @@ def reload(lab):
 def certificates_rotate(s):
     """Nothing may fail."""
     vm = s.lab.vms[s.rng.choice(["orders-1", "orders-2", "shopper-1", "shopper-2"])]
-    last = [vm.nic.proxy(vm)["cert_expires_in_s"]]
+    last = [ready(vm)["cert_expires_in_s"]]
 
     def renewed():
-        now = vm.nic.proxy(vm)["cert_expires_in_s"]
+        now = ready(vm)["cert_expires_in_s"]
         last.append(now)
         return now > last[-2]
     until("a new certificate of " + vm.title, renewed)
@@ -243,18 +323,33 @@ def orders(s):
     return s.lab.vms[s.rng.choice(["orders-1", "orders-2"])]
 
 
+def deregister(vm, instance):
+    vm.run("curl", "-sS", "-m", "30", "-X", "PUT", "http://%s:8500/v1/agent/service/deregister/%s" % (REGISTRY, instance))
+
+
 def gone(s, vm):
     until("%s is out" % vm.title, lambda: not any(s.lab.offers(vm, service, port) for service, port in (("orders", WEB), ("echo", ECHO))))
+
+
+def dies(s, vm, how):
+    """At once, by @how. What was inside may fail; what comes before it is found out goes elsewhere."""
+    envoy = s.excuse_envoy()
+    s.excuse(who=[vm.title])
+    how()
+    s.excuse(who=[vm.title])    # from then up to here
+    gone(s, vm)
+    s.goes_on(1, s.asking("orders"))
+    envoy.end = time.time()
 
 
 def vm_killed(s):
     """What was inside may fail."""
     vm = orders(s)
-    s.excuse(who=[vm.title])    # it is killed
-    vm.ip("link", "set", "eth0", "down")
-    s.stop_servers(vm)
-    s.excuse(who=[vm.title])    # ... up to here
-    gone(s, vm)
+
+    def kill():
+        vm.ip("link", "set", "eth0", "down")
+        s.stop_servers(vm)
+    dies(s, vm, kill)
     s.goes_on()
     vm.ip("link", "set", "eth0", "up")
     vm.ip("route", "replace", "default", "via", REGISTRY)
@@ -262,12 +357,9 @@ def vm_killed(s):
 
 
 def vm_silent(s):
-    """It hangs: its port stays up. What was inside may fail."""
+    """It hangs: its port stays up. What was inside may fail; what comes before it is found out goes elsewhere."""
     vm = orders(s)
-    e = s.excuse(who=[vm.title])        # as dead as one that is killed, for nobody can know it before it is found out
-    vm.run("nft", "add table netdev hang; add chain netdev hang in { type filter hook ingress device eth0 priority 0; policy drop; }")
-    gone(s, vm)
-    e.end = time.time()
+    dies(s, vm, lambda: vm.run("nft", "add table netdev hang; add chain netdev hang in { type filter hook ingress device eth0 priority 0; policy drop; }"))
     s.goes_on(4, s.asking("orders"))    # connections that were there wait for it
     vm.run("nft", "delete table netdev hang")
     s.register(vm)
@@ -277,10 +369,7 @@ def vm_silent(s):
 def port_down(s):
     """What was inside may fail."""
     vm = orders(s)
-    s.excuse(who=[vm.title])    # as one that is killed
-    vm.nic.host.ip("link", "set", vm.port, "down")
-    s.excuse(who=[vm.title])    # ... up to here
-    gone(s, vm)
+    dies(s, vm, lambda: vm.nic.host.ip("link", "set", vm.port, "down"))
     s.goes_on()
     vm.nic.host.ip("link", "set", vm.port, "up")
     s.register(vm)
@@ -288,22 +377,43 @@ def port_down(s):
 
 
 def vm_moved(s):
-    """To the other server, with its identity. What was inside may fail."""
-    move(s, orders(s))
+    """To the other server, with its identity, and at times without another registration. What was inside may fail."""
+    move(s, orders(s), registers=s.rng.random() < 0.5)
 
 
-def move(s, vm):
+def move(s, vm, registers=True):
     old = vm.nic
-    identity = old.proxy(vm)["identity"]
-    s.excuse(who=[vm.title])    # its connections are cut with the port, as those of a VM that is killed
-    s.lab.unplug(vm)
-    s.excuse(who=[vm.title])    # ... up to here
+    identity = ready(vm)["identity"]
+    dies(s, vm, lambda: s.lab.unplug(vm))       # its connections are cut with the port, as those of a VM that is killed
     s.lab.plug(vm, "b" if old.name == "a" else "a")
-    s.register(vm)
+    if registers:
+        s.register(vm)
+    talk = vm.popen(["ping", "-q", "-i", "0.3", REGISTRY], "talk")
     s.wait_in(vm)
-    if vm.nic.proxy(vm)["identity"] != identity:
+    s.lab.stop(talk)
+    if ready(vm)["identity"] != identity:
         raise Failed("%s has another identity now" % vm.title)
     until("the old NIC has forgotten it", lambda: not [g for g in old.get("/v1/guests")["guests"] if g["mac"] == vm.mac])
+
+
+def vm_migrated(s):
+    """Live: it runs on behind the other NIC, the port that it has left stays up, and it registers nothing. What was inside may fail."""
+    old = orders(s)
+    identity = ready(old)["identity"]
+    envoy = s.excuse_envoy()
+    s.excuse(who=[old.title])   # here its connections do not go with it: they are cut, as those of a VM that is killed
+    vm = s.lab.migrate(old.title, "b" if old.nic.name == "a" else "a", serves=False)
+    s.stop_servers(old)
+    s.excuse(who=[vm.title])    # ... up to here
+    s.serve(vm)
+    s.wait_in(vm)
+    envoy.end = time.time()
+    if ready(vm)["identity"] != identity:
+        raise Failed("%s has another identity now" % vm.title)
+    until("the old NIC has forgotten it", lambda: not [g for g in old.nic.get("/v1/guests")["guests"] if g["mac"] == vm.mac])
+    s.goes_on(1, s.asking("orders")[:2], vm.title)
+    s.lab.unplug(old)
+    s.lab.remove(old)
 
 
 def scaled(s):
@@ -317,7 +427,7 @@ def scaled(s):
     lab.register(vm, "orders", WEB)
     until("it is in the mesh", lambda: lab.offers(vm, "orders", WEB))
     s.goes_on(1, s.asking("orders"), vm.title)
-    vm.run("curl", "-sS", "-m", "30", "-X", "PUT", "http://%s:8500/v1/agent/service/deregister/%s" % (REGISTRY, vm.title))
+    deregister(vm, vm.title)
     gone(s, vm)
     s.goes_on(6)        # whatever was sent to it has been answered
     until("nobody is inside", lambda: not vm.run("ss", "-Hnt", "sport = :%d" % WEB))
@@ -354,20 +464,39 @@ def hostile_guest(s):
         raise Failed("services that nobody may claim: %s" % names[:5])
 
 
+def guest_floods(s):
+    """Connections that say nothing, and such that read nothing of what they asked for, and half-open ones; nothing of the others may fail."""
+    lab = s.lab
+    bad = lab.vms["billing-1"]
+    orders_at, echo_at = lab.virtual_address("orders"), lab.virtual_address("echo")
+    floods = [bad.popen([sys.executable, FLOOD, *map(str, argv)], "flood", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+              for argv in (("idle", orders_at, WEB, 200), ("slow", echo_at, ECHO, 50, "x" * 60000))]
+    try:
+        for p in floods:
+            p.stdout.readline()     # it is at it
+        bad.run(sys.executable, HOSTILE, "syn", "eth0", orders_at, WEB, 5000, timeout=PATIENCE_S)
+        s.goes_on(8)
+    finally:
+        for p in floods:
+            p.stdin.close()
+            p.wait(PATIENCE_S)
+
+
 # --- what a process has to live on ---
 
 def starve(s, what, value_of):
     """A proxy lacks something for a while, and more connections come than it can take: load is shed, and comes back. So do the worker and the controller.
 
-    Nobody is killed; but a process that has nothing left to live on has no way to keep what it cannot take. It may cost what is behind
-    that NIC, and only until there is enough again.
+    Nobody is killed; but a process that has nothing left to live on has no way to take what is new. It may cost new connections of the VM
+    that uses it up, and only until there is enough again. What is open goes on, and others find who answers.
     """
     name = s.rng.choice("ab")
     nic = s.lab.nics[name]
-    e = s.excuse_inside([vm for vm in s.lab.vms.values() if vm.nic is nic])
-    e.end = float("inf")
     shopper = s.lab.vms["shopper-1" if name == "a" else "shopper-2"]
+    somebody_else(s, nic)
     pids = sorted(set(proxy_pids(s, nic).values())) + [nic.worker_pid(), s.lab.controller.pid]
+    e = s.excuse(s.clients_in([shopper]), fresh=True)   # they come new to a proxy from the VM that leaves it nothing
+    e.end = float("inf")
     old = [(pid, limit(pid, what, value_of(pid))) for pid in pids]
     hogs = []
     try:
@@ -437,12 +566,16 @@ def wire_loses(s):
 FAULTS = [
     Fault("agent killed", agent_killed, ["monitor %s", "worker %s"]),
     Fault("agent upgraded", agent_upgraded, ["monitor %s", "worker %s"]),
+    Fault("agent hangs", agent_hangs),
     Fault("proxy killed", proxy_killed, ["proxy %s"]),
     Fault("proxy upgraded", proxy_upgraded, ["proxy %s"]),
     Fault("agent reloaded", agent_reloaded),
     Fault("controller killed", controller_killed, ["controller"]),
     Fault("controller away", controller_away, ["controller"]),
+    Fault("controller hangs", controller_hangs),
+    Fault("controller cut off", controller_cut_off),
     Fault("controller's disk full", disk_full),
+    Fault("NIC's disk full", nic_disk_full),
     Fault("bad configuration", bad_configuration),
     Fault("policy flips", policy_flips),
     Fault("certificates rotate", certificates_rotate),
@@ -450,9 +583,11 @@ FAULTS = [
     Fault("VM silent", vm_silent),
     Fault("port down", port_down),
     Fault("VM moved", vm_moved),
+    Fault("VM migrated", vm_migrated),
     Fault("scaled out and in", scaled),
     Fault("registrations churn", churn),
     Fault("hostile guest", hostile_guest),
+    Fault("guest floods", guest_floods),
     Fault("descriptors exhausted", descriptors_exhausted),
     # A sanitizer's own memory cannot be told from the program's.
     Fault("memory exhausted", memory_exhausted, needs=lambda: not sanitizer()),

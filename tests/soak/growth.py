@@ -179,9 +179,10 @@ class Growth:
         return ["%s of %s: %s" % (what, whom, " ".join(map(str, values))) for (what, whom), values in sorted(self.series.items())
                 if grown(values, self.slack.get(what, (0, 0)))]
 
-    def enough(self):
-        """Whether the run was long enough to tell: programs that were there all the time, NICs, the store."""
-        return max((len(v) for v in self.series.values()), default=0) >= ENOUGH
+    def too_young(self, roles):
+        """Those of @roles of which no process was there long enough to tell."""
+        old = {whom for (what, whom), values in self.series.items() if what == "descriptors" and len(values) >= ENOUGH}
+        return [r for r in roles if not any(whom.startswith(r) for whom in old)]
 
     def table(self):
         """First and last of what was measured more than once."""

@@ -3,8 +3,9 @@
 
     run.py SECONDS [--seed N] [--only EXPRESSION] [--keep] [--prefix P]
 
-A pass is each fault once, in an order that the seed draws; passes follow each other until the time is over. Ends at the first thing that
-does not hold, with the seed and the fault; the same seed draws the same order. Programs come from $OUTRIGGER_BUILD (one flavour).
+A pass is each fault once, in an order that the seed draws; passes follow each other until the time is over; a run of ten minutes or more goes on,
+up to as long again, until every program has been there long enough to tell whether it grows. Ends at the first thing that does not hold,
+with the seed and the fault; the same seed draws the same order. Programs come from $OUTRIGGER_BUILD (one flavour).
 """
 
 import argparse
@@ -20,10 +21,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 
 from faults import order  # noqa: E402
-from growth import ENOUGH  # noqa: E402
 from soak import Failed, Soak  # noqa: E402
 
 QUIET_EVERY = 3     # faults
+LONG_S = 600        # a run that tells growth
 
 
 def say(text):
@@ -32,12 +33,17 @@ def say(text):
 
 def passes(soak, rng, seconds, only):
     """At least one pass; then for as long as there is time."""
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
     n = 0
+
+    def over():
+        lasted = time.monotonic() - begin
+        return lasted >= seconds and (seconds < LONG_S or lasted >= 2 * seconds or not soak.too_young())
+
     first = True
     soak.start_traffic()
     for spared in itertools.cycle((None, "controller")):
-        if not first and time.monotonic() >= end:
+        if not first and over():
             break
         for fault in order(rng, spared):
             if only and not re.search(only, fault.name):
@@ -47,7 +53,7 @@ def passes(soak, rng, seconds, only):
             if n % QUIET_EVERY == 0:
                 soak.quiet()
                 soak.start_traffic()
-            if not first and time.monotonic() > end:
+            if not first and over():
                 break
         if first:
             soak.growth.first_pass_over()
@@ -67,8 +73,11 @@ def run(seconds, seed, only=None, keep=False, prefix="ogx", rate=8):
         say("%d faults; %s" % (n, soak.counts()))
         for line in soak.growth.table():
             say("  " + line)
-        if not soak.growth.enough():
-            say("too short to tell growth: that takes %d quiet points after the first pass" % ENOUGH)
+        young = soak.too_young()
+        if young:
+            say("too short to tell the growth of: " + ", ".join(young))
+            if seconds >= LONG_S:
+                raise Failed("so long a run is to tell growth")
         ok = True
     except Exception as e:      # whatever it is, it is said with the seed
         say("FAILED, seed %d, fault: %s: %s" % (seed, soak.fault, e))
