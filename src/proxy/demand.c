@@ -93,12 +93,13 @@ int demand_want(struct demand *d, const struct ip *ip, uint64_t now_ms)
 	return r;
 }
 
-void demand_used(struct demand *d, const struct ip *ip, uint64_t now_ms)
+bool demand_used(struct demand *d, const struct ip *ip, uint64_t now_ms)
 {
 	struct want *w = find(d, ip);
 
 	if (w)
 		w->used_ms = now_ms;
+	return w;
 }
 
 void demand_answered(struct demand *d, const char *name)

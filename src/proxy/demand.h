@@ -40,8 +40,8 @@ void demand_deinit(struct demand *d);	/* withdraws what is absent; no unsubscrip
 
 /* Somebody dials @ip. 0, -E2BIG: the VM asks for too much, -ENOMEM. */
 MUST_CHECK int demand_want(struct demand *d, const struct ip *ip, uint64_t now_ms);
-/* A connection to @ip was seen: it is in use. */
-void demand_used(struct demand *d, const struct ip *ip, uint64_t now_ms);
+/* A connection to @ip was seen: it is in use. false: nobody has asked for it. */
+bool demand_used(struct demand *d, const struct ip *ip, uint64_t now_ms);
 /* The mesh has said what there is under @name, if that is one of ours. */
 void demand_answered(struct demand *d, const char *name);
 /* What is known has changed: those answered become absent, or are not any more. */

@@ -86,6 +86,7 @@ static void drop_restored(struct proxy *p)
 		if (!container_of(l, struct sidecar, link)->in_sync)
 			return;
 	p->restored = false;
+	log_info("the mesh controller has spoken: the last configuration has had its time");
 	knowledge_drop(p->knowledge, KNOWLEDGE_RESTORED);
 }
 

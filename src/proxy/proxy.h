@@ -76,6 +76,7 @@ struct proxy {
 	bool unkept;			/* it could not be written */
 	uint64_t told_dropped, dropped_quiet_ms;	/* lines of the access log */
 	bool restored;			/* the last configuration is in force until the mesh controller has spoken */
+	bool restored_wanted;		/* one of the VMs has asked for all of it */
 	struct tee_relay tee;
 	struct timer tick;		/* every second */
 	unsigned n_ticks;

@@ -342,6 +342,34 @@ int sidecar_subscribe_own(struct sidecar *s)
 	return r;
 }
 
+/*
+ * What was restored is asked for anew, or it would be gone when that has had its
+ * time: services, and workloads that none of them brings along. By one VM for
+ * all: each asks for itself for what it uses.
+ */
+static int subscribe_restored(struct sidecar *s)
+{
+	const struct snapshot *known = knowledge_snapshot(s->proxy->knowledge);
+	int r = 0;
+
+	if (!s->proxy->restored || s->proxy->restored_wanted)
+		return 0;
+	s->proxy->restored_wanted = true;
+	for (uint32_t i = 0; r == 0 && i < snapshot_n_services(known); i++) {
+		const struct snap_def *def = snapshot_service_at(known, i)->def;
+
+		if (def->defined)
+			r = xds_client_subscribe(s->xds, TYPE_ADDRESS, snap_def_key(def));
+	}
+	for (uint32_t i = 0; r == 0 && i < snapshot_n_workloads(known); i++) {
+		const struct snap_workload *w = snapshot_workload_at(known, i);
+
+		if (!w->kind->n_members)
+			r = xds_client_subscribe(s->xds, TYPE_ADDRESS, snap_workload_uid(w));
+	}
+	return r;
+}
+
 static int start_xds(struct sidecar *s)
 {
 	static const struct xds_client_ops ops = { .synced = on_synced, .lost = on_lost };
@@ -362,6 +390,9 @@ static int start_xds(struct sidecar *s)
 	if (r < 0)
 		return r;
 	sidecar_say_health(s);
+	r = subscribe_restored(s);
+	if (r < 0)
+		log_warn("what was known is not asked for", log_str("vm", s->put->vm_id), log_errno(r));
 	return sidecar_subscribe_own(s);
 }
 
@@ -555,7 +586,13 @@ void sidecar_resolve(struct sidecar *s, const struct ip *ip)
 		LOG_LIMITED(LOG_L_WARN, "destination is not looked up", log_str("vm", s->put->vm_id), log_ip("destination", ip), log_errno(r));
 }
 
+/*
+ * It may be known because another VM has asked for it, or by the last
+ * configuration: it would go with those, and could not be asked for while the
+ * mesh controller is away.
+ */
 void sidecar_used(struct sidecar *s, const struct ip *ip)
 {
-	demand_used(&s->demand, ip, loop_now_ms(s->proxy->loop));
+	if (!demand_used(&s->demand, ip, loop_now_ms(s->proxy->loop)) && s->xds && demand_known(s, ip))
+		sidecar_resolve(s, ip);
 }

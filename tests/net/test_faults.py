@@ -617,6 +617,41 @@ def test_without_a_controller_a_killed_or_replaced_proxy_serves_with_the_last_co
     assert got["failed"] <= 4, got  # what was inside the killed process
 
 
+TWO_CLIENTS = {"vms": {"shopper-1": "a", "shopper-2": "a", "orders-1": "b"}}
+
+
+def two_clients(mesh):
+    """Behind one NIC, in one process: both are in the mesh, only the first has asked for orders."""
+    mesh.join("orders-1")
+    for name in ("shopper-1", "shopper-2"):
+        mesh.join_client(name)
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    wait_until("an answer", lambda: mesh.fetch(mesh.vms["shopper-1"], vip))
+    return vip
+
+
+@pytest.mark.parametrize("mesh", [TWO_CLIENTS], indirect=True)
+def test_what_a_vm_uses_stays_when_who_asked_for_it_goes(mesh):
+    vip, a, (first, second) = two_clients(mesh), mesh.nics["a"], [mesh.vms[name] for name in ("shopper-1", "shopper-2")]
+    assert mesh.fetch(second, vip)
+    mesh.unplug(first)
+    wait_until("the first is gone", lambda: not mesh.workload(first) and not a.proxy_of(first))
+    mesh.kill_controller()
+    assert mesh.fetch(second, vip, timeout=30)
+
+
+@pytest.mark.parametrize("mesh", [TWO_CLIENTS], indirect=True)
+def test_what_a_killed_proxy_knew_is_known_when_the_controller_goes_later(mesh):
+    vip, a = two_clients(mesh), mesh.nics["a"]
+    kept = mesh.dir + "/state-a/proxies"
+    wait_until("it is on the disk", lambda: any(b"orders" in open(os.path.join(kept, f), "rb").read() for f in os.listdir(kept)))
+    os.kill(a.proxy(mesh.vms["shopper-1"])["pid"], signal.SIGKILL)
+    wait_until("the controller's word is in force again", lambda: "the last configuration has had its time" in a.log())
+    mesh.kill_controller()
+    for name in ("shopper-1", "shopper-2"):
+        assert mesh.fetch(mesh.vms[name], vip, timeout=30), name
+
+
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
 def test_an_agents_configuration_is_read_again_whole_or_not_at_all(mesh):
     shopper, vip = mesh.meet()

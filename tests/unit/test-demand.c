@@ -143,7 +143,8 @@ static void idle_absent_ones_are_forgotten_and_used_ones_kept(void **state)
 	demand_answered(d, "/10.0.0.1");
 	demand_answered(d, "/10.0.0.2");
 	demand_review(d, 0);
-	demand_used(d, &b, 900);
+	assert_true(demand_used(d, &b, 900));
+	assert_false(demand_used(d, &(struct ip){ .b = { 0x20, 1 } }, 900));	/* nobody has asked for it */
 	demand_sweep(d, 1000, 500);
 	assert_int_equal(world.n_unsubscribed, 1);
 	assert_int_equal(world.n_absent, 1);
@@ -163,7 +164,7 @@ static void an_absent_one_that_is_dialled_on_is_asked_again_ever_more_rarely(voi
 		demand_sweep(d, now_ms, 100000);
 	assert_int_equal(world.n_again, 0);
 	for (; now_ms < 10 * DEMAND_AGAIN_MAX_MS; now_ms += 100) {
-		demand_used(d, &a, now_ms);
+		assert_true(demand_used(d, &a, now_ms));
 		demand_sweep(d, now_ms, 100000);
 	}
 	assert_in_range(world.n_again, 9, 30);
@@ -172,7 +173,7 @@ static void an_absent_one_that_is_dialled_on_is_asked_again_ever_more_rarely(voi
 	demand_review(d, now_ms);
 	world.n_known = 0;
 	demand_review(d, now_ms);
-	demand_used(d, &a, now_ms + DEMAND_AGAIN_MIN_MS);
+	assert_true(demand_used(d, &a, now_ms + DEMAND_AGAIN_MIN_MS));
 	demand_sweep(d, now_ms + DEMAND_AGAIN_MIN_MS, 100000);
 	assert_int_equal(world.n_again, so_far + 1);
 }
