@@ -310,9 +310,9 @@ static void note_first(struct member *m, const struct observation *o)
 /*
  * Has our kernel ask who has the address: the answer, which comes by the guest's
  * port, is what is waited for. Discard (RFC 863) is nobody's service. A guest
- * cannot have us ask more than once a second.
+ * cannot have us ask more than once a second, nor keep us from asking for another.
  */
-static void ask_who_has(struct worker *w, const struct ip *address)
+static void ask_who_has(struct member *m, const struct ip *address)
 {
 	enum { DISCARD = 9, ASK_NS = 1000000000 };
 	const struct ip_port at = { .ip = *address, .port = DISCARD };
@@ -322,9 +322,9 @@ static void ask_who_has(struct worker *w, const struct ip *address)
 	socklen_t len = ip_port_to_sockaddr(&at, family, &sa);
 	CLEANUP_FD int fd = -1;
 
-	if (now_ns - w->asked_ns < ASK_NS)
+	if (now_ns - m->asked_ns < ASK_NS)
 		return;
-	w->asked_ns = now_ns;
+	m->asked_ns = now_ns;
 	fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && sendto(fd, "", 0, 0, (const struct sockaddr *)&sa, len) < 0)
 		log_debug("nobody can be asked who has it", log_ip("address", address), log_errno(-errno));
@@ -354,7 +354,7 @@ void feed_observation(const struct observation *o, void *data)
 		w->n_claims_refused++;
 		LOG_LIMITED(LOG_L_INFO, "a registration waits until the guest is seen with its address", log_str("guest", g->id), log_str("service", o->service),
 			    log_ip("address", &o->address));
-		ask_who_has(w, &o->address);
+		ask_who_has(member_of(g), &o->address);
 		break;
 	case CATALOG_E_FULL:
 		w->n_claims_full++;	/* budgets.c says whose */

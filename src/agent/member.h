@@ -52,6 +52,7 @@ struct member {
 	uint64_t first_frame;
 	char first_protocol[32];
 
+	uint64_t asked_ns;		/* when a neighbour was last asked for, for its sake */
 	struct log_limit said[_SAID_N];
 };
 

@@ -88,7 +88,6 @@ struct worker {
 	uint64_t n_sightings;
 	uint64_t n_claims_refused;
 	uint64_t n_claims_full;
-	uint64_t asked_ns;		/* when a neighbour was last asked for, for a guest's sake */
 	unsigned budget_tick;
 };
 

@@ -120,6 +120,33 @@ def test_nothing_is_connected_to_in_a_strangers_name(mesh):
     there.close()
 
 
+# Registers at one address after the other that nobody has been seen with.
+UNPROVEN = """
+import http.client, itertools, json, sys
+c = http.client.HTTPConnection(sys.argv[1], 8500)
+for i in itertools.count():
+    c.request("PUT", "/v1/agent/service/register", json.dumps({"Name": "orders", "ID": str(i), "Address": "10.66.%d.%d" % (1 + i // 250 % 200, 1 + i % 250), "Port": 80}))
+    c.getresponse().read()
+    if i == 100:
+        print("on", flush=True)
+"""
+
+
+def test_a_stranger_does_not_keep_the_agent_from_asking_for_others(mesh):
+    """Who has registered an address that nobody has seen yet is asked for, once; the others' claims wait for nobody."""
+    stranger, honest = mesh.vms
+    for i, host in enumerate((mesh.nic, honest)):
+        host.ip("addr", "add", "fd66::%d/64" % (i + 1), "dev", "eth0" if host is honest else "br0", "nodad")
+    mesh.register(honest)
+    wait_until("the guest", lambda: mesh.guest(honest))
+    flood = stranger.popen(["python3", "-c", UNPROVEN, REGISTRY], "unproven")
+    wait_until("the flood", lambda: "on" in mesh.log("vm0.unproven"))
+    mesh.register(honest, instance="orders-6", address="fd66::2", port=8086)
+    wait_until("the claim", lambda: mesh.service("orders", address="fd66::2"))
+    flood.terminate()
+    flood.wait(10)
+
+
 def test_a_guest_without_a_default_route_is_probed_all_the_same(mesh):
     vm = mesh.vms[0]
     vm.ip("route", "del", "default")
