@@ -337,6 +337,27 @@ def test_known_disguises_do_not_get_around_a_fail_closed_proxy(make):
     assert not found[1], [name for name, (port, _) in todo.items() if port in found[1]]
 
 
+def test_an_empty_tag_inside_its_own_does_not_get_around_a_tagged_vms_proxy(make):
+    """Linux takes that off, too, and then the packet is its VLAN's."""
+    n = make(BRIDGE)
+    n.tag(n.vm[2], n.peer)
+    for port in (80, 81):
+        Server(n.vm[2], port)
+    vm, peer = n.addresses[2][0], n.peer_addresses[0]
+    assert greeting(n.peer, vm, 81)[1].startswith("real ")
+    macs = rawnet.mac("02:00:00:00:00:02") + rawnet.mac("02:00:00:00:00:09")
+    raw = raw_socket(n.peer, "eth0")		# what it sends gets the VLAN's tag in front
+    raw.settimeout(30)
+    found = []
+    for port in (5001, 5002):
+        raw.send(macs + b"\x81\x00\0\0" + rawnet.ip4(peer, vm, rawnet.tcp((peer, port), (vm, 80), rawnet.SYN, 1)))
+        raw.send(macs + rawnet.ip4(peer, vm, rawnet.tcp((peer, port + 1000), (vm, 81), rawnet.SYN, 1)))
+        found.append(answered(raw, port + 1000) - {port + 1000})
+        if port == 5001:
+            n.driver(vms=(2,), vlan=10).divert(vm=2, direction=IN, dst=vm, port=80, flags=FAIL_CLOSED)
+    assert found == [{5001}, set()]
+
+
 @FAMILIES
 def test_a_tagged_vm_is_diverted_and_the_untagged_one_beside_it_is_not(make, family):
     """Outbound, on in the VM's name, inbound and a probe, all with the tag taken off and put back."""
