@@ -51,10 +51,13 @@ static bool plausible(const struct zk_framer *f, const uint8_t *p, size_t left)
 	return f->replies ? second <= 0 && second > -200 : known_op(second);
 }
 
-/* Frames one after the other up to the very end. */
-static bool is_chain(const struct zk_framer *f, const uint8_t *p, size_t len)
+/* Frames one after the other up to the very end. Bytes may be made to look like that from everywhere, nearly to their end. */
+static bool is_chain(struct zk_framer *f, const uint8_t *p, size_t len)
 {
 	while (len) {
+		if (f->n_looks == ZK_MAX_LOOKS)
+			return false;
+		f->n_looks++;
 		if (!plausible(f, p, len) || len < LENGTH + frame_len(p))
 			return false;
 		len -= LENGTH + frame_len(p);
@@ -66,7 +69,8 @@ static bool is_chain(const struct zk_framer *f, const uint8_t *p, size_t len)
 /* Where in @data frames begin again; @len when they do not. */
 static size_t resync(struct zk_framer *f, const uint8_t *data, size_t len)
 {
-	for (size_t at = 0; at < len && at < RESYNC_LOOK; at++)
+	f->n_looks = 0;
+	for (size_t at = 0; at < len && at < RESYNC_LOOK && f->n_looks < ZK_MAX_LOOKS; at++)
 		if (is_chain(f, data + at, len - at)) {
 			f->lost = false;
 			return at;

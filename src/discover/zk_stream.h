@@ -12,6 +12,7 @@
 enum {
 	ZK_MAX_FRAME = 256 * 1024,	/* larger ones are passed over, but for their header */
 	ZK_MAX_SANE = 64 * 1024 * 1024,	/* a length over this is none */
+	ZK_MAX_LOOKS = 16384,		/* at bytes that may begin a frame, to find one again: enough for honest ones */
 	ZK_MAX_PENDING = 1024,
 	ZK_MAX_PENDING_BYTES = 1024 * 1024,
 };
@@ -21,6 +22,7 @@ struct zk_framer {
 	size_t skip;			/* bytes of a large or damaged frame to come */
 	bool lost;			/* bytes are missing: where the next frame begins is not known */
 	bool replies;			/* what is plausible: replies, or requests */
+	uint32_t n_looks;		/* in these bytes, of ZK_MAX_LOOKS */
 };
 
 /* One frame, without its length; @whole is false when only its beginning is there. */

@@ -1,5 +1,6 @@
 #include "lib/unit.h"
 
+#include "discover/zk_stream.h"
 #include "discover/zookeeper.h"
 #include "lib/observe.h"
 #include "lib/zk_frames.h"
@@ -467,6 +468,36 @@ static void large_frames_are_passed_over(void **state)
 	observe_deinit(&o);
 }
 
+static bool on_any_frame(const uint8_t *frame, size_t len, bool whole, void *data)
+{
+	(void)frame;
+	(void)len;
+	(void)whole;
+	++*(unsigned *)data;
+	return true;
+}
+
+/* After a gap every fourth byte begins what looks like frames, up to the last one: each is a walk to the end. */
+static void finding_a_frame_again_has_a_bound(void **state)
+{
+	static uint8_t hostile[60001];
+	struct frame honest = frame_create(7, 1, "/services/a", "x", 0);
+	struct zk_framer f;
+	unsigned n = 0;
+
+	(void)state;
+	for (size_t i = 3; i < sizeof(hostile); i += 4)
+		hostile[i] = 8;
+	zk_framer_init(&f, false);
+	zk_framer_gap(&f, 100);
+	assert_true(zk_framer_feed(&f, hostile, sizeof(hostile), on_any_frame, &n));
+	assert_int_equal(n, 0);
+	assert_int_equal(f.n_looks, ZK_MAX_LOOKS);
+	assert_true(zk_framer_feed(&f, honest.data, honest.len, on_any_frame, &n));
+	assert_int_equal(n, 1);
+	zk_framer_deinit(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -487,6 +518,7 @@ int main(void)
 		cmocka_unit_test(a_late_start_still_sees_what_comes),
 		cmocka_unit_test(other_protocols_are_given_up),
 		cmocka_unit_test(large_frames_are_passed_over),
+		cmocka_unit_test(finding_a_frame_again_has_a_bound),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
