@@ -35,7 +35,8 @@ struct slab_page {
 	struct slab_page *prev, *next;	/* of its size, when there is room in it */
 	struct region *region;
 	uint16_t size;			/* of an object */
-	uint16_t used;
+	uint8_t used;
+	bool listed;			/* among those with room */
 	uint16_t back;			/* offset of the first that was given back; 0: none */
 	uint16_t fresh;			/* offset of the first that has never been used */
 };
@@ -105,6 +106,7 @@ static void page_link(struct slab *s, struct slab_page *p)
 {
 	struct slab_page **head = &s->pages[p->size / SLAB_GRAIN];
 
+	p->listed = true;
 	p->prev = NULL;
 	p->next = *head;
 	if (p->next)
@@ -114,6 +116,9 @@ static void page_link(struct slab *s, struct slab_page *p)
 
 static void page_unlink(struct slab *s, struct slab_page *p)
 {
+	if (!p->listed)
+		return;
+	p->listed = false;
 	if (p->prev)
 		p->prev->next = p->next;
 	else
@@ -148,8 +153,14 @@ static struct slab_page *page_new(struct slab *s, unsigned class)
 		list_append(&s->full, &r->link);
 	}
 	*p = (struct slab_page){ .region = r, .size = (uint16_t)(class * SLAB_GRAIN), .fresh = sizeof(*p) };
+	s->n_pages++;
 	page_link(s, p);
 	return p;
+}
+
+static bool has_another(const struct slab *s, const struct region *than)
+{
+	return !list_empty(&s->regions) && (s->regions.next != &than->link || s->regions.prev != &than->link);
 }
 
 /* Of regions that are empty one stays, for what comes and goes. */
@@ -157,14 +168,17 @@ static void page_free(struct slab *s, struct slab_page *p)
 {
 	struct region *r = p->region;
 
+	s->n_pages--;
 	page_unlink(s, p);
-	if (!r->free) {
+	bool was_full = !r->free;
+
+	r->free |= (uint32_t)1 << (((unsigned char *)p - r->base) / PAGE_SIZE);
+	if (r->free == UINT32_MAX && has_another(s, r)) {
+		region_free(r);
+	} else if (was_full || r->free == UINT32_MAX) {
 		list_unlink(&r->link);
 		list_append(&s->regions, &r->link);
 	}
-	r->free |= (uint32_t)1 << (((unsigned char *)p - r->base) / PAGE_SIZE);
-	if (r->free == UINT32_MAX && s->regions.next != s->regions.prev)
-		region_free(r);
 }
 
 /* --- objects --- */
@@ -194,6 +208,7 @@ void *slab_alloc(struct slab *s, size_t size)
 		return NULL;
 
 	void *object = take(p);
+	s->used += p->size;
 	if (page_full(p))
 		page_unlink(s, p);
 	return object;
@@ -212,8 +227,22 @@ void slab_free(struct slab *s, void *object, size_t size)
 		page_link(s, p);
 	memcpy(object, &p->back, sizeof(p->back));
 	p->back = (uint16_t)((unsigned char *)object - (unsigned char *)p);
+	s->used -= p->size;
 	if (!--p->used)
 		page_free(s, p);
+}
+
+void slab_start_over(struct slab *s)
+{
+	for (size_t i = 0; i < ELEMENTS(s->pages); i++)
+		while (s->pages[i])
+			page_unlink(s, s->pages[i]);
+	list_splice(&s->full, &s->regions);
+}
+
+size_t slab_holes(const struct slab *s)
+{
+	return s->n_pages * PAGE_SIZE - s->used;
 }
 
 size_t slab_bytes(void)

@@ -25,7 +25,9 @@ struct slab_page;
 struct slab {
 	struct slab_page *pages[SLAB_N_CLASSES];	/* of each size, those with room */
 	struct list regions;				/* with free pages first */
-	struct list full;				/* regions without */
+	struct list full;				/* regions without, and those that are to go */
+	size_t n_pages;					/* in use */
+	size_t used;					/* bytes of them that are in objects */
 };
 
 void slab_init(struct slab *s);
@@ -35,6 +37,21 @@ void slab_deinit(struct slab *s);	/* everything must have been freed */
 void *slab_alloc(struct slab *s, size_t size);
 /* NULL allowed. @size: as it was asked for. */
 void slab_free(struct slab *s, void *object, size_t size);
+
+/*
+ * What comes from now on goes into new pages, none of which is used now. For who
+ * copies all that is in a slab, and then frees the originals: the rest, whatever
+ * holes there were in it, is dense then.
+ */
+void slab_start_over(struct slab *s);
+
+/* Bytes of objects, but those that are malloc()'s. */
+static inline size_t slab_used(const struct slab *s)
+{
+	return s->used;
+}
+
+size_t slab_holes(const struct slab *s);	/* bytes of pages in use that are in no object */
 
 size_t slab_bytes(void);	/* that all slabs of the process have in memory, without what is malloc()'s; any thread */
 

@@ -598,6 +598,22 @@ int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, const void *ol
 	return r < 0 ? r : remove_at(tx, &p, at, bit_of(key, p.n), &rm);
 }
 
+static int renew_below(struct trie_node **at, struct trie_tx *tx)
+{
+	int r = nodes_reserve(&tx->dropped, 1);
+
+	if (r == 0)
+		r = node_own(tx, at);
+	for (uint32_t left = r == 0 ? (*at)->nodes : 0; r == 0 && left; left &= left - 1)
+		r = renew_below((struct trie_node **)slot_of(*at, left & -left), tx);
+	return r;
+}
+
+int trie_renew(struct trie *t, struct trie_tx *tx)
+{
+	return t->root ? renew_below(&t->root, tx) : 0;
+}
+
 static void free_below(struct trie_node *n, struct slab *slab)
 {
 	for (uint32_t left = n->nodes; left; left &= left - 1)

@@ -65,6 +65,8 @@ MUST_CHECK int trie_add(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of,
 MUST_CHECK int trie_swap(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old, void *value);
 /* Removes @old; nothing when it is not there. -ENOMEM. */
 MUST_CHECK int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old);
+/* Makes each of its nodes anew, so that those of @t as it was can go all together. -ENOMEM. */
+MUST_CHECK int trie_renew(struct trie *t, struct trie_tx *tx);
 /* The whole of it, not the values; nobody reads it, and no transaction has changed it. */
 void trie_free(struct trie *t, struct slab *slab);
 

@@ -104,6 +104,20 @@ int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_wo
 	return 0;
 }
 
+int snap_services_renew(struct snap_store *st)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; r == 0 && i < trie_count(&st->now.services); i++) {
+		struct snap_service *s = trie_at(&st->now.services, i);
+
+		r = service_own(st, s->id, &s);
+		if (r == 0)
+			r = trie_renew(&s->endpoints, &st->tx);
+	}
+	return r;
+}
+
 int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struct snap_workload *w)
 {
 	struct snap_service *s;

@@ -88,7 +88,8 @@ struct snap_store {
 	struct snapshot *last;		/* published; the store has a reference */
 	struct list chain;
 	struct trie_tx tx;
-	struct slab slab;		/* of nodes, workloads and services */
+	struct slab slab;		/* of workloads, services and what they share */
+	struct slab nodes;		/* of tries */
 	struct snap_objects idle_objects;	/* empty, with room: for the next snapshot's */
 	struct trie_nodes idle_nodes;
 	struct snap_objects made;
@@ -135,6 +136,7 @@ const struct snap_service *snap_service_by_id(const struct snap_state *s, uint32
 
 /* The id of the service @key, which is made known if it is not. */
 MUST_CHECK int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_id);
+MUST_CHECK int snap_services_renew(struct snap_store *st);	/* the nodes of all endpoints */
 MUST_CHECK int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_workload *w);
 MUST_CHECK int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struct snap_workload *w);
 

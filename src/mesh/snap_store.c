@@ -7,7 +7,7 @@
 
 #include "mesh/snap_state.h"
 
-enum { KEY_MAX = 4 * 1024 * 1024, KEEP_OBJECTS = 128 };
+enum { KEY_MAX = 4 * 1024 * 1024, KEEP_OBJECTS = 128, SPARSE_MIN = 16 * 1024 };
 
 uint64_t snap_hash_text(const char *text)
 {
@@ -136,7 +136,7 @@ static struct snapshot *snapshot_make(struct snap_store *st, uint64_t serial)
 static void snapshot_retire(struct snap_store *st, struct snapshot *s)
 {
 	list_unlink(&s->link);
-	trie_nodes_free(&s->dropped_nodes, &st->slab);
+	trie_nodes_free(&s->dropped_nodes, &st->nodes);
 	objects_free(st, &s->dropped);
 	if (!st->idle_objects.list)
 		swap_objects(&st->idle_objects, &s->dropped);
@@ -157,6 +157,7 @@ int snap_store_new(const char *network, struct snap_store **ret_store)
 		return -ENOMEM;
 	list_init(&st->chain);
 	slab_init(&st->slab);
+	slab_init(&st->nodes);
 	bytes_init(&st->key, KEY_MAX);
 	st->next_workload_id = 1;
 	st->next_service_id = 1;
@@ -167,11 +168,12 @@ int snap_store_new(const char *network, struct snap_store **ret_store)
 		if (st->last)
 			snapshot_retire(st, st->last);
 		slab_deinit(&st->slab);
+		slab_deinit(&st->nodes);
 		free(st->network);
 		free(st);
 		return -ENOMEM;
 	}
-	trie_tx_init(&st->tx, &st->slab, 2);
+	trie_tx_init(&st->tx, &st->nodes, 2);
 	*ret_store = st;
 	return 0;
 }
@@ -180,7 +182,7 @@ static void free_trie(struct snap_store *st, struct trie *t, enum snap_object_ty
 {
 	for (uint32_t i = 0; i < trie_count(t); i++)
 		object_free(st, type, trie_at(t, i));
-	trie_free(t, &st->slab);
+	trie_free(t, &st->nodes);
 }
 
 /* The newest state's objects; each is in exactly one of these tries besides its indexes. */
@@ -188,13 +190,13 @@ static void free_state(struct snap_store *st)
 {
 	struct snap_state *s = &st->now;
 
-	trie_free(&s->by_ip, &st->slab);
-	trie_free(&s->by_far_ip, &st->slab);
-	trie_free(&s->by_vip, &st->slab);
+	trie_free(&s->by_ip, &st->nodes);
+	trie_free(&s->by_far_ip, &st->nodes);
+	trie_free(&s->by_vip, &st->nodes);
 	for (uint32_t i = 0; i < trie_count(&s->services); i++) {
 		struct snap_service *service = trie_at(&s->services, i);
 
-		trie_free(&service->endpoints, &st->slab);
+		trie_free(&service->endpoints, &st->nodes);
 	}
 	free_trie(st, &s->services, SNAP_O_SERVICE);
 	free_trie(st, &s->by_key, SNAP_O_DEF);
@@ -250,13 +252,25 @@ int snap_store_set_network(struct snap_store *st, const char *network)
 	return 0;
 }
 
+enum { N_TRIES = 10 };
+
+/* All but those of services' endpoints. */
+static void tries_of(struct snap_state *s, struct trie *ret_tries[static N_TRIES])
+{
+	struct trie *const tries[N_TRIES] = {
+		&s->workloads, &s->by_ip, &s->by_far_ip, &s->services, &s->by_key, &s->by_vip, &s->by_host, &s->absent, &s->policies, &s->policies_of,
+	};
+
+	memcpy(ret_tries, tries, sizeof(tries));
+}
+
 /* All tries that the running transaction may have changed. */
 static void undo_state(struct snap_store *st)
 {
-	struct snap_state *s = &st->now;
-	struct trie *const tries[] = { &s->workloads, &s->by_ip, &s->by_far_ip, &s->services, &s->by_key, &s->by_vip, &s->by_host, &s->absent, &s->policies, &s->policies_of };
+	struct trie *tries[N_TRIES];
 
-	for (size_t i = 0; i < ELEMENTS(tries); i++)
+	tries_of(&st->now, tries);
+	for (size_t i = 0; i < N_TRIES; i++)
 		trie_undo(tries[i], &st->tx);
 	for (size_t i = 0; i < st->made.n; i++)
 		if (st->made.list[i].type == SNAP_O_SERVICE)
@@ -314,6 +328,26 @@ int snap_store_publish(struct snap_store *st, struct snapshot **ret_snapshot)
 	snap_store_reclaim(st);
 	*ret_snapshot = snapshot_ref(st->last);
 	return 0;
+}
+
+bool snap_store_is_sparse(const struct snap_store *st)
+{
+	return slab_holes(&st->nodes) > slab_used(&st->nodes) / 8 + SPARSE_MIN;
+}
+
+int snap_store_renew(struct snap_store *st)
+{
+	struct trie *tries[N_TRIES];
+	int r = 0;
+
+	slab_start_over(&st->nodes);
+	tries_of(&st->now, tries);
+	for (size_t i = 0; r == 0 && i < N_TRIES; i++)
+		r = trie_renew(tries[i], &st->tx);
+	if (r == 0)
+		r = snap_services_renew(st);
+	st->changed = true;
+	return r;
 }
 
 /* --- workloads --- */

@@ -340,5 +340,14 @@ void snap_store_abort(struct snap_store *st);
  */
 MUST_CHECK int snap_store_publish(struct snap_store *st, struct snapshot **ret_snapshot);
 
+/*
+ * After large changes much of what the tries take is holes that the version
+ * before left. renew() makes all their nodes anew, so that the old ones can go
+ * when it is published: for when nothing changes for a while. Nothing
+ * unpublished may be there. -ENOMEM: as after any change.
+ */
+bool snap_store_is_sparse(const struct snap_store *st);
+MUST_CHECK int snap_store_renew(struct snap_store *st);
+
 /* Frees what readers gave back since the last publication. Returns the number of snapshots that are still held. */
 size_t snap_store_reclaim(struct snap_store *st);

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { RETRY_MS = 1000 };
+enum { RETRY_MS = 1000, REST_MS = 1000 };
 
 const char *knowledge_type_url(enum knowledge_kind kind)
 {
@@ -120,23 +120,60 @@ static void take_back(struct knowledge *k)
 	noted_put_again(k);
 }
 
-int knowledge_publish(struct knowledge *k, int r)
+static int on_rest(struct timer *t);
+static void rest_later(struct knowledge *k);
+
+static int publish(struct knowledge *k)
 {
 	struct snapshot *s;
+	int r = snap_store_publish(k->store, &s);
 
+	if (r < 0)
+		return r;
+	if (s != k->snapshot)
+		loop_defer(k->loop, &k->tell, on_tell);
+	snapshot_unref(k->snapshot);
+	k->snapshot = s;
+	/* What it replaced need not wait for the next one, but for workers who have it. */
+	if (snap_store_reclaim(k->store) || snap_store_is_sparse(k->store))
+		rest_later(k);
+	return 0;
+}
+
+/* Without memory, or without a timer, things stay as they are until the next publication. */
+static void rest_later(struct knowledge *k)
+{
+	if (k->rest.loop)
+		return;
+	k->rest_serial = snapshot_serial(k->snapshot);
+	(void)!timer_arm(k->loop, &k->rest, REST_MS, on_rest);
+}
+
+static int on_rest(struct timer *t)
+{
+	struct knowledge *k = container_of(t, struct knowledge, rest);
+	bool quiet = k->rest_serial == snapshot_serial(k->snapshot) && !k->unpublished;
+	bool held = snap_store_reclaim(k->store);
+
+	if (snap_store_is_sparse(k->store) && quiet && !held) {
+		if (snap_store_renew(k->store) < 0 || publish(k) < 0)
+			snap_store_abort(k->store);
+	} else if (held || snap_store_is_sparse(k->store)) {
+		rest_later(k);
+	}
+	return 0;
+}
+
+int knowledge_publish(struct knowledge *k, int r)
+{
 	if (r == 0)
-		r = snap_store_publish(k->store, &s);
+		r = publish(k);
 	if (r < 0) {
 		take_back(k);
 		return r;
 	}
 	k->unpublished = false;
 	k->n_puts = 0;
-	if (s != k->snapshot)
-		loop_defer(k->loop, &k->tell, on_tell);
-	snapshot_unref(k->snapshot);
-	k->snapshot = s;
-	snap_store_reclaim(k->store);	/* what it replaced need not wait for the next one */
 	return 0;
 }
 
@@ -541,6 +578,7 @@ struct knowledge *knowledge_free(struct knowledge *k)
 	if (!k)
 		return NULL;
 	timer_cancel(&k->retry);
+	timer_cancel(&k->rest);
 	defer_cancel(&k->tell);
 	for (size_t i = 0; i < ELEMENTS(k->records); i++) {
 		map_for_each(l, &k->records[i])

@@ -54,6 +54,8 @@ struct knowledge {
 	void *data;
 	struct defer tell;
 	struct timer retry;
+	struct timer rest;		/* to tidy up when nothing has changed for a while */
+	uint64_t rest_serial;		/* of the snapshot when it was armed */
 
 	bool together;			/* between begin and end */
 	bool unpublished;		/* the store has changes of what is noted that are not published */
