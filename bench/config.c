@@ -5,7 +5,8 @@
  *
  *	config SERVICES ENDPOINTS_EACH CHANGES TOGETHER
  *
- * TOGETHER: changes in one answer of the mesh controller.
+ * TOGETHER: changes in one answer of the mesh controller. Between the two it has
+ * two seconds of rest, in which it tidies up: that counts as loading.
  *
  * Prints one JSON object; times are of this process's CPU.
  */

@@ -120,7 +120,9 @@ uint64_t snap_key_of_def_address(const void *entry)
 
 uint64_t snap_key_of_workload(const void *entry)
 {
-	return snap_hash_text(snap_workload_uid(entry));
+	char uid[SNAP_UID_LEN];
+
+	return snap_hash_text(snap_workload_uid(entry, uid));
 }
 
 uint64_t snap_key_of_service(const void *entry)

@@ -105,13 +105,14 @@ static int put_identity(struct bytes *to, const struct workload *w, uint16_t *re
 	return r < 0 ? r : bytes_append(to, "", 1);
 }
 
-/* The seven texts are at most 9 + 9 * MODEL_NAME_MAX bytes, so that 16 bits tell where they are. */
-static int put_texts(struct bytes *to, const struct workload *w, uint16_t ret_at[static _SNAP_TEXT_N])
+/* The texts are less than 16 * MODEL_NAME_MAX bytes, so that 16 bits tell where they are. */
+static int put_texts(struct bytes *to, const struct workload *w, const char *head, uint16_t ret_at[static _SNAP_TEXT_N])
 {
 	const struct kind_names names = kind_names(w);
 	const char *texts[_SNAP_TEXT_N] = {
 		[SNAP_TRUST_DOMAIN] = w->trust_domain, [SNAP_NAMESPACE] = w->namespace, [SNAP_SERVICE_ACCOUNT] = w->service_account,
 		[SNAP_WORKLOAD_NAME] = names.workload, [SNAP_CANONICAL_NAME] = names.canonical,
+		[SNAP_UID_HEAD] = head,
 	};
 	int r = put_identity(to, w, &ret_at[SNAP_IDENTITY]);
 
@@ -162,7 +163,7 @@ static uint16_t weight_of(const struct workload *w)
 }
 
 /* In st->key, with a reference of @ways, which stays the caller's. */
-static int kind_image(struct snap_store *st, const struct workload *w, const struct snap_ways *ways)
+static int kind_image(struct snap_store *st, const struct workload *w, const char *uid_head, const struct snap_ways *ways)
 {
 	static const char zeros[HEAD];
 	struct snap_kind head = {
@@ -174,7 +175,7 @@ static int kind_image(struct snap_store *st, const struct workload *w, const str
 	to->len = 0;
 	r = bytes_append(to, zeros, HEAD);
 	if (r == 0)
-		r = put_texts(to, w, head.texts);
+		r = put_texts(to, w, uid_head, head.texts);
 	if (r == 0)
 		r = bytes_append(to, zeros, -to->len % sizeof(uint32_t));
 	head.members_at = (uint16_t)to->len;
@@ -273,6 +274,11 @@ static bool is_member(struct snap_store *st, const struct snap_kind *k, uint32_t
 	return true;
 }
 
+static bool begins(const char *text, const char *head)
+{
+	return !strncmp(text, head, strlen(head));
+}
+
 /* What a change of a workload leaves as it was, nearly always. */
 static bool is_kind(struct snap_store *st, const struct snap_kind *k, const struct workload *w)
 {
@@ -283,7 +289,7 @@ static bool is_kind(struct snap_store *st, const struct snap_kind *k, const stru
 	    strcmp(snap_kind_text(k, SNAP_SERVICE_ACCOUNT), w->service_account) ||
 	    strcmp(snap_kind_text(k, SNAP_WORKLOAD_NAME), names.workload) ||
 	    strcmp(snap_kind_text(k, SNAP_CANONICAL_NAME), names.canonical) ||
-	    strcmp(snap_kind_text(k, SNAP_CANONICAL_REVISION), names.revision) || !snap_ways_are(k->ways, w))
+	    strcmp(snap_kind_text(k, SNAP_CANONICAL_REVISION), names.revision) || !snap_ways_are(k->ways, w) || !begins(w->uid, snap_kind_text(k, SNAP_UID_HEAD)))
 		return false;
 	for (uint32_t i = 0; i < k->n_members; i++)
 		if (!is_member(st, k, i, &w->services[i]))
@@ -312,7 +318,7 @@ static int kind_make(struct snap_store *st, const struct snap_kind *image, struc
 }
 
 /* The long way: it is put together, and then looked for. */
-static int kind_find(struct snap_store *st, const struct workload *w, struct snap_kind **ret_kind)
+static int kind_find(struct snap_store *st, const struct workload *w, const char *uid_head, struct snap_kind **ret_kind)
 {
 	const struct snap_ways *ways;
 	struct snap_kind *k = NULL;
@@ -320,7 +326,7 @@ static int kind_find(struct snap_store *st, const struct workload *w, struct sna
 
 	if (r < 0)
 		return r;
-	r = kind_image(st, w, ways);
+	r = kind_image(st, w, uid_head, ways);
 	if (r == 0) {
 		const struct snap_kind *image = (const struct snap_kind *)(const void *)st->key.data;
 
@@ -343,17 +349,36 @@ static const struct snap_kind *neighbours_kind(struct snap_store *st, const stru
 	return s && snap_service_size(s) ? snap_service_endpoint(s, 0)->kind : NULL;
 }
 
+/*
+ * What its uid may leave to its kind: all up to the last '/'. Replicas share it
+ * ("cluster//Pod/namespace/") or not (a VM's uid has its port in it, and the kind
+ * is worth more): then the second one of a service shows that.
+ */
+static void uid_head(const struct workload *w, const struct snap_kind *neighbours, char head[static SNAP_UID_LEN])
+{
+	const char *slash = w->n_services ? strrchr(w->uid, '/') : NULL;
+	size_t n = slash ? (size_t)(slash + 1 - w->uid) : 0;
+
+	memcpy(head, w->uid, n);
+	head[n] = 0;
+	if (neighbours && strcmp(snap_kind_text(neighbours, SNAP_UID_HEAD), head))
+		head[0] = 0;
+}
+
 int snap_kind_get(struct snap_store *st, const struct workload *w, const struct snap_kind *likely, const struct snap_kind **ret_kind)
 {
+	char head[SNAP_UID_LEN];
 	struct snap_kind *k;
 	int r = 0;
 
 	if (!likely)
 		likely = neighbours_kind(st, w);
-	if (likely && is_kind(st, likely, w))
+	if (likely && is_kind(st, likely, w)) {
 		k = (struct snap_kind *)(uintptr_t)likely;
-	else
-		r = kind_find(st, w, &k);
+	} else {
+		uid_head(w, likely, head);
+		r = kind_find(st, w, head, &k);
+	}
 	if (r < 0)
 		return r;
 	k->refs++;

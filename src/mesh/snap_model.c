@@ -73,8 +73,14 @@ int snapshot_workload_model(const struct snapshot *s, const struct snap_workload
 	const struct snap_kind *kind = w->kind;
 	const struct snap_place *place = w->place;
 	const struct snap_ways *ways = snap_kind_ways(kind);
+	char *uid = arena_alloc(arena, 1, SNAP_UID_LEN);
+
+	if (!uid)
+		return -ENOMEM;
+	snap_workload_uid(w, uid);
+
 	struct workload out = {
-		.uid = snap_workload_uid(w), .name = snap_workload_name(w), .namespace = snap_kind_text(kind, SNAP_NAMESPACE), .network = place->network,
+		.uid = uid, .name = snap_workload_name(w), .namespace = snap_kind_text(kind, SNAP_NAMESPACE), .network = place->network,
 		.trust_domain = snap_kind_text(kind, SNAP_TRUST_DOMAIN), .service_account = snap_kind_text(kind, SNAP_SERVICE_ACCOUNT), .node = place->node,
 		.canonical_name = snap_kind_text(kind, SNAP_CANONICAL_NAME), .canonical_revision = snap_kind_text(kind, SNAP_CANONICAL_REVISION),
 		.workload_name = snap_kind_text(kind, SNAP_WORKLOAD_NAME), .cluster_id = place->cluster,

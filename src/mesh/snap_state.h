@@ -123,6 +123,8 @@ size_t snap_address_size(const struct ip *ip, bool is_first);
 uint8_t *snap_address_put(void *object, uint8_t *at, const struct ip *ip, bool is_first);
 bool snap_addresses_have(struct snap_addresses a, const struct ip *ip, const void **ret_entry);	/* @ret_entry may be NULL */
 
+const char *snap_workload_rest(const struct snap_workload *w);	/* of the uid, behind its head */
+
 /* trie_key_fn of the indexes. */
 uint64_t snap_key_of_workload(const void *entry);
 uint64_t snap_key_of_workload_address(const void *entry);

@@ -38,9 +38,9 @@ static int objects_add(struct snap_objects *o, enum snap_object_type type, void 
 
 static size_t workload_size(const struct snap_workload *w)
 {
-	const char *uid = snap_workload_uid(w);
+	const char *rest = snap_workload_rest(w);
 	const char *name = snap_workload_name(w);
-	const char *end = name > uid + strlen(uid) ? name : uid;
+	const char *end = name > rest + strlen(rest) ? name : rest;
 
 	return (size_t)(end + strlen(end) + 1 - (const char *)w);
 }
@@ -359,59 +359,84 @@ static bool is_end(const char *text, const char *end)
 	return n_end <= n && !strcmp(text + n - n_end, end);
 }
 
-/* Lays out what is behind the struct. */
-static void fill_tail(struct snap_workload *out, const struct workload *w, size_t n_uid, size_t n_name)
+/* What is behind the struct. */
+struct tail {
+	size_t n_addresses;
+	const char *rest;		/* of the uid */
+	size_t n_rest;
+	size_t n_name;			/* of a name that is not its end, or 0 */
+	size_t size;			/* with the struct */
+};
+
+static struct tail tail_of(const struct workload *w, const struct snap_kind *kind)
+{
+	struct tail t = { .n_addresses = MIN(w->n_addresses, (size_t)UINT8_MAX), .rest = w->uid + strlen(snap_kind_text(kind, SNAP_UID_HEAD)) };
+
+	t.n_rest = strlen(t.rest) + 1;
+	t.n_name = is_end(t.rest, w->name) ? 0 : strlen(w->name) + 1;
+	t.size = offsetof(struct snap_workload, tail) + t.n_rest + t.n_name;
+	for (size_t i = 0; i < t.n_addresses; i++)
+		t.size += snap_address_size(&w->addresses[i], !i);
+	return t;
+}
+
+static void fill_tail(struct snap_workload *out, const struct workload *w, const struct tail *t)
 {
 	uint8_t *at = out->tail;
 
-	for (size_t i = 0; i < out->n_addresses; i++)
+	out->n_addresses = (uint8_t)t->n_addresses;
+	out->is_v6 = t->n_addresses && !ip_is_v4(&w->addresses[0]);
+	for (size_t i = 0; i < t->n_addresses; i++)
 		at = snap_address_put(out, at, &w->addresses[i], !i);
-	memcpy(at, w->uid, n_uid);
-	at += n_uid;
-	if (is_end(w->uid, w->name))
-		at -= n_name;
+	memcpy(at, t->rest, t->n_rest);
+	at += t->n_rest;
+	if (t->n_name)
+		memcpy(at, w->name, t->n_name);
 	else
-		memcpy(at, w->name, n_name);
+		at -= strlen(w->name) + 1;
 	out->name_at = (uint16_t)(at - out->tail);
 }
 
-static size_t size_for(const struct workload *w, size_t n_addresses, size_t n_uid, size_t n_name)
+/* Takes over @kind and @place. */
+static struct snap_workload *workload_fill(struct snap_store *st, const struct workload *w, uint32_t id, const struct snap_kind *kind,
+					   const struct snap_place *place)
 {
-	size_t size = offsetof(struct snap_workload, tail) + n_uid + (is_end(w->uid, w->name) ? 0 : n_name);
+	const struct tail t = tail_of(w, kind);
+	struct snap_workload *out = slab_zalloc(&st->slab, t.size);
 
-	for (size_t i = 0; i < n_addresses; i++)
-		size += snap_address_size(&w->addresses[i], !i);
-	return size;
+	if (!out)
+		return NULL;
+	out->kind = kind;
+	out->place = place;
+	out->id = id;
+	out->tunnel = (unsigned)w->tunnel & 3;
+	out->healthy = !w->unhealthy;
+	out->reachable = t.n_addresses && !strcmp(w->network, st->network);
+	fill_tail(out, w, &t);
+	return out;
 }
 
 static int workload_make(struct snap_store *st, const struct workload *w, const struct snap_workload *old,
 			 struct snap_workload **ret_workload)
 {
-	size_t n_addresses = MIN(w->n_addresses, (size_t)UINT8_MAX), n_uid = strlen(w->uid) + 1, n_name = strlen(w->name) + 1;
-	size_t size = size_for(w, n_addresses, n_uid, n_name);
-	struct snap_workload *out = slab_zalloc(&st->slab, size);
-	int r;
+	const struct snap_kind *kind;
+	const struct snap_place *place;
+	struct snap_workload *out;
+	int r = snap_kind_get(st, w, old ? old->kind : NULL, &kind);
 
-	if (!out)
+	if (r < 0)
+		return r;
+	r = snap_place_get(st, w, old ? old->place : NULL, &place);
+	if (r < 0) {
+		snap_kind_put(st, kind);
+		return r;
+	}
+	out = workload_fill(st, w, old ? old->id : st->next_workload_id, kind, place);
+	if (!out) {
+		snap_place_put(st, place);
+		snap_kind_put(st, kind);
 		return -ENOMEM;
-	r = snap_kind_get(st, w, old ? old->kind : NULL, &out->kind);
-	if (r < 0) {
-		slab_free(&st->slab, out, size);
-		return r;
 	}
-	r = snap_place_get(st, w, old ? old->place : NULL, &out->place);
-	if (r < 0) {
-		snap_kind_put(st, out->kind);
-		slab_free(&st->slab, out, size);
-		return r;
-	}
-	out->id = old ? old->id : st->next_workload_id;
-	out->tunnel = (unsigned)w->tunnel & 3;
-	out->healthy = !w->unhealthy;
-	out->n_addresses = (uint8_t)n_addresses;
-	out->is_v6 = n_addresses && !ip_is_v4(&w->addresses[0]);
-	out->reachable = n_addresses && !strcmp(w->network, st->network);
-	fill_tail(out, w, n_uid, n_name);
 	*ret_workload = out;
 	return 0;
 }
@@ -543,7 +568,7 @@ struct snap_note *snap_store_note(struct snap_store *st, const char *uid, uint64
 {
 	struct snap_workload *w = trie_get(&st->now.workloads, hash);
 
-	return w && !strcmp(snap_workload_uid(w), uid) ? &w->note : NULL;
+	return w && snap_workload_is(w, uid) ? &w->note : NULL;
 }
 
 int snap_store_put_workload(struct snap_store *st, const struct workload *w)
@@ -593,7 +618,7 @@ int snap_store_remove_workload(struct snap_store *st, const char *uid)
 	struct snap_workload *old = trie_get(&st->now.workloads, hash);
 	int r;
 
-	if (!old || strcmp(snap_workload_uid(old), uid))
+	if (!old || !snap_workload_is(old, uid))
 		return 0;
 	r = trie_remove(&st->now.workloads, &st->tx, hash, old);
 	if (r == 0)

@@ -25,7 +25,7 @@ struct ip snap_workload_ip(const struct snap_workload *w)
 	return ip;
 }
 
-const char *snap_workload_uid(const struct snap_workload *w)
+const char *snap_workload_rest(const struct snap_workload *w)
 {
 	struct snap_addresses a = snap_workload_addresses(w);
 	struct ip ip;
@@ -33,6 +33,24 @@ const char *snap_workload_uid(const struct snap_workload *w)
 	while (snap_address_next(&a, &ip))
 		;
 	return (const char *)a.at;
+}
+
+const char *snap_workload_uid(const struct snap_workload *w, char uid[static SNAP_UID_LEN])
+{
+	const char *head = snap_kind_text(w->kind, SNAP_UID_HEAD), *rest = snap_workload_rest(w);
+	size_t n = strlen(head);
+
+	memcpy(uid, head, n);
+	memcpy(uid + n, rest, strlen(rest) + 1);
+	return uid;
+}
+
+bool snap_workload_is(const struct snap_workload *w, const char *uid)
+{
+	const char *head = snap_kind_text(w->kind, SNAP_UID_HEAD);
+	size_t n = strlen(head);
+
+	return !strncmp(uid, head, n) && !strcmp(uid + n, snap_workload_rest(w));
 }
 
 const char *snap_workload_name(const struct snap_workload *w)
@@ -70,7 +88,7 @@ const struct snap_workload *snapshot_workload(const struct snapshot *s, const ch
 {
 	const struct snap_workload *w = trie_get(&s->state.workloads, snap_hash_text(uid));
 
-	return w && !strcmp(snap_workload_uid(w), uid) ? w : NULL;
+	return w && snap_workload_is(w, uid) ? w : NULL;
 }
 
 static const struct snap_workload *workload_at(const struct trie *index, const struct ip *ip, uint64_t hash)

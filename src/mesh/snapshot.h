@@ -63,6 +63,7 @@ enum snap_text {
 	SNAP_TRUST_DOMAIN, SNAP_NAMESPACE, SNAP_SERVICE_ACCOUNT,
 	SNAP_WORKLOAD_NAME,		/* of the deployment; the workload's own name where there is none */
 	SNAP_CANONICAL_NAME, SNAP_CANONICAL_REVISION,
+	SNAP_UID_HEAD,			/* with which their uids begin, up to a '/'; may be "" */
 	_SNAP_TEXT_N
 };
 
@@ -130,10 +131,13 @@ struct snap_workload {
 	bool is_v6 : 1;			/* the first address */
 	bool healthy : 1;
 	bool reachable : 1;		/* in our own network */
-	uint8_t tail[];			/* addresses, uid, name (which may be the end of the uid) */
+	uint8_t tail[];			/* addresses, what the uid has behind its kind's head, name (which may be the end of that) */
 };
 
-const char *snap_workload_uid(const struct snap_workload *w);
+enum { SNAP_UID_LEN = MODEL_NAME_MAX + 1 };
+
+const char *snap_workload_uid(const struct snap_workload *w, char uid[static SNAP_UID_LEN]);
+bool snap_workload_is(const struct snap_workload *w, const char *uid);
 const char *snap_workload_name(const struct snap_workload *w);
 struct ip snap_workload_ip(const struct snap_workload *w);		/* the first; none when it has none */
 struct snap_addresses snap_workload_addresses(const struct snap_workload *w);

@@ -284,9 +284,10 @@ static void get_connections(struct httpd_request *req)
 static json_t *workload_json(const struct snap_workload *w)
 {
 	const struct ip first = snap_workload_ip(w);
+	char uid[SNAP_UID_LEN];
 	char ip[IP_TEXT_LEN];
 
-	return json_pack("{s:s s:s s:s s:s s:s s:b s:b s:i}", "uid", snap_workload_uid(w), "name", snap_workload_name(w),
+	return json_pack("{s:s s:s s:s s:s s:s s:b s:b s:i}", "uid", snap_workload_uid(w, uid), "name", snap_workload_name(w),
 			 "namespace", snap_kind_text(w->kind, SNAP_NAMESPACE), "identity", snap_kind_text(w->kind, SNAP_IDENTITY), "address", ip_format(&first, ip),
 			 "healthy", w->healthy, "hbone", w->tunnel == TUNNEL_HBONE, "weight", (int)w->kind->weight);
 }
@@ -296,13 +297,14 @@ static json_t *service_json(const struct snap_service *s)
 	json_t *vips = json_array();
 	json_t *endpoints = json_array();
 	struct snap_addresses a = snap_def_addresses(s->def);
+	char uid[SNAP_UID_LEN];
 	char text[IP_TEXT_LEN];
 	struct ip ip;
 
 	while (vips && snap_address_next(&a, &ip))
 		json_array_append_new(vips, json_string(ip_format(&ip, text)));
 	for (uint32_t i = 0; i < MIN(snap_service_size(s), (uint32_t)CONNECTIONS_MAX) && endpoints; i++)
-		json_array_append_new(endpoints, json_string(snap_workload_uid(snap_service_endpoint(s, i))));
+		json_array_append_new(endpoints, json_string(snap_workload_uid(snap_service_endpoint(s, i), uid)));
 	return json_pack("{s:s s:b s:o s:i s:o}", "key", snap_def_key(s->def), "defined", s->def->defined, "addresses", vips,
 			 "n_endpoints", (int)snap_service_size(s), "endpoints", endpoints);
 }

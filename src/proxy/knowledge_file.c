@@ -87,11 +87,12 @@ int knowledge_save(const struct knowledge *k, struct bytes *out)
 		map_for_each(l, &k->records[i])
 			if (r == 0)
 				r = save_record(k, container_of(l, struct record, link), out);
+	char uid[SNAP_UID_LEN];
 	for (uint32_t i = 0; r == 0 && i < snapshot_n_workloads(k->snapshot); i++) {
 		const struct snap_workload *w = snapshot_workload_at(k->snapshot, i);
 
 		if (w->note.holders != KNOWLEDGE_RECORDED)
-			r = save_noted(k, snap_workload_uid(w), w, NULL, out);
+			r = save_noted(k, snap_workload_uid(w, uid), w, NULL, out);
 	}
 	for (uint32_t i = 0; r == 0 && i < snapshot_n_services(k->snapshot); i++) {
 		const struct snap_def *def = snapshot_service_at(k->snapshot, i)->def;

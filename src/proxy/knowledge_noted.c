@@ -11,7 +11,7 @@
 
 #include "proxy/knowledge_internal.h"
 
-enum { TOGETHER_MAX = 4096, TOGETHER_FIRST = 64 };
+enum { TOGETHER_MAX = 4096, TOGETHER_FIRST = 16 };
 
 struct snap_note *note_of(const struct knowledge *k, bool is_service, const char *name, uint64_t hash)
 {
@@ -104,9 +104,11 @@ int knowledge_end(struct knowledge *k)
 
 	(void)r;			/* all of it was done again, and what was lost by that counts */
 	k->together = false;
-	free(k->puts);
-	k->puts = NULL;
-	k->room_puts = 0;
+	if (k->room_puts > TOGETHER_FIRST) {	/* what most answers need stays */
+		free(k->puts);
+		k->puts = NULL;
+		k->room_puts = 0;
+	}
 	return k->lost;
 }
 
@@ -243,12 +245,13 @@ void noted_drop(struct knowledge *k, uint32_t holder)
 {
 	struct snapshot *s = snapshot_ref(k->snapshot);
 	bool together = k->together;
+	char uid[SNAP_UID_LEN];
 
 	k->together = true;
 	for (uint32_t i = 0; i < snapshot_n_workloads(s); i++) {
 		const struct snap_workload *w = snapshot_workload_at(s, i);
 
-		drop_one(k, holder, &w->note, snap_workload_uid(w));
+		drop_one(k, holder, &w->note, snap_workload_uid(w, uid));
 	}
 	for (uint32_t i = 0; i < snapshot_n_services(s); i++) {
 		const struct snap_def *def = snapshot_service_at(s, i)->def;
@@ -265,13 +268,14 @@ void noted_drop(struct knowledge *k, uint32_t holder)
 int noted_retry(struct knowledge *k)
 {
 	struct snapshot *s = snapshot_ref(k->snapshot);
+	char uid[SNAP_UID_LEN];
 	int r = 0;
 
 	for (uint32_t i = 0; r == 0 && i < snapshot_n_workloads(s); i++) {
 		const struct snap_workload *w = snapshot_workload_at(s, i);
 
 		if (w->note.holders == HOLDERS_NONE)
-			r = forget(k, snap_workload_uid(w), false);
+			r = forget(k, snap_workload_uid(w, uid), false);
 	}
 	for (uint32_t i = 0; r == 0 && i < snapshot_n_services(s); i++) {
 		const struct snap_def *def = snapshot_service_at(s, i)->def;

@@ -43,10 +43,11 @@ static struct flow_peer *describe(const struct snap_workload *w, const struct sn
 {
 	const struct snap_kind *k = w ? w->kind : NULL;
 	const struct snap_def *d = service ? service->def : NULL;
+	char uid[SNAP_UID_LEN];
 	struct strings s = {
 		.of = {
 			identity ? identity : "",
-			w ? snap_workload_uid(w) : "",
+			w ? snap_workload_uid(w, uid) : "",
 			k ? snap_kind_text(k, SNAP_WORKLOAD_NAME) : "",
 			k ? snap_kind_text(k, SNAP_NAMESPACE) : "",
 			k ? snap_kind_text(k, SNAP_SERVICE_ACCOUNT) : "",

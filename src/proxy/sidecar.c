@@ -246,7 +246,7 @@ void sidecar_cut(struct sidecar *s)
  * WorkloadEntry of istiod): then it is found by its address, and must be of our
  * identity.
  */
-const char *sidecar_own_uid(const struct sidecar *s)
+const char *sidecar_own_uid(const struct sidecar *s, char uid[static SNAP_UID_LEN])
 {
 	const struct snapshot *snap = knowledge_snapshot(s->proxy->knowledge);
 
@@ -260,14 +260,15 @@ const char *sidecar_own_uid(const struct sidecar *s)
 			continue;
 		w = snapshot_workload_by_ip(snap, &ip);
 		if (w && !strcmp(snap_kind_text(w->kind, SNAP_IDENTITY), s->identity))
-			return snap_workload_uid(w);
+			return snap_workload_uid(w, uid);
 	}
 	return s->put->uid;
 }
 
 void sidecar_review(struct sidecar *s)
 {
-	const char *uid = sidecar_own_uid(s);
+	char room[SNAP_UID_LEN];
+	const char *uid = sidecar_own_uid(s, room);
 	char *copy;
 
 	if (!strcmp(uid, s->uid))

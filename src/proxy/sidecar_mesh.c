@@ -299,7 +299,9 @@ void sidecar_register_again(struct sidecar *s, uint64_t now_ms)
 {
 	if (!s->put->n_node_metadata || !s->xds || !s->in_sync)
 		return;
-	if (snapshot_workload(knowledge_snapshot(s->proxy->knowledge), sidecar_own_uid(s))) {
+	char uid[SNAP_UID_LEN];
+
+	if (snapshot_workload(knowledge_snapshot(s->proxy->knowledge), sidecar_own_uid(s, uid))) {
 		s->unregistered_ms = 0;
 		backoff_reset(&s->registering);
 		return;
@@ -350,6 +352,7 @@ int sidecar_subscribe_own(struct sidecar *s)
 static int subscribe_restored(struct sidecar *s)
 {
 	const struct snapshot *known = knowledge_snapshot(s->proxy->knowledge);
+	char uid[SNAP_UID_LEN];
 	int r = 0;
 
 	if (!s->proxy->restored || s->proxy->restored_wanted)
@@ -365,7 +368,7 @@ static int subscribe_restored(struct sidecar *s)
 		const struct snap_workload *w = snapshot_workload_at(known, i);
 
 		if (!w->kind->n_members)
-			r = xds_client_subscribe(s->xds, TYPE_ADDRESS, snap_workload_uid(w));
+			r = xds_client_subscribe(s->xds, TYPE_ADDRESS, snap_workload_uid(w, uid));
 	}
 	return r;
 }

@@ -19,7 +19,7 @@ MUST_CHECK int sidecar_start_clients(struct sidecar *s);
 /* Its own workload is what policies are looked up by. */
 MUST_CHECK int sidecar_subscribe_own(struct sidecar *s);
 /* Its workload's uid in the mesh, as far as that is known; else the agent's word for it. */
-const char *sidecar_own_uid(const struct sidecar *s);
+const char *sidecar_own_uid(const struct sidecar *s, char uid[static SNAP_UID_LEN]);
 /* Istio's registration that was lost is made anew. Call it every second or so. */
 void sidecar_register_again(struct sidecar *s, uint64_t now_ms);
 extern const struct demand_ops sidecar_demand_ops;

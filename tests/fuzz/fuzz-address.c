@@ -164,7 +164,7 @@ static void look(const struct snapshot *s)
 	for (uint32_t i = 0; i < snapshot_n_workloads(s); i++) {
 		const struct snap_workload *w = snapshot_workload_at(s, i);
 
-		assert(snapshot_workload(s, snap_workload_uid(w)) == w);
+		assert(snapshot_workload(s, snap_workload_uid(w, (char[SNAP_UID_LEN]){ 0 })) == w);
 		struct snap_addresses a = snap_workload_addresses(w);
 		struct ip ip;
 

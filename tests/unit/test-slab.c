@@ -96,6 +96,37 @@ static void what_was_given_back_is_used_again(void **state)
 	slab_deinit(&s);
 }
 
+/* Who copies everything into new pages gets rid of the holes. */
+static void starting_over_closes_the_holes(void **state)
+{
+	struct slab s;
+	size_t dense;
+
+	(void)state;
+	slab_init(&s);
+	for (unsigned i = 0; i < N; i++)
+		fill(&s, &objects[i], 48, i);
+	dense = slab_bytes();
+	for (unsigned i = 0; i < N; i++)
+		if (i % 4)
+			drop(&s, &objects[i]);
+	assert_int_equal(slab_bytes(), dense);
+	assert_true(slab_holes(&s) * 2 >= slab_used(&s) || !dense);
+	slab_start_over(&s);
+	for (unsigned i = 0; i < N; i += 4) {
+		struct object old = objects[i];
+
+		fill(&s, &objects[i], 48, i);
+		drop(&s, &old);
+	}
+	assert_true(slab_bytes() <= dense / 3);
+	for (unsigned i = 0; i < N; i += 4)
+		drop(&s, &objects[i]);
+	assert_int_equal(slab_used(&s), 0);
+	slab_deinit(&s);
+	assert_int_equal(slab_bytes(), 0);
+}
+
 static void without_memory_there_is_none(void **state)
 {
 	static const size_t sizes[] = { 8, SLAB_OBJECT_MAX, SLAB_OBJECT_MAX + 1 };
@@ -119,6 +150,7 @@ int main(void)
 		cmocka_unit_test(objects_do_not_overlap),
 		cmocka_unit_test(small_objects_take_what_is_in_them),
 		cmocka_unit_test(what_was_given_back_is_used_again),
+		cmocka_unit_test(starting_over_closes_the_holes),
 		cmocka_unit_test(without_memory_there_is_none),
 	};
 
