@@ -7,9 +7,8 @@
 #include "mesh/snapshot.h"
 
 /*
- * Inside of snapshot and store: shared by snapshot.c (readers), snap_store.c,
- * snap_service.c, snap_policy.c and snap_kind.c (writers). Nobody else includes
- * this.
+ * Inside of snapshot and store: shared by the readers (snapshot.c) and the
+ * writers (snap_*.c). Nobody else includes this.
  *
  * Everything that a snapshot leads to is either a trie node or an object of one
  * of the kinds below. An object never changes once it is published. The store
@@ -133,6 +132,10 @@ uint64_t snap_key_of_def(const void *entry);
 uint64_t snap_key_of_def_address(const void *entry);
 
 const struct snap_service *snap_service_by_id(const struct snap_state *s, uint32_t id);
+
+/* --- snap_workload.c --- */
+
+void snap_workload_free(struct snap_store *st, struct snap_workload *w);
 
 /* --- snap_service.c --- */
 
