@@ -53,6 +53,7 @@ static size_t piece_size(const struct piece *p)
 static void drop_piece(struct reasm *r, struct reasm_side *s, struct piece *p)
 {
 	list_unlink(&p->link);
+	s->n_pieces--;
 	s->bytes -= piece_size(p);
 	budget_give(r->budget, piece_size(p));
 	free(p);
@@ -235,7 +236,7 @@ static bool make_room(struct reasm *r, struct reasm_side *s, size_t size, const 
 {
 	if (size > r->max_bytes)
 		return false;
-	while (s->bytes + size > r->max_bytes || !budget_take(r->budget, size)) {
+	while (s->bytes + size > r->max_bytes || s->n_pieces == REASM_MAX_PIECES || !budget_take(r->budget, size)) {
 		if (!first_piece(&r->sides[0]) && !first_piece(&r->sides[1]))
 			return false;	/* it is others who fill the budget */
 		give_up(r, sink);
@@ -272,6 +273,7 @@ static void add_piece(struct reasm *r, const struct reasm_segment *seg, uint32_t
 		if (diff(list_entry(before, struct piece, link)->seq, seq) > 0)
 			break;
 	list_append(before, &p->link);	/* in front of @before */
+	s->n_pieces++;
 }
 
 /* From @seq on: where the bytes end that no piece covers (@seq itself if one does), and where those behind that piece begin. */

@@ -67,6 +67,7 @@ struct reasm_side {
 	uint32_t fin;		/* of the FIN */
 	struct list pieces;	/* by sequence number, without overlap */
 	size_t bytes;		/* of memory, in @pieces */
+	size_t n_pieces;
 };
 
 struct reasm {
@@ -81,6 +82,7 @@ enum {
 	REASM_GRACE_MS = 200,		/* for bytes that were acknowledged but not seen */
 	REASM_PATIENCE_MS = 15000,	/* for bytes that the sender may still repeat */
 	REASM_MAX_AHEAD = 16 << 20,	/* a segment further ahead is not of this connection */
+	REASM_MAX_PIECES = 1024,	/* of a side: each segment is compared with them */
 };
 
 void reasm_init(struct reasm *r, size_t max_bytes, struct reasm_budget *budget, struct reasm_counts *counts);

@@ -256,6 +256,52 @@ static void shuffled_segments_make_the_same_stream(void **state)
 	}
 }
 
+static void count_data(void *arg, unsigned dir, const uint8_t *data, size_t len)
+{
+	(void)dir;
+	(void)data;
+	*(size_t *)arg += len;
+}
+
+static void count_gap(void *arg, unsigned dir, size_t len)
+{
+	(void)arg;
+	(void)dir;
+	(void)len;
+}
+
+static void count_end(void *arg, unsigned dir)
+{
+	(void)arg;
+	(void)dir;
+}
+
+/* Every other byte alone: none is compared with all that came before it. */
+static void there_are_not_too_many_pieces(void **state)
+{
+	enum { N = 5000 };
+	size_t heard = 0;
+	struct reasm_sink sink = { count_data, count_gap, count_end, &heard };
+	struct reasm r;
+
+	(void)state;
+	all = (struct reasm_budget){ .max = 64 << 20 };
+	guest = (struct reasm_budget){ .parent = &all, .max = 64 << 20 };
+	reasm_init(&r, 64 << 20, &guest, &counts);
+	for (uint32_t i = 0; i <= N; i++) {
+		struct reasm_segment seg = { .flags = i ? A : S, .seq = 2 * i, .data = (const uint8_t *)"x", .len = i > 0, .wire_len = i > 0, .time_ns = 1000000000 };
+
+		reasm_segment(&r, &seg, &sink);
+		assert_true(r.sides[0].n_pieces <= REASM_MAX_PIECES);
+	}
+	assert_int_equal(heard, N - REASM_MAX_PIECES);
+	reasm_flush(&r, &sink);
+	assert_int_equal(heard, N);
+	assert_int_equal(r.sides[0].n_pieces, 0);
+	assert_int_equal(guest.used, 0);
+	reasm_deinit(&r);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -272,6 +318,7 @@ int main(void)
 		cmocka_unit_test(a_full_window_gives_the_hole_up),
 		cmocka_unit_test(acknowledgements_that_cannot_be_true_do_no_harm),
 		cmocka_unit_test(a_new_connection_is_told_from_a_late_syn),
+		cmocka_unit_test(there_are_not_too_many_pieces),
 		cmocka_unit_test(shuffled_segments_make_the_same_stream),
 	};
 
