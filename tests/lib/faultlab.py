@@ -110,6 +110,10 @@ class Nic:
         p = self.proxy_of(vm)
         return p if p and p["state"] == "ready" else None
 
+    def pid(self, vm):
+        """Of the process that serves @vm, as soon as one does: while a session or a certificate is renewed its proxy is not ready for a moment."""
+        return wait_until("the proxy of " + vm.title, lambda: self.proxy(vm))["pid"]
+
     def metric(self, name, **labels):
         """The sum of all series of that name that have these labels."""
         total = 0
@@ -295,7 +299,8 @@ class FaultLab(Lab):
     def register(self, vm, service=None, port=8080, instance=None, address=None):
         service = service or vm.title.rsplit("-", 1)[0]
         body = {"Name": service, "ID": instance or vm.title, "Address": address or vm.address, "Port": port}
-        vm.run("curl", "-sS", "-m", "10", "-X", "PUT", "-d", json.dumps(body), "http://%s:8500/v1/agent/service/register" % REGISTRY)
+        # Again, as clients do: a link that has just come up may have no neighbours yet.
+        vm.run("curl", "-sS", "-m", "10", "--retry", "3", "--retry-all-errors", "-X", "PUT", "-d", json.dumps(body), "http://%s:8500/v1/agent/service/register" % REGISTRY)
 
     def join(self, *names):
         """These VMs serve, register, and are in the mesh."""

@@ -143,7 +143,7 @@ def test_a_later_service_joins_the_same_proxy_and_one_that_ends_leaves(mesh):
     wait_until("the second service", lambda: sorted(mesh.proxy(a)[0]["services"]) == ["orders", "orders-admin"])
     assert mesh.proxy(a)[0]["pid"] == pid
     mesh.deregister(a, "orders-admin-1")
-    wait_until("the second service is gone", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["services"] == ["orders"])
+    wait_until("the second service is gone", lambda: [p for p in mesh.proxy(a) if p["services"] == ["orders"]])
     mesh.deregister(a)
     wait_until("the proxy is gone", lambda: not mesh.get("/v1/proxies")["proxies"])
     wait_until("the workload is gone", lambda: not mesh.workload(a))
@@ -199,7 +199,7 @@ def test_a_dead_proxy_is_back_at_once(mesh):
     fetched_over_the_mesh(mesh)
     pid = mesh.proxy(a)[0]["pid"]
     os.kill(pid, signal.SIGKILL)
-    wait_until("another process", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["pid"] != pid, 10)
+    wait_until("another process", lambda: [p for p in mesh.proxy(a) if p["pid"] != pid], 10)
     wait_until("all of its VMs", lambda: mesh.proxy(b), 10)
     wait_until("it works again", lambda: mesh.fetch(b, a.address), 10)
 

@@ -62,13 +62,13 @@ def test_nothing_is_lost_when_an_agent_is_killed_and_another_takes_over(mesh):
     a = mesh.nics["a"]
     load = mesh.load(shopper, vip)
     load.goes_on()
-    pid = a.proxy(shopper)["pid"]
+    pid = a.pid(shopper)
     a.kill()
     load.goes_on()
     assert alive(pid)
     a.start()
     wait_until("both are adopted", lambda: a.proxy(shopper) and a.proxy(mesh.vms["orders-1"]))
-    assert a.proxy(shopper)["pid"] == pid and a.proxy(mesh.vms["orders-1"])["pid"] == pid
+    assert a.pid(shopper) == pid and a.pid(mesh.vms["orders-1"]) == pid
     load.goes_on()
     # Steering is there: without it the plain request would reach the strict VM's server.
     assert mesh.fetch(mesh.reg, mesh.vms["orders-1"].address) == ""
@@ -85,7 +85,7 @@ def test_nothing_is_lost_when_an_agent_is_killed_and_another_takes_over(mesh):
 def test_a_strict_vm_that_nobody_remembers_can_register_again(mesh):
     mesh.join("orders-1", "orders-2")
     a, vm = mesh.nics["a"], mesh.vms["orders-1"]
-    pid = a.proxy(vm)["pid"]
+    pid = a.pid(vm)
     a.kill()
     os.kill(pid, signal.SIGKILL)
     wait_until("the proxy's end", lambda: not alive(pid))
@@ -110,13 +110,13 @@ def test_a_killed_proxy_is_back_and_a_strict_vm_stays_shut_meanwhile(mesh):
     load = mesh.load(shopper, vip)
     outsider = mesh.load(mesh.reg, vm.address)
     load.goes_on()
-    pid = a.proxy(vm)["pid"]
+    pid = a.pid(vm)
     os.kill(pid, signal.SIGKILL)
-    wait_until("another process", lambda: a.proxy(vm) and a.proxy(vm)["pid"] != pid)
+    wait_until("another process", lambda: a.pid(vm) != pid)
     load.goes_on(who="orders-1").goes_on(who="orders-2")
     # And with no proxy to be had for as long as it takes to look.
     os.rename(mesh.proxy_path, mesh.proxy_path + ".away")
-    os.kill(a.proxy(vm)["pid"], signal.SIGKILL)
+    os.kill(a.pid(vm), signal.SIGKILL)
     wait_until("no proxy", lambda: not a.proxy(vm))
     tries = len(outsider.done())
     wait_until("plain requests meanwhile", lambda: len(outsider.done()) >= tries + 10)
@@ -462,12 +462,12 @@ def test_nothing_is_lost_when_a_proxy_is_replaced(mesh):
     outsider = mesh.load(mesh.reg, vm.address)
     load.goes_on(who="orders-1").goes_on(who="orders-2")
     for i in range(3):
-        pid = a.proxy(vm)["pid"]
+        pid = a.pid(vm)
         newer_proxy(mesh, "outrigger-proxy.%d" % i)
         assert [p["outdated"] for p in a.get("/v1/processes")["processes"] if p["state"] == "running"] == [True]
         r = upgrade(mesh, "a")
         assert r.returncode == 0, (r.stdout, a.log()[-3000:])
-        assert a.proxy(vm)["pid"] != pid and a.proxy(shopper)["pid"] != pid
+        assert a.pid(vm) != pid and a.pid(shopper) != pid
         assert [p["outdated"] for p in a.get("/v1/processes")["processes"] if p["state"] == "running"] == [False]
         load.goes_on(40, who="orders-1").goes_on(40, who="orders-2")
         wait_until("the old one's end", lambda: not alive(pid))
@@ -484,10 +484,10 @@ def test_nothing_is_lost_when_a_proxy_is_replaced(mesh):
 def test_a_replaced_proxy_lets_go_of_a_vm_that_is_gone(mesh):
     vm, shopper, a = mesh.vms["orders-1"], mesh.vms["shopper-1"], mesh.nics["a"]
     talk = Stream(shopper, join_echo(mesh), 8080, 1).goes_on(2)
-    old = a.proxy(vm)["pid"]
+    old = a.pid(vm)
     r = upgrade(mesh, "a")
     assert r.returncode == 0, r.stdout
-    assert a.proxy(vm)["pid"] != old
+    assert a.pid(vm) != old
     talk.goes_on(2)
 
     def spoken_for():
@@ -503,7 +503,7 @@ def test_a_proxy_that_drains_is_seen_until_it_ends(mesh):
     """By the agent that has replaced it, and by the next one."""
     a, vm = mesh.nics["a"], mesh.vms["orders-1"]
     talk = Stream(mesh.vms["shopper-1"], join_echo(mesh), 8080, 3).goes_on(6)
-    old = a.proxy(vm)["pid"]
+    old = a.pid(vm)
     newer_proxy(mesh)
     assert upgrade(mesh, "a").returncode == 0, a.log()[-3000:]
 
@@ -514,7 +514,7 @@ def test_a_proxy_that_drains_is_seen_until_it_ends(mesh):
     def seen():
         """It drains, and of both processes there are metrics; nothing is in them twice."""
         wait_until("it drains", drains)
-        assert a.proxy(vm)["pid"] != old
+        assert a.pid(vm) != old
         wait_until("its metrics", lambda: a.metric("outrigger_vm_connections", draining=str(old)) >= 3)
         text = a.host.run("curl", "-sS", "-m", "10", "http://127.0.0.1:15020/metrics").splitlines()
         series = [line.rsplit(" ", 1)[0] for line in text if not line.startswith("#")]
@@ -543,7 +543,7 @@ def test_a_proxy_that_cannot_be_replaced_serves_on(mesh):
     shopper, vip = served(mesh)
     a, vm = mesh.nics["a"], mesh.vms["orders-1"]
     load = mesh.load(shopper, vip).goes_on()
-    pid = a.proxy(vm)["pid"]
+    pid = a.pid(vm)
     broken = os.path.join(mesh.dir, "broken")
     with open(broken, "w") as f:
         f.write("#!/bin/sh\nexit 1\n")
@@ -553,7 +553,7 @@ def test_a_proxy_that_cannot_be_replaced_serves_on(mesh):
     r = upgrade(mesh, "a")
     assert r.returncode == 1 and "given up" in r.stdout, r.stdout
     load.goes_on()
-    assert a.proxy(vm)["pid"] == pid
+    assert a.pid(vm) == pid
     newer_proxy(mesh)
     assert upgrade(mesh, "a").returncode == 0
     got = load.goes_on().end()
@@ -564,23 +564,23 @@ def test_an_agent_that_is_upgraded_replaces_the_proxies_it_adopts(mesh):
     shopper, vip = served(mesh)
     a = mesh.nics["a"]
     load = mesh.load(shopper, vip).goes_on()
-    pid = a.proxy(shopper)["pid"]
+    pid = a.pid(shopper)
     newer_proxy(mesh)
     a.process.terminate()
     a.process.wait(30)
     load.goes_on()
     assert alive(pid)
     a.start()
-    wait_until("another process", lambda: a.proxy(shopper) and a.proxy(shopper)["pid"] != pid)
+    wait_until("another process", lambda: a.pid(shopper) != pid)
     wait_until("the old one's end", lambda: not alive(pid))
     load.goes_on(who="orders-1").goes_on(who="orders-2")
     # And the one after that finds nothing to do.
-    pid = a.proxy(shopper)["pid"]
+    pid = a.pid(shopper)
     a.kill()
     a.start()
     wait_until("it is adopted", lambda: a.proxy(shopper))
     load.goes_on(60)
-    assert a.proxy(shopper)["pid"] == pid
+    assert a.pid(shopper) == pid
     got = load.end()
     assert got["failed"] == 0, got
 
@@ -602,7 +602,7 @@ def test_without_a_controller_a_killed_or_replaced_proxy_serves_with_the_last_co
     assert before == 0, load.failed()[:5]
     pid = a.proxy_of(vm)["pid"]
     os.kill(pid, signal.SIGKILL)
-    wait_until("another process", lambda: a.proxy_of(vm) and a.proxy_of(vm)["pid"] != pid and a.proxy_of(vm)["state"] == "degraded")
+    wait_until("another process", lambda: [p for p in [a.proxy_of(vm)] if p and p["pid"] != pid and p["state"] == "degraded"])
     assert a.proxy_of(vm)["identity"] == identity
     load.goes_on(60, who="orders-1").goes_on(60, who="orders-2")
     # No key on the disk.
@@ -645,7 +645,7 @@ def test_what_a_killed_proxy_knew_is_known_when_the_controller_goes_later(mesh):
     vip, a = two_clients(mesh), mesh.nics["a"]
     kept = mesh.dir + "/state-a/proxies"
     wait_until("it is on the disk", lambda: any(b"orders" in open(os.path.join(kept, f), "rb").read() for f in os.listdir(kept)))
-    os.kill(a.proxy(mesh.vms["shopper-1"])["pid"], signal.SIGKILL)
+    os.kill(a.pid(mesh.vms["shopper-1"]), signal.SIGKILL)
     wait_until("the controller's word is in force again", lambda: "the last configuration has had its time" in a.log())
     mesh.kill_controller()
     for name in ("shopper-1", "shopper-2"):
@@ -657,7 +657,7 @@ def test_an_agents_configuration_is_read_again_whole_or_not_at_all(mesh):
     shopper, vip = mesh.meet()
     vm, a = mesh.vms["orders-1"], mesh.nics["a"]
     load = mesh.load(shopper, vip).goes_on()
-    pids = (a.worker_pid(), a.proxy(vm)["pid"])
+    pids = (a.worker_pid(), a.pid(vm))
     path = mesh.dir + "/agent-a.yaml"
     with open(path) as f:
         good = f.read()
@@ -691,7 +691,7 @@ def test_an_agents_configuration_is_read_again_whole_or_not_at_all(mesh):
     assert not [c for c in a.get("/v1/check")["checks"] if not c["ok"] and c["what"] == "the configuration file is taken"]
     got = load.goes_on().end()
     assert got["failed"] == 0, got
-    assert (a.worker_pid(), a.proxy(vm)["pid"]) == pids
+    assert (a.worker_pid(), a.pid(vm)) == pids
 
 
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "b"}}], indirect=True)
@@ -818,8 +818,8 @@ def test_a_proxy_cannot_pose_as_another_groups(mesh):
     billing, orders = mesh.vms["billing-1"], mesh.vms["orders-1"]
     mesh.register(billing)      # in case that the agent was killed before it wrote the first one down
     wait_until("proxies", lambda: a.proxy(billing) and a.proxy(orders))
-    assert a.proxy(orders)["pid"] == pids["shop"][1]            # adopted
-    assert a.proxy(billing)["pid"] not in (impostor.pid, pids["bank"][1])
+    assert a.pid(orders) == pids["shop"][1]            # adopted
+    assert a.pid(billing) not in (impostor.pid, pids["bank"][1])
     for x in load:
         x.goes_on()
     grabs_nothing()

@@ -173,7 +173,7 @@ def test_what_does_not_listen_yet_joins_when_it_does_and_a_new_proxy_asks_anew(m
     changes = mesh.log("edge.controller").count("service's health")
     pid = mesh.proxy(a)[0]["pid"]
     os.kill(pid, 9)
-    wait_until("another process", lambda: mesh.proxy(a) and mesh.proxy(a)[0]["pid"] != pid, 30)
+    wait_until("another process", lambda: [p for p in mesh.proxy(a) if p["pid"] != pid], 30)
     wait_until("healthy still", lambda: healthy(mesh, a), 30)
     # What the process that died has seen counts until the new one has looked itself.
     assert mesh.log("edge.controller").count("service's health") == changes
