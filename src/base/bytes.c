@@ -127,6 +127,12 @@ void bytes_consume(struct bytes *b, size_t len)
 	b->len -= len;
 }
 
+void bytes_empty(struct bytes *b)
+{
+	b->data = b->base;
+	b->len = 0;
+}
+
 void bytes_clear(struct bytes *b)
 {
 	bytes_deinit(b);

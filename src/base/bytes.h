@@ -38,3 +38,4 @@ void bytes_commit(struct bytes *b, size_t len);
 /* Drops @len bytes from the front; the memory goes when none are left. */
 void bytes_consume(struct bytes *b, size_t len);
 void bytes_clear(struct bytes *b);
+void bytes_empty(struct bytes *b);	/* what is in it goes, its memory stays for what comes next */

@@ -50,6 +50,7 @@ struct tls_session {
 	int failed;			/* what tls_feed() said last, if final */
 	bool open;
 	bool shut;			/* tls_shutdown() was called */
+	bool holds;			/* tls_hold() was called */
 };
 
 /* --- errors --- */
@@ -282,6 +283,15 @@ void tls_rest(struct tls_session *s)
 {
 	if (!s->hs)
 		tls13_rest(&s->records);
+	if (!s->part.len)
+		bytes_clear(&s->part);
+}
+
+void tls_hold(struct tls_session *s)
+{
+	s->holds = true;
+	if (!s->hs)
+		(void)!bytes_reserve(&s->part, TLS13_RECORD_MAX);	/* without memory it comes with the first that needs it */
 }
 
 /* --- the handshake --- */
@@ -467,6 +477,8 @@ static int feed_part(struct tls_session *s, struct tls_in *in)
 	size_t len, n;
 	int r;
 
+	if (s->holds && !s->part.len)
+		(void)!bytes_reserve(&s->part, TLS13_RECORD_MAX);	/* without memory for the longest, this one may be shorter */
 	if (!fill_part(s, in, TLS13_HEADER_LEN, &r))
 		return r < 0 ? r : TLS13_E_MORE;
 	r = tls13_record_len(&s->records, s->part.data, s->part.len, &len);
@@ -476,7 +488,10 @@ static int feed_part(struct tls_session *s, struct tls_in *in)
 		return r < 0 ? r : TLS13_E_MORE;
 	r = tls13_open(&s->records, s->part.data, len, in->out + in->out_len, &n);
 	in->out_len += n;
-	bytes_clear(&s->part);
+	if (s->holds)
+		bytes_empty(&s->part);
+	else
+		bytes_clear(&s->part);
 	return r;
 }
 

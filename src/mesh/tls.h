@@ -137,7 +137,9 @@ MUST_CHECK int tls_seal(struct tls_session *s, const struct iovec *iov, size_t n
 /* Ends our direction: close_notify becomes pending. Plaintext may still come in. */
 MUST_CHECK int tls_shutdown(struct tls_session *s);
 
-/* The connection is idle: drops what can be made again (expanded keys, 2 kB). */
+/* Much hangs on this connection, which is open: its buffer for records that come in parts stays until tls_rest(), so that they do not fail for want of one. */
+void tls_hold(struct tls_session *s);
+/* The connection is idle: drops what can be made again (expanded keys, 2 kB; that buffer). */
 void tls_rest(struct tls_session *s);
 
 bool tls_is_open(const struct tls_session *s);		/* the handshake is over, tls_seal() may be called */

@@ -419,6 +419,7 @@ static void opened(struct hbone *t)
 		return;
 	}
 	t->open = true;
+	tls_hold(t->tls);
 	if (h2_init(&t->h2, t->server, NULL, &ops) < 0) {
 		hbone_break(t, "out of memory");
 		return;

@@ -111,6 +111,50 @@ static void every_allocation_of_a_session_may_fail(void **state)
 	tls_ctx_unref(s);
 }
 
+enum { SHORT = 100, LONG = 20000 };	/* whole, and in parts */
+
+static int say(struct tls_session *a, struct tls_session *b, size_t len)
+{
+	static uint8_t text[LONG];
+	struct iovec iov = { text, len };
+	size_t n;
+	int r = tls_seal(a, &iov, 1, bytes, ROOM, &n);
+
+	return r < 0 ? r : feed(b, n);
+}
+
+/* What it may need for them it has, until it rests. */
+static void a_session_that_holds_takes_records_without_memory(void **state)
+{
+	struct tls_ctx *c = ctx_of(TLS_CLIENT), *s = ctx_of(TLS_SERVER);
+	struct tls_session *a, *b;
+
+	(void)state;
+	assert_int_equal(tls_session_new(c, NULL, &a), 0);
+	assert_int_equal(tls_session_new(s, NULL, &b), 0);
+	assert_int_equal(carry(a, b), 0);
+	tls_hold(b);
+	assert_int_equal(say(a, b, SHORT), 0);		/* it has its keys */
+	alloc_fail_at(1);
+	for (int i = 0; i < 10; i++)
+		assert_int_equal(say(a, b, LONG), 0);
+	assert_int_equal(alloc_fail_stop(), 0);
+
+	tls_rest(b);
+	assert_int_equal(say(a, b, LONG), 0);
+	alloc_fail_at(1);
+	assert_int_equal(say(a, b, LONG), 0);
+	assert_int_equal(alloc_fail_stop(), 0);
+	tls_rest(b);
+	alloc_fail_at(1);
+	assert_int_equal(say(a, b, LONG), -ENOMEM);
+	assert_true(alloc_fail_stop() > 0);
+	tls_session_free(a);
+	tls_session_free(b);
+	tls_ctx_unref(c);
+	tls_ctx_unref(s);
+}
+
 static void every_allocation_of_a_context_may_fail(void **state)
 {
 	struct tls_config c = { .role = TLS_SERVER, .cert_pem = leaf->cert_pem, .key_pem = leaf->key_pem, .roots_pem = pki_root_pem(pki) };
@@ -154,6 +198,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_allocation_of_a_session_may_fail),
+		cmocka_unit_test(a_session_that_holds_takes_records_without_memory),
 		cmocka_unit_test(every_allocation_of_a_context_may_fail),
 	};
 
