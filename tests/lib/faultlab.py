@@ -63,7 +63,7 @@ class Nic:
 
     def configuration(self):
         d, run = self.lab.dir, "%s/run-%s" % (self.lab.dir, self.name)
-        proxy = {"path": self.lab.proxy_path, "access_log": self.access_log(), "access_log_json": "true", "drain": self.lab.drain, "upgrade_drain": self.lab.upgrade_drain}
+        proxy = {"path": self.lab.proxy_path, "access_log": self.access_log(), "access_log_json": "true", "drain": self.lab.drain, "upgrade_drain": self.lab.upgrade_drain, **self.lab.proxy_items()}
         return meshconf.agent(d, "nic-" + self.name, EDGE, self.lab.guest_names(), "%s/bpf/%s" % (d, self.name), proxy, join="%s/join-%s" % (d, self.name),
                               state="%s/state-%s" % (d, self.name), run=run, more="log: { level: %s }\n" % self.lab.log_level)
 
@@ -169,6 +169,10 @@ class FaultLab(Lab):
         self.nics = {n: Nic(self, n) for n in NIC_ADDRESS}
         for name, nic in vms.items():
             self.add_vm(name, nic)
+
+    def proxy_items(self):
+        """More of the agents' section `proxy`."""
+        return {}
 
     def link_proxy(self):
         os.symlink(PROXY, self.proxy_path)
