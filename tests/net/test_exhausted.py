@@ -54,9 +54,8 @@ def starve(pid, what):
 def as_before(mesh, load, talk):
     load.goes_on(40)
     talk.goes_on(6)
-    cut = [r for r in talk.failed() if r["who"]]
-    print("open connections that were cut: %s" % cut)
-    assert not [r for r in cut + load.failed() if r["error"].startswith("corrupt")]
+    assert not talk.failed()        # they were open before
+    assert not [r for r in load.failed() if r["error"].startswith("corrupt")]
     assert {r["who"] for r in load.done() if not r["error"]} == {"orders-1"}
 
 
@@ -67,7 +66,7 @@ def test_a_proxy_without_memory_sheds_what_is_new_and_keeps_what_is_open(mesh, w
     shopper, nic = mesh.vms["shopper-1"], mesh.nics["b" if role == "client's" else "a"]
     vm = shopper if role == "client's" else mesh.vms["orders-1"]
     pid = nic.proxy(vm)["pid"]
-    talk = Stream(shopper, echo, ECHO, 3).goes_on(6)
+    talk = Stream(shopper, echo, ECHO, 3, seconds=600).goes_on(6)
     load = mesh.load(shopper, orders).goes_on()
     old = starve(pid, what)
     hogs = []
@@ -103,7 +102,7 @@ DISKS = {"vms": {"orders-1": "a", "shopper-1": "b", "orders-2": "a"}, "full": {"
 def test_full_disks_of_an_agent_stop_it_from_nothing_but_writing(mesh):
     orders, echo = both_services(mesh)
     a, shopper, second = mesh.nics["a"], mesh.vms["shopper-1"], mesh.vms["orders-2"]
-    talk = Stream(shopper, echo, ECHO, 3).goes_on(6)
+    talk = Stream(shopper, echo, ECHO, 3, seconds=600).goes_on(6)
     load = mesh.load(shopper, orders).goes_on()
     wait_until("the access log", lambda: mesh.access(a))
     for disk in mesh.disks.values():
@@ -158,7 +157,7 @@ def test_an_agent_without_memory_leaves_what_is_there_alone_and_comes_back(mesh,
     orders, echo = both_services(mesh)
     shopper, b = mesh.vms["shopper-1"], mesh.nics["b"]
     pids = (b.proxy(shopper)["pid"], b.worker_pid(), b.process.pid)
-    talk = Stream(shopper, echo, ECHO, 3).goes_on(6)
+    talk = Stream(shopper, echo, ECHO, 3, seconds=600).goes_on(6)
     load = mesh.load(shopper, orders).goes_on()
     late = mesh.add_vm("orders-2", "b")
     mesh.serve(late)

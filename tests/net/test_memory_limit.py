@@ -65,17 +65,12 @@ def group():
 @pytest.fixture
 def mesh(group, request):
     """NIC a's agent is in the group, and so are its proxies; the test sets the limit."""
-    lab = BudgetLab("ogc", **request.param)
-    try:
+    with BudgetLab("ogc", **request.param) as lab:
         a = lab.start().nics["a"]
         for pid in (a.process.pid, a.worker_pid()):
             group.take(pid)
         yield lab
-    finally:
         print("killed for want of memory: %d" % group.killed())
-        for name in ("a.agent", "b.agent", "edge.controller"):  # pytest shows it when the test fails
-            print("--- %s\n%s" % (name, lab.log(name)[-4000:]))
-        lab.close()
 
 
 def serve(vm, port, argv, name):
