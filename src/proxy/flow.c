@@ -575,6 +575,7 @@ void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, boo
 	if (total) {
 		count_bytes(f, f->direction == FLOW_INBOUND, total);
 		tee_parts(f, f->direction == FLOW_INBOUND, iov, n_iov, total);
+		share_use(&f->v->share, 1);
 		r = sock_write(&f->local, iov, n_iov, &sent);
 		if (sent)
 			h2_consume(&t->h2, &f->stream, sent);

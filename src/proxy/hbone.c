@@ -499,7 +499,8 @@ static void feed(struct hbone *t, const uint8_t *data, size_t len)
 static void on_readable(struct hbone *t)
 {
 	struct worker *w = t->v->w;
-	ssize_t n = recv(t->fd, w->net, WORKER_NET_SIZE, MSG_DONTWAIT);
+	uint32_t before = t->v->share.used, max = share_contended(&w->share) ? t->read_max : WORKER_NET_SIZE;
+	ssize_t n = recv(t->fd, w->net, max, MSG_DONTWAIT);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -509,6 +510,8 @@ static void on_readable(struct hbone *t)
 	}
 	t->rx_ms = loop_now_ms(w->loop);
 	feed(t, w->net, (size_t)n);
+	if (share_contended(&w->share))
+		t->read_max = share_read_max(max, t->v->share.used - before, n == max, WORKER_NET_SIZE);
 }
 
 static int on_events(struct watch *w, uint32_t events)
@@ -564,6 +567,7 @@ static struct hbone *hbone_new(struct worker_vm *v, int fd, bool server, struct 
 	t->fd = fd;
 	t->server = server;
 	t->connecting = !server;
+	t->read_max = WORKER_NET_SIZE;
 	t->rx_ms = loop_now_ms(v->w->loop);
 	list_init(&t->of_pool);
 	list_init(&t->of_vm);

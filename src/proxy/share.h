@@ -21,6 +21,7 @@ enum {
 	SHARE_BYTES = 16384,	/* so many bytes moved are a unit, like an event */
 	SHARE_ACCEPT = 8,	/* a new connection, with what follows of it */
 	SHARE_HANDSHAKE = 32,	/* a message of a TLS handshake: signatures */
+	SHARE_READ_LEAST = 4096,	/* bytes */
 };
 
 struct share_turn {		/* of a worker */
@@ -96,4 +97,16 @@ static inline void share_use(struct share *s, uint32_t units)
 static inline void share_use_bytes(struct share *s, size_t n)
 {
 	s->used += (uint32_t)(n / SHARE_BYTES);	/* a shift */
+}
+
+/*
+ * The most bytes that the next read of a tunnel should be, after one of at most
+ * @max bytes that was @cost units of work and @full or not: what waits in a
+ * tunnel may be thousands of requests, and one event is not cut short.
+ */
+static inline uint32_t share_read_max(uint32_t max, uint32_t cost, bool full, uint32_t most)
+{
+	if (cost > SHARE)
+		return MAX(max / 2, (uint32_t)SHARE_READ_LEAST);
+	return full ? MIN(max * 2, most) : max;
 }

@@ -140,6 +140,23 @@ static void what_was_taken_too_much_is_owed(void **state)
 	assert_int_equal(take(&of[0], 100000), quota);
 }
 
+static void a_read_that_was_too_much_work_makes_the_next_one_smaller(void **state)
+{
+	enum { MOST = 256 * 1024 };
+	uint32_t max = MOST;
+
+	(void)state;
+	max = share_read_max(max, SHARE, true, MOST);
+	assert_int_equal(max, MOST);
+	max = share_read_max(max, SHARE + 1, true, MOST);
+	assert_int_equal(max, MOST / 2);
+	assert_int_equal(share_read_max(max, SHARE, false, MOST), max);		/* nothing more was there: who knows */
+	assert_int_equal(share_read_max(max, SHARE, true, MOST), MOST);
+	for (int i = 0; i < 40; i++)
+		max = share_read_max(max, UINT32_MAX, true, MOST);
+	assert_int_equal(max, SHARE_READ_LEAST);
+}
+
 static void numbers_of_turns_may_wrap(void **state)
 {
 	(void)state;
@@ -264,6 +281,7 @@ int main(void)
 		T(many_have_a_share_each),
 		T(bytes_are_work_too),
 		T(what_was_taken_too_much_is_owed),
+		T(a_read_that_was_too_much_work_makes_the_next_one_smaller),
 		T(numbers_of_turns_may_wrap),
 		T(a_rate_has_a_burst_and_no_end),
 		T(a_budget_is_spoken_of_once_in_a_while),
