@@ -38,7 +38,7 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 		worker_over(v, may ? VM_B_MEMORY : VM_B_CONNECTIONS);
 		return NULL;
 	}
-	share_use(&v->share, SHARE_ACCEPT);
+	share_use(&v->w->share, &v->share, SHARE_ACCEPT);
 	f->v = v;
 	f->id = ++v->w->next_flow_id << 8 | v->w->conf.index;
 	f->direction = direction;
@@ -350,7 +350,7 @@ static void maybe_done(struct flow *f)
 static void count_bytes(struct flow *f, bool by_client, size_t n)
 {
 	f->active_ms = loop_now_ms(f->v->w->loop);
-	share_use_bytes(&f->v->share, n);
+	share_use_bytes(&f->v->w->share, &f->v->share, n);
 	if (by_client) {
 		f->bytes_sent += n;
 		worker_add(&f->v->count->bytes_sent[f->direction], n);
@@ -575,7 +575,7 @@ void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, boo
 	if (total) {
 		count_bytes(f, f->direction == FLOW_INBOUND, total);
 		tee_parts(f, f->direction == FLOW_INBOUND, iov, n_iov, total);
-		share_use(&f->v->share, 1);
+		share_use(&f->v->w->share, &f->v->share, 1);
 		r = sock_write(&f->local, iov, n_iov, &sent);
 		if (sent)
 			h2_consume(&t->h2, &f->stream, sent);

@@ -16,7 +16,8 @@
  */
 enum {
 	SHARE = 32,		/* units that each VM has in a turn */
-	SHARE_ALONE = 256,	/* that a VM has while no other has anything to do */
+	SHARE_LONG = 64,	/* a turn of more is a long one */
+	SHARE_ALONE = 128,	/* that a VM has while no other has anything to do */
 	SHARE_DEBT = 8,		/* turns that it waits at most for what it took too much */
 	SHARE_BYTES = 16384,	/* so many bytes moved are a unit, like an event */
 	SHARE_ACCEPT = 8,	/* a new connection, with what follows of it */
@@ -28,6 +29,7 @@ struct share_turn {		/* of a worker */
 	uint32_t turn;		/* starts at 1 */
 	uint32_t window;	/* likewise; a second or so */
 	uint32_t quota;		/* units of a VM in this turn */
+	uint32_t spent;		/* in this turn, by all of them */
 	uint32_t n_now;		/* VMs that had something to do in this window */
 	uint32_t n_before;	/* and in the one before */
 };
@@ -57,6 +59,7 @@ static inline bool share_contended(const struct share_turn *t)
 static inline void share_next_turn(struct share_turn *t)
 {
 	t->turn++;
+	t->spent = 0;
 }
 
 static inline void share_next_window(struct share_turn *t)
@@ -89,14 +92,21 @@ static inline bool share_left(struct share_turn *t, struct share *s)
 	return s->used < t->quota;
 }
 
-static inline void share_use(struct share *s, uint32_t units)
+static inline void share_use(struct share_turn *t, struct share *s, uint32_t units)
 {
 	s->used += units;
+	t->spent += units;
 }
 
-static inline void share_use_bytes(struct share *s, size_t n)
+static inline void share_use_bytes(struct share_turn *t, struct share *s, size_t n)
 {
-	s->used += (uint32_t)(n / SHARE_BYTES);	/* a shift */
+	share_use(t, s, (uint32_t)(n / SHARE_BYTES));	/* a shift */
+}
+
+/* Did this turn take so long that others may have been waiting for the processor? */
+static inline bool share_was_long(const struct share_turn *t)
+{
+	return t->spent > SHARE_LONG;
 }
 
 /*

@@ -135,13 +135,13 @@ static void on_turn(void *data)
 
 	while (!list_empty(&w->dirty))
 		hbone_flush(list_entry(w->dirty.next, struct hbone, dirty));
-	share_next_turn(&w->share);
 	/*
-	 * With work left over it would be taken from the processor at the end of a time slice only, milliseconds
-	 * long: what other proxies have to do for the neighbours at the other end waits no longer than a turn.
+	 * The processor would otherwise be taken from a worker that is never idle at the end of a time slice only,
+	 * milliseconds long: what other proxies have to do for a neighbour at the other end waits no longer than a turn.
 	 */
-	if (!list_empty(&w->busy))
+	if (share_was_long(&w->share) || !list_empty(&w->busy))
 		sched_yield();
+	share_next_turn(&w->share);
 	__atomic_store_n(&w->load.n_turns, w->load.n_turns + 1, __ATOMIC_RELAXED);
 }
 

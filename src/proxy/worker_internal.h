@@ -139,7 +139,7 @@ static inline bool worker_vm_turn(struct worker_vm *v, uint32_t units)
 {
 	if (!share_left(&v->w->share, &v->share) || (!list_empty(&v->put_off) && !v->w->taking_up))
 		return false;
-	share_use(&v->share, units);
+	share_use(&v->w->share, &v->share, units);
 	return true;
 }
 

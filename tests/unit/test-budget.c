@@ -29,7 +29,7 @@ static uint32_t take(struct share *s, uint32_t max)
 	uint32_t n = 0;
 
 	while (n < max && share_left(&turn, s)) {
-		share_use(s, 1);
+		share_use(&turn, s, 1);
 		n++;
 	}
 	return n;
@@ -101,9 +101,9 @@ static void bytes_are_work_too(void **state)
 	(void)state;
 	take(&of[1], 1);
 	assert_true(share_left(&turn, &of[0]));
-	share_use_bytes(&of[0], SHARE_BYTES - 1);
+	share_use_bytes(&turn, &of[0], SHARE_BYTES - 1);
 	assert_int_equal(of[0].used, 0);
-	share_use_bytes(&of[0], (size_t)SHARE_BYTES * SHARE * 2);
+	share_use_bytes(&turn, &of[0], (size_t)SHARE_BYTES * SHARE * 2);
 	assert_false(share_left(&turn, &of[0]));
 	share_next_turn(&turn);
 	share_next_turn(&turn);
@@ -117,7 +117,7 @@ static void what_was_taken_too_much_is_owed(void **state)
 	(void)state;
 	take(&of[1], 1);
 	assert_true(share_left(&turn, &of[0]));
-	share_use(&of[0], 3 * quota);		/* at one event */
+	share_use(&turn, &of[0], 3 * quota);		/* at one event */
 	assert_false(share_left(&turn, &of[0]));
 	share_next_turn(&turn);
 	assert_false(share_left(&turn, &of[0]));
@@ -126,7 +126,7 @@ static void what_was_taken_too_much_is_owed(void **state)
 	share_next_turn(&turn);
 	assert_int_equal(take(&of[0], 100000), quota);
 
-	share_use(&of[0], UINT32_MAX / 2);	/* and no debt is for ever */
+	share_use(&turn, &of[0], UINT32_MAX / 2);	/* and no debt is for ever */
 	for (int i = 0; i < SHARE_DEBT; i++) {
 		share_next_turn(&turn);
 		assert_false(share_left(&turn, &of[0]));
@@ -134,7 +134,7 @@ static void what_was_taken_too_much_is_owed(void **state)
 	share_next_turn(&turn);
 	assert_int_equal(take(&of[0], 100000), quota);
 
-	share_use(&of[0], 100 * quota);
+	share_use(&turn, &of[0], 100 * quota);
 	for (int i = 0; i <= SHARE_DEBT; i++)	/* it did not even ask meanwhile */
 		share_next_turn(&turn);
 	assert_int_equal(take(&of[0], 100000), quota);
