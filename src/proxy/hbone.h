@@ -78,5 +78,13 @@ static inline bool hbone_takes_streams(const struct hbone *t)
 	return t->open && !t->broken && !t->draining && h2_can_open(&t->h2);
 }
 
+/* h2_ops.room: lends @h a buffer of this turn. */
+bool hbone_room(struct h2 *h, size_t n);
+
+/* --- hbone_streams.c --- */
+extern const struct h2_ops hbone_stream_ops;
+
+/* What the streams of this batch brought, to their sockets. */
+void hbone_rx_flush(struct worker *w);
 /* @f dies: drop what the batch holds for it. */
 void hbone_rx_forget(struct worker *w, const struct flow *f);
