@@ -148,10 +148,8 @@ static int on_timer(struct timer *t)
 	return b->n_pending ? timer_arm(b->loop, &b->timer, TICK_MS, on_timer) : 0;
 }
 
-void dns_broker_told(struct dns_broker *b, const char *key)
+static void answer_all(struct dns_broker *b, const char *key)
 {
-	if (!dns_names_told(&b->names, key))
-		return;
 	list_for_each_safe(l, &b->pending) {
 		struct pending *p = list_entry(l, struct pending, link);
 		struct dns_reply r;
@@ -163,6 +161,14 @@ void dns_broker_told(struct dns_broker *b, const char *key)
 		else
 			let_go(b, p);
 	}
+}
+
+void dns_broker_review(struct dns_broker *b)
+{
+	const char *key;
+
+	while ((key = dns_names_next_told(&b->names)))
+		answer_all(b, key);
 }
 
 /* --- queries and answers that come --- */

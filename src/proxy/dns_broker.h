@@ -74,7 +74,7 @@ void dns_broker_deinit(struct dns_broker *b);	/* what waits is dropped */
 void dns_broker_query(struct dns_broker *b, const struct dns_way *way, const void *message, size_t len);
 void dns_broker_response(struct dns_broker *b, const struct dns_way *way, const void *message, size_t len);
 
-void dns_broker_told(struct dns_broker *b, const char *key);	/* the mesh has said what there is under @key */
+void dns_broker_review(struct dns_broker *b);	/* what waits for names that dns_names_told() has heard of */
 
 /* The server's side of a connection has ended: what waited for its answers gets the mesh's, if it has one. */
 void dns_broker_server_gone(struct dns_broker *b, const struct dns_conn *conn);

@@ -12,6 +12,7 @@
 
 struct want {
 	struct map_link link;		/* by @key */
+	struct list told;		/* in n->told: the mesh has spoken of it just now */
 	bool answered;
 	uint64_t used_ms;
 	uint64_t asked_ms;		/* the last time */
@@ -135,6 +136,7 @@ void dns_names_init(struct dns_names *n, const struct dns_names_ops *ops, void *
 {
 	*n = (struct dns_names){ .ops = ops, .data = data };
 	map_init(&n->wants);
+	list_init(&n->told);
 }
 
 void dns_names_deinit(struct dns_names *n)
@@ -167,6 +169,7 @@ static int want_new(struct dns_names *n, const char *key, uint64_t now_ms)
 	if (!w)
 		return -ENOMEM;
 	memcpy(w->key, key, len + 1);
+	list_init(&w->told);
 	w->used_ms = w->asked_ms = now_ms;
 	w->again = (struct backoff){ .min_ms = DNS_NAMES_AGAIN_MIN_MS, .max_ms = DNS_NAMES_AGAIN_MAX_MS };
 	w->wait_ms = backoff_next(&w->again);
@@ -212,18 +215,27 @@ enum dns_found dns_names_find(struct dns_names *n, const char *key, uint64_t now
 	return DNS_FOUND_NOTHING;
 }
 
-bool dns_names_told(struct dns_names *n, const char *key)
+void dns_names_told(struct dns_names *n, const char *key)
 {
 	struct want *w = find(n, key);
 
+	if (w && list_empty(&w->told))
+		list_append(&n->told, &w->told);
+}
+
+const char *dns_names_next_told(struct dns_names *n)
+{
+	struct want *w = list_first(&n->told, struct want, told);
+
 	if (!w)
-		return false;
+		return NULL;
+	list_unlink(&w->told);
 	w->answered = true;
-	if (n->ops->service(n->data, key)) {	/* when it goes, another may come soon */
+	if (n->ops->service(n->data, w->key)) {	/* when it goes, another may come soon */
 		backoff_reset(&w->again);
 		w->wait_ms = backoff_next(&w->again);
 	}
-	return true;
+	return w->key;
 }
 
 void dns_names_sweep(struct dns_names *n, uint64_t now_ms, uint64_t idle_ms)
@@ -234,6 +246,7 @@ void dns_names_sweep(struct dns_names *n, uint64_t now_ms, uint64_t idle_ms)
 		if (!w->answered || now_ms - w->used_ms < idle_ms || n->ops->service(n->data, w->key))
 			continue;
 		n->ops->unsubscribe(n->data, w->key);
+		list_unlink(&w->told);
 		map_remove(&n->wants, l);
 		free(w);
 	}

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/defs.h"
+#include "base/list.h"
 #include "base/map.h"
 #include "mesh/names.h"
 #include "mesh/snapshot.h"
@@ -38,6 +39,7 @@ struct dns_names_ops {
 
 struct dns_names {
 	struct map wants;
+	struct list told;
 	const struct dns_names_ops *ops;
 	void *data;
 	uint64_t refused;		/* over DNS_NAMES_MAX */
@@ -61,7 +63,12 @@ enum dns_found {
 
 /* Asks the mesh when it has not been yet. @ret_service is the newest snapshot's. */
 enum dns_found dns_names_find(struct dns_names *n, const char *key, uint64_t now_ms, const struct snap_service **ret_service);
-/* The mesh has said what there is under @key, if that is one of ours: then true. */
-bool dns_names_told(struct dns_names *n, const char *key);
+/*
+ * The mesh has said what there is under @key. Answers are published whole, so
+ * what it is may be looked up, and counts, when the answer has come to its end.
+ */
+void dns_names_told(struct dns_names *n, const char *key);
+/* Then: one of ours that it has spoken of, each once; NULL: no more. */
+const char *dns_names_next_told(struct dns_names *n);
 /* Forgets what does not exist and was not asked for in @idle_ms. */
 void dns_names_sweep(struct dns_names *n, uint64_t now_ms, uint64_t idle_ms);

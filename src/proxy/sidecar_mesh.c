@@ -229,6 +229,8 @@ static int done_address(void *data)
 	int r = knowledge_end(s->proxy->knowledge);
 
 	demand_review(&s->demand, loop_now_ms(s->proxy->loop));
+	if (s->dns)
+		vm_dns_review(s->dns);
 	return r;
 }
 

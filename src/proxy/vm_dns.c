@@ -221,7 +221,12 @@ int vm_dns_take(struct vm_dns *d, int fd, const struct ip_port *src, const struc
 
 void vm_dns_told(struct vm_dns *d, const char *key)
 {
-	dns_broker_told(&d->broker, key);
+	dns_names_told(&d->broker.names, key);
+}
+
+void vm_dns_review(struct vm_dns *d)
+{
+	dns_broker_review(&d->broker);
 }
 
 void vm_dns_forget(struct vm_dns *d)

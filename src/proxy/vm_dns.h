@@ -34,6 +34,7 @@ void vm_dns_set(struct vm_dns *d, const Outrigger__Ipc__VmPut *put);
 MUST_CHECK int vm_dns_take(struct vm_dns *d, int fd, const struct ip_port *src, const struct ip_port *dst);
 /* The mesh has said what there is under @key: as dns_names_told(). */
 void vm_dns_told(struct vm_dns *d, const char *key);
+void vm_dns_review(struct vm_dns *d);	/* all of that is published */
 void vm_dns_forget(struct vm_dns *d);	/* the names that were asked for: there is another stream */
 void vm_dns_tick(struct vm_dns *d);	/* every second or so */
 

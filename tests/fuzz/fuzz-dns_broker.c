@@ -47,7 +47,8 @@ static void one(struct dns_broker *b, uint8_t how, const uint8_t *message, size_
 	if (b->count.forwarded != n_out || b->count.answered + b->count.forwarded + b->n_pending < b->count.queries)
 		abort();
 	mesh.hidden = false;
-	dns_broker_told(b, "demo/web.demo.svc.cluster.local");
+	dns_names_told(&b->names, "demo/web.demo.svc.cluster.local");
+	dns_broker_review(b);
 	if (how & 0x20)
 		dns_broker_server_gone(b, way.conn);
 	if (how & 0x40)

@@ -123,9 +123,14 @@ static void a_name_is_asked_for_once_and_then_known(void **state)
 	assert_int_equal(dns_names_find(n, "a/x", 0, &s), DNS_FOUND_LATER);
 	assert_int_equal(dns_names_find(n, "a/x", 1, &s), DNS_FOUND_LATER);
 	assert_int_equal(world.n_subscribed, 1);
-	assert_false(dns_names_told(n, "a/y"));
+	dns_names_told(n, "a/y");
+	assert_null(dns_names_next_told(n));
+	dns_names_told(n, "a/x");
+	dns_names_told(n, "a/x");
+	assert_int_equal(dns_names_find(n, "a/x", 1, &s), DNS_FOUND_LATER);	/* it is not published yet */
 	snprintf(world.has, sizeof(world.has), "a/x");
-	assert_true(dns_names_told(n, "a/x"));
+	assert_string_equal(dns_names_next_told(n), "a/x");
+	assert_null(dns_names_next_told(n));
 	assert_int_equal(dns_names_find(n, "a/x", 2, &s), DNS_FOUND);
 	assert_int_equal(world.n_subscribed, 1);
 	dns_names_sweep(n, 1000000, 1000);	/* what exists stays */
@@ -139,6 +144,7 @@ static void what_is_absent_is_asked_for_again_with_growing_delays(void **state)
 
 	assert_int_equal(dns_names_find(n, "a/x", 0, &s), DNS_FOUND_LATER);
 	dns_names_told(n, "a/x");
+	assert_string_equal(dns_names_next_told(n), "a/x");
 	for (uint64_t ms = 0; ms < 20000; ms += 10)
 		assert_int_equal(dns_names_find(n, "a/x", ms, &s), DNS_FOUND_NOTHING);
 	assert_true(world.n_again >= 2 && world.n_again <= 20);
