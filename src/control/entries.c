@@ -46,6 +46,13 @@ static void entry_free(struct entry *e)
 
 /* --- deleting --- */
 
+static void removed(struct entry *e)
+{
+	e->entries->info.n_removed++;
+	e->entries->failure[0] = 0;
+	log_info("a WorkloadEntry without its VM was removed", log_str("entry", e->name), log_str("namespace", e->namespace), log_str("nic", e->nic));
+}
+
 static void on_deleted(struct kube_call *call, void *data, const struct kube_answer *a)
 {
 	struct entry *e = data;
@@ -54,10 +61,7 @@ static void on_deleted(struct kube_call *call, void *data, const struct kube_ans
 	(void)call;
 	e->call = NULL;
 	if (a->error == KUBE_OK) {
-		es->info.n_removed++;
-		es->failure[0] = 0;
-		log_info("a WorkloadEntry without its VM was removed", log_str("entry", e->name), log_str("namespace", e->namespace),
-			 log_str("nic", e->nic));
+		removed(e);
 	} else if (a->error != KUBE_NOT_FOUND && a->error != KUBE_CONFLICT) {
 		es->info.n_failed++;
 		snprintf(es->failure, sizeof(es->failure), "%s", a->text);
@@ -172,7 +176,9 @@ static void on_gone(void *data, const json_t *object)
 
 	if (!e)
 		return;
-	if (!e->call && es->o.wanted(es->o.data, e->nic, &e->address))
+	if (e->call)			/* the watch was quicker than the answer */
+		removed(e);
+	else if (es->o.wanted(es->o.data, e->nic, &e->address))
 		log_warn("the WorkloadEntry of a VM that is there was removed, not by us: was its WorkloadGroup?", log_str("entry", e->name),
 			 log_str("namespace", e->namespace), log_str("nic", e->nic));
 	entry_free(e);
