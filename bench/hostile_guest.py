@@ -4,14 +4,13 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
 
 import contenders as known
 from installation import REGISTRY, Installation, policy, wait_until
-from isolation import CONNECTIONS, RATE, REST_S, WHEN_NOTHING_ELSE, NoGroups
+from isolation import CONNECTIONS, RATE, REST_S, WHEN_NOTHING_ELSE, NoGroups, in_turns
 from lab import LOAD, LOAD_CPU, PROXY_CPU, TOP, Namespace, cpu_s, family
 from two_hop import TwoHop
 
@@ -88,20 +87,10 @@ class HostileGuest(Installation):
         if p:
             self.hostile.stop(p)
             time.sleep(REST_S)
-        return r, cpu
+        return dict(r, cpu=cpu)
 
     def run(self):
-        order = random.Random(self.seed)
-        for _ in range(self.rounds):
-            turn = list(FLOODS)
-            order.shuffle(turn)
-            found = {name: self.once(FLOODS[name]) for name in turn}
-            for name, (r, cpu) in found.items():
-                for q in ("p50", "p99"):
-                    self.report.add("isolation-guest", "outrigger", "neighbour's %s, %s" % (q, name), "us", r[q + "_us"])
-                self.report.add("isolation-guest", "outrigger", "cpu of agents and proxies, " + name, "s per s", cpu)
-                if name != "none":
-                    self.report.add("isolation-guest", "outrigger", "p99 / p99 without, " + name, "x", r["p99_us"] / found["none"][0]["p99_us"])
+        in_turns(self.report, "isolation-guest", FLOODS, self.rounds, self.seed, self.once)
 
     def close(self):
         self.groups.close()

@@ -35,6 +35,22 @@ FLOODS = {
 WHEN_NOTHING_ELSE = ["chrt", "--idle", "0"]
 
 
+def in_turns(report, scenario, floods, rounds, seed, once):
+    """What @once(flood) measures of a neighbour, each round in another order; its p99 against the one without in the same round."""
+    order = random.Random(seed)
+    for _ in range(rounds):
+        turn = list(floods)
+        order.shuffle(turn)
+        found = {name: once(floods[name]) for name in turn}
+        for name, r in found.items():
+            for q in ("p50", "p99"):
+                report.add(scenario, report.ours, "neighbour's %s, %s" % (q, name), "us", r[q + "_us"])
+            if "cpu" in r:
+                report.add(scenario, report.ours, "cpu of agents and proxies, " + name, "s per s", r["cpu"])
+            if name != "none":
+                report.add(scenario, report.ours, "p99 / p99 without, " + name, "x", r["p99_us"] / found["none"]["p99_us"])
+
+
 class NoGroups:
     """Of processes by session, until close()."""
     PATH = "/proc/sys/kernel/sched_autogroup_enabled"
@@ -98,13 +114,4 @@ class Isolation(TwoHop):
         return r
 
     def run(self):
-        order = random.Random(self.seed)
-        for _ in range(self.rounds):
-            turn = list(FLOODS)
-            order.shuffle(turn)
-            found = {name: self.once(FLOODS[name]) for name in turn}
-            for name, r in found.items():
-                for q in ("p50", "p99"):
-                    self.report.add("isolation", self.report.ours, "neighbour's %s, %s" % (q, name), "us", r[q + "_us"])
-                if name != "none":
-                    self.report.add("isolation", self.report.ours, "p99 / p99 without, " + name, "x", r["p99_us"] / found["none"]["p99_us"])
+        in_turns(self.report, "isolation", FLOODS, self.rounds, self.seed, self.once)

@@ -12,7 +12,7 @@
 
 #include "agent/netlink.h"
 
-enum { REQUEST_BUF = 4096, OWN_MAX = 65536 };
+enum { REQUEST_BUF = 4096, OWN_MAX = 65536, TRIES = 100 };
 
 struct own_addresses {
 	struct watch watch;
@@ -93,17 +93,16 @@ static int dump(struct own_addresses *o)
 
 static int read_all(struct own_addresses *o)
 {
-	int r;
+	int r = -EINTR;
 
-	do
+	for (int i = 0; i < TRIES && r == -EINTR; i++)
 		r = dump(o);
-	while (r == -EINTR);
 	if (r == 0)
 		o->fn(o->ips, o->n, o->data);
 	return r;
 }
 
-/* Without memory or descriptors for it what was known stays in force until the next change. */
+/* Without memory or descriptors for it, or where changes do not stop, what was known stays in force until the next one. */
 static int on_news(struct watch *w, uint32_t events)
 {
 	struct own_addresses *o = container_of(w, struct own_addresses, watch);
@@ -116,7 +115,7 @@ static int on_news(struct watch *w, uint32_t events)
 	if (errno != EAGAIN && errno != EINTR)
 		return -errno;
 	r = read_all(o);
-	return r == -ENOMEM || r == -EMFILE || r == -ENFILE ? 0 : r;
+	return r == -EINTR || r == -ENOMEM || r == -ENOBUFS || r == -EMFILE || r == -ENFILE ? 0 : r;
 }
 
 static int follow(struct own_addresses *o, struct loop *l)

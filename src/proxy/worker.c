@@ -145,11 +145,12 @@ static void on_turn(void *data)
 	__atomic_store_n(&w->load.n_turns, w->load.n_turns + 1, __ATOMIC_RELAXED);
 }
 
-/* What was put off, as far as the shares of this turn go. */
+/* What was put off, as far as the shares of this turn go. What the kernel has no memory for is tried again at the tick. */
 static int on_busy(struct defer *d)
 {
 	struct worker *w = container_of(d, struct worker, busy_defer);
 	struct watch *watch;
+	bool more = false;
 
 	w->taking_up = true;
 	list_for_each_safe(l, &w->busy) {
@@ -160,9 +161,11 @@ static int on_busy(struct defer *d)
 			r = watch_take_up(watch);
 		if (list_empty(&v->put_off))
 			list_unlink(&v->of_busy);
+		else
+			more |= r == 0;
 	}
 	w->taking_up = false;
-	if (!list_empty(&w->busy))
+	if (more)
 		loop_defer_next(w->loop, &w->busy_defer, on_busy);
 	return 0;
 }
@@ -319,6 +322,8 @@ static int on_tick(struct timer *t)
 	map_for_each(l, &w->vms)
 		worker_vm_tick(container_of(l, struct worker_vm, link), now);
 	put_late(w);
+	if (!list_empty(&w->busy))
+		loop_defer(w->loop, &w->busy_defer, on_busy);
 	return timer_arm(w->loop, &w->tick_timer, TICK_MS, on_tick);
 }
 
