@@ -294,6 +294,13 @@ void tls_hold(struct tls_session *s)
 		(void)!bytes_reserve(&s->part, TLS13_RECORD_MAX);	/* without memory it comes with the first that needs it */
 }
 
+int tls_wake(struct tls_session *s)
+{
+	if (!s->holds || s->hs || s->part.len || s->part.size)
+		return 0;
+	return bytes_reserve(&s->part, TLS13_RECORD_MAX) ? 0 : -ENOMEM;
+}
+
 /* --- the handshake --- */
 
 /* Why libssl gave up, in our words. */

@@ -9,10 +9,8 @@
 #include <pthread.h>
 
 struct aead_key {
-	EVP_CIPHER_CTX *seal;	/* each made at its first use: a key mostly serves one direction */
+	EVP_CIPHER_CTX *seal;	/* NULL: not among its uses */
 	EVP_CIPHER_CTX *open;
-	enum aead_alg alg;
-	uint8_t key[AEAD_KEY_MAX];
 };
 
 static EVP_CIPHER *ciphers[_AEAD_ALG_N];	/* fetched once: a fetch takes locks */
@@ -45,7 +43,18 @@ static void evp_key_free(struct aead_key *k)
 	free(k);
 }
 
-static int evp_key_new(enum aead_alg alg, const uint8_t *key, struct aead_key **ret_key)
+static EVP_CIPHER_CTX *context(enum aead_alg alg, const uint8_t *key, int encrypt)
+{
+	EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
+
+	if (c && EVP_CipherInit_ex2(c, ciphers[alg], key, NULL, encrypt, NULL) != 1) {
+		EVP_CIPHER_CTX_free(c);
+		c = NULL;
+	}
+	return c;
+}
+
+static int evp_key_new(enum aead_alg alg, unsigned uses, const uint8_t *key, struct aead_key **ret_key)
 {
 	pthread_once(&ciphers_once, fetch_ciphers);
 	if (!ciphers[alg])
@@ -54,34 +63,34 @@ static int evp_key_new(enum aead_alg alg, const uint8_t *key, struct aead_key **
 	struct aead_key *k = calloc(1, sizeof(*k));
 	if (!k)
 		return -ENOMEM;
-	k->alg = alg;
-	for (size_t i = 0; i < aead_key_len(alg); i++)
-		k->key[i] = key[i];
+	if (uses & AEAD_SEAL)
+		k->seal = context(alg, key, 1);
+	if (uses & AEAD_OPEN)
+		k->open = context(alg, key, 0);
+	if ((uses & AEAD_SEAL && !k->seal) || (uses & AEAD_OPEN && !k->open)) {
+		evp_key_free(k);
+		return -ENOMEM;
+	}
 	*ret_key = k;
 	return 0;
 }
 
-static EVP_CIPHER_CTX *context(struct aead_key *k, EVP_CIPHER_CTX **ctx, int encrypt)
+static int evp_key_set(struct aead_key *k, const uint8_t *key)
 {
-	if (*ctx)
-		return *ctx;
-
-	EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
-	if (c && EVP_CipherInit_ex2(c, ciphers[k->alg], k->key, NULL, encrypt, NULL) != 1) {
-		EVP_CIPHER_CTX_free(c);
-		c = NULL;
-	}
-	*ctx = c;
-	return c;
+	if (k->seal && EVP_CipherInit_ex2(k->seal, NULL, key, NULL, 1, NULL) != 1)
+		return -ENOMEM;
+	if (k->open && EVP_CipherInit_ex2(k->open, NULL, key, NULL, 0, NULL) != 1)
+		return -ENOMEM;
+	return 0;
 }
 
 static int evp_seal(struct aead_key *k, const uint8_t nonce[static AEAD_NONCE_LEN], const uint8_t *aad, size_t n_aad,
 		    const struct iovec *iov, size_t n_iov, uint8_t *out)
 {
-	EVP_CIPHER_CTX *c = context(k, &k->seal, 1);
+	EVP_CIPHER_CTX *c = k->seal;
 	int n;
 
-	if (!c || EVP_EncryptInit_ex2(c, NULL, NULL, nonce, NULL) != 1 || EVP_EncryptUpdate(c, NULL, &n, aad, (int)n_aad) != 1)
+	if (EVP_EncryptInit_ex2(c, NULL, NULL, nonce, NULL) != 1 || EVP_EncryptUpdate(c, NULL, &n, aad, (int)n_aad) != 1)
 		return -ENOMEM;
 	for (size_t i = 0; i < n_iov; i++) {
 		if (!iov[i].iov_len)
@@ -98,11 +107,11 @@ static int evp_seal(struct aead_key *k, const uint8_t nonce[static AEAD_NONCE_LE
 static bool evp_open(struct aead_key *k, const uint8_t nonce[static AEAD_NONCE_LEN], const uint8_t *aad, size_t n_aad,
 		     const uint8_t *in, size_t len, uint8_t *out)
 {
-	EVP_CIPHER_CTX *c = context(k, &k->open, 0);
+	EVP_CIPHER_CTX *c = k->open;
 	uint8_t tag[AEAD_TAG_LEN];
 	int n;
 
-	if (!c || len < AEAD_TAG_LEN)
+	if (len < AEAD_TAG_LEN)
 		return false;
 	len -= AEAD_TAG_LEN;
 	for (size_t i = 0; i < sizeof(tag); i++)
@@ -118,6 +127,7 @@ const struct aead aead_evp = {
 	.name = "openssl",
 	.usable = evp_usable,
 	.key_new = evp_key_new,
+	.key_set = evp_key_set,
 	.key_free = evp_key_free,
 	.seal = evp_seal,
 	.open = evp_open,

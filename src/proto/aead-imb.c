@@ -78,17 +78,9 @@ static void imb_key_free(struct aead_key *k)
 	free(k);
 }
 
-static int imb_key_new(enum aead_alg alg, const uint8_t *key, struct aead_key **ret_key)
+static int imb_key_set(struct aead_key *k, const uint8_t *key)
 {
-	if (!imb_usable())
-		return -EOPNOTSUPP;
-
-	struct aead_key *k = aligned_alloc(64, (sizeof(*k) + 63) & ~(size_t)63);
-	if (!k)
-		return -ENOMEM;
-	memset(k, 0, sizeof(*k));
-	k->alg = alg;
-	switch (alg) {
+	switch (k->alg) {
 	case AEAD_AES_128_GCM:
 		IMB_AES128_GCM_PRE(mgr, key, &k->gcm);
 		break;
@@ -99,8 +91,22 @@ static int imb_key_new(enum aead_alg alg, const uint8_t *key, struct aead_key **
 		memcpy(k->chacha, key, sizeof(k->chacha));
 		break;
 	}
-	*ret_key = k;
 	return 0;
+}
+
+static int imb_key_new(enum aead_alg alg, unsigned uses, const uint8_t *key, struct aead_key **ret_key)
+{
+	(void)uses;			/* one does for both */
+	if (!imb_usable())
+		return -EOPNOTSUPP;
+
+	struct aead_key *k = aligned_alloc(64, (sizeof(*k) + 63) & ~(size_t)63);
+	if (!k)
+		return -ENOMEM;
+	memset(k, 0, sizeof(*k));
+	k->alg = alg;
+	*ret_key = k;
+	return imb_key_set(k, key);
 }
 
 static void gcm_seal(const struct aead_key *k, const uint8_t *nonce, const uint8_t *aad, size_t n_aad,
@@ -185,6 +191,7 @@ static const struct aead aead_imb = {
 	.name = "ipsec-mb",
 	.usable = imb_usable,
 	.key_new = imb_key_new,
+	.key_set = imb_key_set,
 	.key_free = imb_key_free,
 	.seal = imb_seal,
 	.open = imb_open,

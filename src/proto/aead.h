@@ -23,12 +23,15 @@ enum {
 
 size_t aead_key_len(enum aead_alg alg);
 
+enum aead_use { AEAD_SEAL = 1, AEAD_OPEN = 2 };	/* what a key is for; may be both */
+
 struct aead_key;		/* an expanded key; its shape is the implementation's */
 
 struct aead {
 	const char *name;
 	bool (*usable)(void);	/* on this processor; the first call may take a millisecond */
-	MUST_CHECK int (*key_new)(enum aead_alg alg, const uint8_t *key, struct aead_key **ret_key);
+	MUST_CHECK int (*key_new)(enum aead_alg alg, unsigned uses, const uint8_t *key, struct aead_key **ret_key);
+	MUST_CHECK int (*key_set)(struct aead_key *k, const uint8_t *key);	/* another key for the same algorithm and uses: takes no memory */
 	void (*key_free)(struct aead_key *k);	/* wipes it */
 
 	/*
@@ -51,3 +54,12 @@ extern const struct aead *const aead_native;	/* libipsec-mb, or NULL where the b
 
 /* The fastest that works here. Thread-safe. */
 const struct aead *aead_best(void);
+
+/*
+ * What is to go on without memory for another key has one of the thread's,
+ * which is made when there is some (aead_spare_make()) and lent for a call of
+ * seal() or open(). NULL: there is none. It is the thread's until aead_spare_done(), which wipes it.
+ */
+void aead_spare_make(const struct aead *a, enum aead_alg alg);
+struct aead_key *aead_spare(const struct aead *a, enum aead_alg alg, const uint8_t *key);
+void aead_spare_done(const struct aead *a, struct aead_key *k);

@@ -128,7 +128,9 @@ struct h2 {
 	uint32_t peer_frame_size;
 
 	/* the frame that is coming in */
-	struct bytes part;		/* its header, then its payload where it has to be whole */
+	struct bytes part;		/* its payload where it has to be whole */
+	uint8_t small[24];		/* what is no longer (its header, the preface, most control frames): takes no memory */
+	uint32_t n_small;
 	struct h2_frame frame;
 	uint32_t left;			/* payload bytes of a DATA or skipped frame still to come */
 	uint32_t padding;		/* of these, at the end */

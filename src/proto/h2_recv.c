@@ -302,39 +302,58 @@ static int on_whole(struct h2 *h, const uint8_t *p, size_t len)
 	}
 }
 
+/* Moves bytes of the input to the end of what is @at bytes long already, of @want. */
+static size_t piece(const uint8_t **data, size_t *len, size_t want, size_t at, const uint8_t **ret_from)
+{
+	size_t n = MIN(want - at, *len);
+
+	*ret_from = *data;
+	*data += n;
+	*len -= n;
+	return n;
+}
+
 /*
- * The next @want bytes in one piece: in the input, or put together in @part.
+ * The next @want bytes in one piece: in the input, or put together in @small or @part.
  * NULL: not all there yet; the input is then used up.
  */
 static const uint8_t *gather(struct h2 *h, const uint8_t **data, size_t *len, size_t want, int *ret_r)
 {
 	*ret_r = 0;
-	if (!h->part.len && *len >= want) {
-		const uint8_t *p = *data;
+	const uint8_t *from;
+	size_t n;
 
-		*data += want;
-		*len -= want;
-		return p;
+	if (!h->part.len && !h->n_small && *len >= want) {
+		(void)piece(data, len, want, 0, &from);
+		return from;
 	}
+	if (want <= sizeof(h->small)) {
+		n = piece(data, len, want, h->n_small, &from);
+		memcpy(h->small + h->n_small, from, n);
+		h->n_small += (uint32_t)n;
+		return h->n_small == want ? h->small : NULL;
+	}
+	n = piece(data, len, want, h->part.len, &from);
+	*ret_r = bytes_append(&h->part, from, n);
+	return *ret_r == 0 && h->part.len == want ? h->part.data : NULL;
+}
 
-	size_t n = MIN(want - h->part.len, *len);
-	*ret_r = bytes_append(&h->part, *data, n);
-	if (*ret_r < 0)
-		return NULL;
-	*data += n;
-	*len -= n;
-	return h->part.len == want ? h->part.data : NULL;
+/* What was put together has been dealt with. */
+static void gathered(struct h2 *h)
+{
+	bytes_clear(&h->part);
+	h->n_small = 0;
 }
 
 static int on_preface(struct h2 *h, const uint8_t **data, size_t *len)
 {
 	int r;
-	size_t n = MIN(*len, H2_PREFACE_LEN - h->part.len);
+	size_t n = MIN(*len, H2_PREFACE_LEN - h->n_small);
 
-	if (memcmp(*data, &H2_PREFACE[h->part.len], n) != 0)	/* section 3.4 */
+	if (memcmp(*data, &H2_PREFACE[h->n_small], n) != 0)	/* section 3.4 */
 		return h2_fail(h, H2_PROTOCOL_ERROR, "not the HTTP/2 preface");
 	if (gather(h, data, len, H2_PREFACE_LEN, &r)) {
-		bytes_clear(&h->part);
+		gathered(h);
 		h->state = STATE_HEADER;
 	}
 	return r;
@@ -355,7 +374,7 @@ static int step(struct h2 *h, const uint8_t **data, size_t *len)
 		if (!p)
 			return r;
 		r = begin_frame(h, p);
-		bytes_clear(&h->part);
+		gathered(h);
 		return r;
 	case STATE_DATA:
 		n = on_data(h, *data, *len);
@@ -378,7 +397,7 @@ static int step(struct h2 *h, const uint8_t **data, size_t *len)
 			return r;
 		h->state = STATE_HEADER;
 		r = on_whole(h, p, h->left);
-		bytes_clear(&h->part);
+		gathered(h);
 		return r;
 	}
 }

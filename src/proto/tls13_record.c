@@ -107,9 +107,9 @@ int tls13_expand_label(const struct tls13_suite *suite, const uint8_t *secret, c
 
 static void half_rest(struct tls13 *t, struct tls13_half *h)
 {
-	if (h->key)
-		t->aead->key_free(h->key);
-	h->key = NULL;
+	if (h->expanded)
+		t->aead->key_free(h->expanded);
+	h->expanded = NULL;
 }
 
 static int half_start(struct tls13 *t, struct tls13_half *h, const uint8_t *secret)
@@ -120,6 +120,8 @@ static int half_start(struct tls13 *t, struct tls13_half *h, const uint8_t *secr
 	memmove(h->secret, secret, t->suite->secret_len);
 	h->seq = 0;
 	r = tls13_expand_label(t->suite, h->secret, "iv", h->iv, sizeof(h->iv));
+	if (r == 0)
+		r = tls13_expand_label(t->suite, h->secret, "key", h->key, aead_key_len(t->suite->alg));
 	return r;
 }
 
@@ -137,19 +139,23 @@ static int half_update(struct tls13 *t, struct tls13_half *h)
 	return r;
 }
 
-static int half_ready(struct tls13 *t, struct tls13_half *h)
+/* The expanded key for one record, to be given back by half_done(). NULL: out of memory, without a spare one too. */
+static struct aead_key *half_ready(struct tls13 *t, struct tls13_half *h)
 {
-	uint8_t key[AEAD_KEY_MAX];
-	int r;
+	unsigned use = h == &t->tx ? AEAD_SEAL : AEAD_OPEN;
 
-	if (h->key)
-		return 0;
-	r = tls13_expand_label(t->suite, h->secret, "key", key, aead_key_len(t->suite->alg));
-	if (r < 0)
-		return r;
-	r = t->aead->key_new(t->suite->alg, key, &h->key);
-	OPENSSL_cleanse(key, sizeof(key));
-	return r;
+	if (h->expanded)
+		return h->expanded;
+	if (t->aead->key_new(t->suite->alg, use, h->key, &h->expanded) < 0)
+		return aead_spare(t->aead, t->suite->alg, h->key);
+	aead_spare_make(t->aead, t->suite->alg);
+	return h->expanded;
+}
+
+static void half_done(struct tls13 *t, struct tls13_half *h, struct aead_key *k)
+{
+	if (k != h->expanded)
+		aead_spare_done(t->aead, k);
 }
 
 /* Section 5.3 */
@@ -210,12 +216,12 @@ static int broken(struct tls13 *t, enum tls13_alert alert, const char *why)
 int tls13_seal_record(struct tls13 *t, enum tls13_content type, struct iovec *iov, size_t n_iov, size_t len, uint8_t *out)
 {
 	uint8_t nonce[AEAD_NONCE_LEN], inner = (uint8_t)type;
+	struct aead_key *key = half_ready(t, &t->tx);
 	size_t n = len + 1 + AEAD_TAG_LEN;
 	int r;
 
-	r = half_ready(t, &t->tx);
-	if (r < 0)
-		return r;
+	if (!key)
+		return -ENOMEM;
 	out[0] = TLS13_CONTENT_DATA;
 	out[1] = 3;
 	out[2] = 3;
@@ -223,7 +229,9 @@ int tls13_seal_record(struct tls13 *t, enum tls13_content type, struct iovec *io
 	out[4] = (uint8_t)n;
 	iov[n_iov++] = (struct iovec){ &inner, 1 };
 	half_nonce(&t->tx, nonce);
-	return t->aead->seal(t->tx.key, nonce, out, TLS13_HEADER_LEN, iov, n_iov, out + TLS13_HEADER_LEN);
+	r = t->aead->seal(key, nonce, out, TLS13_HEADER_LEN, iov, n_iov, out + TLS13_HEADER_LEN);
+	half_done(t, &t->tx, key);
+	return r;
 }
 
 static int seal_small(struct tls13 *t, enum tls13_content type, void *data, size_t len, uint8_t *out)
@@ -484,13 +492,15 @@ int tls13_open_record(struct tls13 *t, const uint8_t *record, size_t len, uint8_
 {
 	size_t n = len - TLS13_HEADER_LEN - AEAD_TAG_LEN;
 	uint8_t nonce[AEAD_NONCE_LEN];
-	int r = half_ready(t, &t->rx);
+	struct aead_key *key = half_ready(t, &t->rx);
+	bool authentic;
 
-	if (r < 0)
-		return r;
+	if (!key)
+		return -ENOMEM;
 	half_nonce(&t->rx, nonce);
-	if (!t->aead->open(t->rx.key, nonce, record, TLS13_HEADER_LEN, record + TLS13_HEADER_LEN,
-			   len - TLS13_HEADER_LEN, out))
+	authentic = t->aead->open(key, nonce, record, TLS13_HEADER_LEN, record + TLS13_HEADER_LEN, len - TLS13_HEADER_LEN, out);
+	half_done(t, &t->rx, key);
+	if (!authentic)
 		return broken(t, TLS13_ALERT_BAD_RECORD_MAC, "a record that does not decrypt");
 
 	if (n > TLS13_PLAINTEXT_MAX + 1)	/* section 5.4: with type and padding */

@@ -15,9 +15,10 @@
  * are not stored as bytes but as the fact that they are owed: tls13_take() or
  * the next tls13_seal() makes them.
  *
- * The expanded keys are a kilobyte each. They are made from the traffic
- * secrets at first use, and tls13_rest() drops them, so that an idle
- * connection keeps its secrets only.
+ * The expanded keys are a kilobyte each. They are made at first use, and
+ * tls13_rest() drops them, so that an idle connection keeps its secrets only.
+ * Without memory for them the thread's spare one does (aead_spare()): a
+ * connection that has rested wakes in any case.
  */
 enum {
 	TLS13_HEADER_LEN = 5,
@@ -66,8 +67,9 @@ const struct tls13_suite *tls13_suite_find(uint16_t number);
 size_t tls13_suite_secret_len(const struct tls13_suite *suite);
 
 struct tls13_half {			/* one direction */
-	struct aead_key *key;		/* expanded; NULL until it is needed */
+	struct aead_key *expanded;	/* NULL until it is needed */
 	uint64_t seq;
+	uint8_t key[AEAD_KEY_MAX];
 	uint8_t iv[AEAD_NONCE_LEN];
 	uint8_t secret[TLS13_SECRET_MAX];
 };

@@ -438,7 +438,11 @@ static int on_events(struct watch *w, uint32_t events)
 	} else if (events & EPOLLOUT) {
 		on_writable(t);
 	}
-	if (!t->broken && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+	if (t->broken || !(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		return 0;
+	if (t->open && tls_wake(t->tls) < 0)
+		worker_vm_starve(t->v, w, events);	/* what it has rests in the kernel: nothing is lost */
+	else
 		on_readable(t);
 	return 0;
 }
@@ -567,7 +571,9 @@ void hbone_tick(struct hbone *t, uint64_t now_ms)
 {
 	if (!t->open || t->broken)
 		return;
-	if (t->ping_ms && now_ms - t->ping_ms > HBONE_PING_TIMEOUT_MS) {
+	bool waits = t->watch.put_off.next && !list_empty(&t->watch.put_off);	/* what the peer says is not read */
+
+	if (t->ping_ms && !waits && now_ms - t->ping_ms > HBONE_PING_TIMEOUT_MS) {
 		hbone_break(t, "the peer does not answer any more");
 	} else if (t->pool && t->idle_ms && now_ms - t->idle_ms > HBONE_IDLE_MS) {
 		h2_goaway(&t->h2, H2_NO_ERROR);

@@ -183,6 +183,34 @@ void worker_vm_put_off(struct worker_vm *v, struct watch *watch, uint32_t events
 	loop_defer(w->loop, &w->busy_defer, on_busy);
 }
 
+void worker_vm_starve(struct worker_vm *v, struct watch *watch, uint32_t events)
+{
+	worker_over(v, VM_B_MEMORY);
+	watch_put_off(watch, events, &v->w->starved);
+}
+
+/* Each once: who starves still is behind the others. */
+static void feed_starved(struct worker *w)
+{
+	struct list now;
+
+	list_init(&now);
+	while (!list_empty(&w->starved)) {
+		struct list *l = w->starved.next;
+
+		list_unlink(l);
+		list_append(&now, l);
+	}
+	while (!list_empty(&now)) {
+		struct watch *watch = list_entry(now.next, struct watch, put_off);
+
+		if (watch_take_up(watch) == 0)
+			continue;
+		list_unlink(&watch->put_off);
+		list_append(&w->starved, &watch->put_off);
+	}
+}
+
 static int on_waking(struct defer *d)
 {
 	struct worker *w = container_of(d, struct worker, wake_defer);
@@ -322,6 +350,7 @@ static int on_tick(struct timer *t)
 	map_for_each(l, &w->vms)
 		worker_vm_tick(container_of(l, struct worker_vm, link), now);
 	put_late(w);
+	feed_starved(w);
 	if (!list_empty(&w->busy))
 		loop_defer(w->loop, &w->busy_defer, on_busy);
 	return timer_arm(w->loop, &w->tick_timer, TICK_MS, on_tick);
@@ -579,6 +608,7 @@ int worker_new(const struct worker_conf *conf, struct worker **ret_worker)
 	list_init(&w->wake_defer.link);
 	list_init(&w->busy);
 	list_init(&w->busy_defer.link);
+	list_init(&w->starved);
 	list_init(&w->no_socket);
 	list_init(&w->connecting);
 	list_init(&w->lingering);

@@ -64,6 +64,7 @@ struct worker {
 	struct list busy;		/* VMs with work that was put off */
 	struct defer busy_defer;
 	bool taking_up;			/* of that work just now */
+	struct list starved;		/* watches that wait for memory, until the tick */
 	struct list no_socket;		/* flows that wait for sockd */
 	struct list connecting;		/* flows that wait for the network */
 	struct list lingering;		/* linger.c */
@@ -145,6 +146,9 @@ static inline bool worker_vm_turn(struct worker_vm *v, uint32_t units)
 
 /* What @events tell of @watch is for a later turn of @v. That is counted, if neighbours are the reason. */
 void worker_vm_put_off(struct worker_vm *v, struct watch *watch, uint32_t events);
+
+/* There is no memory for what @events tell of @watch: they are for the tick. That is counted. */
+void worker_vm_starve(struct worker_vm *v, struct watch *watch, uint32_t events);
 
 /* --- worker.c --- */
 void worker_post(struct worker *w, struct mail *m);		/* to the main thread, with the next batch */

@@ -64,7 +64,7 @@ static size_t forge(struct tls13 *from, uint8_t type, const uint8_t *data, size_
 	for (int i = 0; i < 8; i++)
 		nonce[11 - i] ^= (uint8_t)(from->tx.seq >> (8 * i));
 	from->tx.seq++;
-	if (tls13_expand_label(from->suite, from->tx.secret, "key", key, 16) < 0 || aead_evp.key_new(AEAD_AES_128_GCM, key, &k) < 0 ||
+	if (tls13_expand_label(from->suite, from->tx.secret, "key", key, 16) < 0 || aead_evp.key_new(AEAD_AES_128_GCM, AEAD_SEAL, key, &k) < 0 ||
 	    aead_evp.seal(k, nonce, out, TLS13_HEADER_LEN, iov, 2, out + TLS13_HEADER_LEN) < 0)
 		abort();
 	aead_evp.key_free(k);

@@ -3,7 +3,7 @@
 
 /*
  * An allocator that can be told to fail. A test that links alloc.c has its
- * malloc(), calloc(), realloc() and slab_alloc() go through it (meson: link_args of
+ * malloc(), calloc(), realloc(), aligned_alloc() and slab_alloc() go through it (meson: link_args of
  * `alloc_fail`).
  *
  *	for (size_t n = 1; ; n++) {

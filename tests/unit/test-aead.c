@@ -18,7 +18,7 @@ static struct aead_key *new_key(const struct aead *a, enum aead_alg alg)
 
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		bytes[i] = (uint8_t)(i * 7 + alg);
-	assert_int_equal(a->key_new(alg, bytes, &k), 0);
+	assert_int_equal(a->key_new(alg, AEAD_SEAL | AEAD_OPEN, bytes, &k), 0);
 	return k;
 }
 
@@ -114,12 +114,44 @@ static void one_changed_bit_is_noticed(void **state)
 	for_each(check_forgery);
 }
 
+static void check_spare(const struct aead *a, enum aead_alg alg)
+{
+	struct aead_key *k = new_key(a, alg), *spare;
+	uint8_t bytes[AEAD_KEY_MAX];
+
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(i * 7 + alg);
+	aead_spare_make(a, alg);
+	aead_spare_make(a, alg);
+	for (int i = 0; i < 2; i++) {		/* what it was before is nothing to it */
+		spare = aead_spare(a, alg, bytes);
+		assert_non_null(spare);
+		seal(a, k, 1000, sealed);
+		seal(a, spare, 1000, other);
+		assert_memory_equal(sealed, other, 1000 + AEAD_TAG_LEN);
+		assert_true(a->open(spare, nonce, aad, sizeof(aad), sealed, 1000 + AEAD_TAG_LEN, other));
+		aead_spare_done(a, spare);
+		assert_false(a->open(spare, nonce, aad, sizeof(aad), sealed, 1000 + AEAD_TAG_LEN, other));	/* it is wiped */
+		spare = aead_spare(a, alg, plain);
+		assert_non_null(spare);
+		aead_spare_done(a, spare);
+	}
+	a->key_free(k);
+}
+
+static void a_spare_key_does_for_any(void **state)
+{
+	(void)state;
+	for_each(check_spare);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(both_implementations_agree_at_every_length),
 		cmocka_unit_test(scattered_input_makes_the_same_bytes),
 		cmocka_unit_test(one_changed_bit_is_noticed),
+		cmocka_unit_test(a_spare_key_does_for_any),
 	};
 
 	for (size_t i = 0; i < sizeof(plain); i++)

@@ -11,6 +11,7 @@
 
 #include "lib/alloc.h"
 #include "mesh/tls.h"
+#include "proto/aead.h"
 
 enum { ROOM = 64 * 1024 };
 
@@ -145,10 +146,76 @@ static void a_session_that_holds_takes_records_without_memory(void **state)
 	alloc_fail_at(1);
 	assert_int_equal(say(a, b, LONG), 0);
 	assert_int_equal(alloc_fail_stop(), 0);
+	/* It says that it would need some, and wakes when there is some. */
+	tls_rest(b);
+	alloc_fail_at(1);
+	assert_int_equal(tls_wake(b), -ENOMEM);
+	assert_true(alloc_fail_stop() > 0);
+	assert_int_equal(tls_wake(b), 0);
+	alloc_fail_at(1);
+	assert_int_equal(say(a, b, LONG), 0);
+	assert_int_equal(alloc_fail_stop() != 0, 1);	/* keys: the spare one did */
+
 	tls_rest(b);
 	alloc_fail_at(1);
 	assert_int_equal(say(a, b, LONG), -ENOMEM);
 	assert_true(alloc_fail_stop() > 0);
+	tls_session_free(a);
+	tls_session_free(b);
+	tls_ctx_unref(c);
+	tls_ctx_unref(s);
+}
+
+static void a_spare_key_takes_no_memory(void **state)
+{
+	static const uint8_t key[AEAD_KEY_MAX] = { 1, 2, 3 };
+	const struct aead *all[] = { &aead_evp, aead_best() };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(all); i++)
+		for (enum aead_alg alg = 0; alg < _AEAD_ALG_N; alg++) {
+			struct aead_key *k;
+			struct iovec iov = { plain, LONG / 2 };
+			uint8_t nonce[AEAD_NONCE_LEN] = {};
+
+			aead_spare_make(all[i], alg);
+			alloc_fail_at(1);
+			k = aead_spare(all[i], alg, key);
+			assert_non_null(k);
+			assert_int_equal(all[i]->seal(k, nonce, key, 5, &iov, 1, bytes), 0);
+			assert_true(all[i]->open(k, nonce, key, 5, bytes, LONG / 2 + AEAD_TAG_LEN, bytes));
+			aead_spare_done(all[i], k);
+			alloc_fail_stop();
+		}
+}
+
+/* Keys that were given back are not needed to go on. */
+static void a_rested_session_goes_on_without_memory(void **state)
+{
+	struct tls_ctx *c = ctx_of(TLS_CLIENT), *s = ctx_of(TLS_SERVER);
+	struct tls_session *a, *b;
+
+	(void)state;
+	assert_int_equal(tls_session_new(c, NULL, &a), 0);
+	assert_int_equal(tls_session_new(s, NULL, &b), 0);
+	assert_int_equal(carry(a, b), 0);
+	tls_hold(a);
+	tls_hold(b);
+	assert_int_equal(say(a, b, SHORT), 0);
+	assert_int_equal(say(b, a, SHORT), 0);
+	for (int i = 0; i < 3; i++) {
+		tls_rest(a);
+		tls_rest(b);
+		assert_int_equal(tls_wake(a), 0);
+		assert_int_equal(tls_wake(b), 0);
+		alloc_fail_at(1);
+		assert_int_equal(say(a, b, LONG), 0);
+		assert_int_equal(say(b, a, LONG), 0);
+		assert_int_equal(say(b, a, SHORT), 0);
+		assert_true(alloc_fail_stop() > 0);
+	}
+	assert_int_equal(say(a, b, LONG), 0);
+	assert_int_equal(say(b, a, LONG), 0);
 	tls_session_free(a);
 	tls_session_free(b);
 	tls_ctx_unref(c);
@@ -199,6 +266,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_allocation_of_a_session_may_fail),
 		cmocka_unit_test(a_session_that_holds_takes_records_without_memory),
+		cmocka_unit_test(a_spare_key_takes_no_memory),
+		cmocka_unit_test(a_rested_session_goes_on_without_memory),
 		cmocka_unit_test(every_allocation_of_a_context_may_fail),
 	};
 

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "proxy/worker_internal.h"
+#include "proxy/hbone.h"
 
 #define CLIENT_ID "spiffe://td/ns/shop/sa/client"
 #define SERVER_ID "spiffe://td/ns/shop/sa/server"
@@ -1363,6 +1363,84 @@ static void the_server_s_worker_may_want_memory_at_any_time(void **state)
 	starve(&rig.b);
 }
 
+/* In the worker's thread: as after a long rest. From then on no memory, if the allocation @n says so, until it is told otherwise. */
+static void on_rest(struct mail *m, void *receiver)
+{
+	struct failure *f = container_of(m, struct failure, mail);
+	struct worker *w = receiver;
+
+	map_for_each(l, &w->vms)
+		list_for_each(x, &container_of(l, struct worker_vm, link)->tunnels)
+			tls_rest(list_entry(x, struct hbone, of_vm)->tls);
+	if (f->n)
+		alloc_fail_at(f->n);
+	sem_post(&f->done);
+}
+
+static void rest_and_fail_at(struct worker *w, size_t n)
+{
+	struct failure f = { .mail.fn = on_rest, .n = n };
+
+	sem_init(&f.done, 0, 0);
+	mailbox_post(&w->box, &f.mail);
+	sem_wait(&f.done);
+	sem_destroy(&f.done);
+}
+
+struct hunger {
+	const struct vm *vm;
+	uint64_t before;
+};
+
+static bool is_starved(void *arg)
+{
+	const struct hunger *h = arg;
+
+	return counters_of(h->vm).over_budget[VM_B_MEMORY] > h->before;
+}
+
+/* What they gave back while they rested they cannot have again just now: they send all the same, and what comes waits. */
+static void tunnels_that_rested_wake_without_memory(void **state)
+{
+	enum { N = 20 };
+	int c[N], s[N];
+
+	(void)state;
+	for (int i = 0; i < N; i++) {
+		c[i] = dial(VIP);
+		s[i] = take(rig.app);
+		say(c[i], "before");
+		hear(s[i], "before");
+		say(s[i], "back");
+		hear(c[i], "back");
+	}
+	for (int round = 0; round < 3; round++) {
+		struct side *without = round == 1 ? &rig.a : &rig.b, *with = round == 1 ? &rig.b : &rig.a;
+
+		struct hunger hunger = { without->vm[0], counters_of(without->vm[0]).over_budget[VM_B_MEMORY] };
+
+		rest_and_fail_at(with->w, round == 2);
+		rest_and_fail_at(without->w, 1);
+		for (int i = 0; i < N; i++) {
+			say(c[i], "request");
+			say(s[i], "event");
+		}
+		wait_until(is_starved, &hunger);
+		(void)fail_at(with->w, 0);
+		(void)fail_at(without->w, 0);
+		for (int i = 0; i < N; i++) {
+			hear(s[i], "request");
+			hear(c[i], "event");
+		}
+	}
+	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_opened[FLOW_OUTBOUND], 1);
+	for (int i = 0; i < N; i++) {
+		close(c[i]);
+		hear_end(s[i]);
+		close(s[i]);
+	}
+}
+
 static bool is_removed(void *arg)
 {
 	return rig.n_removed >= *(size_t *)arg;
@@ -1586,6 +1664,7 @@ int main(void)
 		T(connections_beyond_the_rate_wait_and_are_served),
 		T(the_client_s_worker_may_want_memory_at_any_time),
 		T(the_server_s_worker_may_want_memory_at_any_time),
+		T(tunnels_that_rested_wake_without_memory),
 		T(a_vm_may_come_and_go_without_memory),
 		T(a_configuration_that_finds_no_memory_is_in_force_later),
 		T(a_vm_that_goes_lets_its_connections_end),
