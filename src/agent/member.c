@@ -314,13 +314,15 @@ void member_ask_token(struct member *m)
 	Outrigger__V1__TokenRequest request = OUTRIGGER__V1__TOKEN_REQUEST__INIT;
 	uint64_t now = clock_mono_ms();
 
-	if (m->token_until > clock_wall_s() || (m->token_asked_ms && now - m->token_asked_ms < TOKEN_LOST_MS))
+	if (m->token_until > clock_wall_s() || (m->token_asked_ms && now - m->token_asked_ms < MAX(m->token_wait_ms, (uint32_t)TOKEN_LOST_MS)))
 		return;
 	request.guest_id = m->guest->id;
 	report.msg_case = OUTRIGGER__V1__REPORT__MSG_TOKEN_REQUEST;
 	report.token_request = &request;
-	if (session_say(m->worker->session, &report))
-		m->token_asked_ms = now;
+	if (!session_say(m->worker->session, &report))
+		return;
+	m->token_asked_ms = now;
+	m->token_wait_ms = 0;
 }
 
 /* --- deciding --- */

@@ -45,6 +45,7 @@ struct member {
 
 	int64_t token_until;		/* seconds since 1970; 0: none asked for or none got */
 	uint64_t token_asked_ms;	/* a request is under way since; 0: none is */
+	uint32_t token_wait_ms;		/* since then: it is not repeated before */
 	char token_refused[160];
 
 	/* CLOCK_MONOTONIC ns of the first: discovery packet, claim or look-up, verdict, wish, token, ready, all told; 0: not yet. */

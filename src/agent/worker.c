@@ -237,6 +237,7 @@ static void on_token(const Outrigger__V1__Token *t, void *data)
 		return;
 	/* After a refusal not before long: proxies ask again at once. */
 	m->token_asked_ms = t->refused[0] ? clock_mono_ms() : 0;
+	m->token_wait_ms = t->retry_after_ms;
 	snprintf(m->token_refused, sizeof(m->token_refused), "%s", t->refused);
 	if (t->refused[0]) {
 		LOG_LIMITED(LOG_L_WARN, "the controller gives no token", log_str("guest", t->guest_id), log_str("why", t->refused));

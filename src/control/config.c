@@ -202,6 +202,19 @@ static const struct conf_item tokens_items[] = {
 #undef OFF
 static const struct conf_table tokens_table = CONF_TABLE_INIT("tokens", struct config_tokens, tokens_items);
 
+#define OFF(m) offsetof(struct config_limits, m)
+static const struct conf_item limits_items[] = {
+	{ "enrolments_per_minute", CONF_UINT, OFF(enrolments_per_minute), .min = 1, .max = 1000000, .dflt = "120",
+	  .doc = "Enrolments that one address may try, good or bad; of IPv6 a /64 counts as one. A sixth of them may come at once." },
+	{ "requests_per_minute", CONF_UINT, OFF(requests_per_minute), .min = 1, .max = 1000000, .dflt = "1200",
+	  .doc = "What one NIC may ask for: sessions, renewals of its certificate, tokens for its VMs. All of them may come at once." },
+	{ "services_per_nic", CONF_UINT, OFF(services_per_nic), .max = 100000, .dflt = "0",
+	  .doc = "Services that are in the mesh because VMs of one NIC were the first to register them; declared ones and those of Kubernetes do not count. "
+		 "0: a tenth of what there can be (100,000, or the addresses of `virtual_addresses`), at least 16." },
+};
+#undef OFF
+static const struct conf_table limits_table = CONF_TABLE_INIT("limits", struct config_limits, limits_items);
+
 #define OFF(m) offsetof(struct config_match, m)
 static const struct conf_item match_items[] = {
 	{ "nic", CONF_STRING, OFF(nic), .check = check_not_empty, .doc = "Glob of the NIC's id." },
@@ -442,6 +455,7 @@ static const struct conf_item config_items[] = {
 	{ "kubernetes", CONF_SUB, OFF(kubernetes), .sub = &kubernetes_table, .doc = "The cluster that is watched; none by default." },
 	{ "ca", CONF_SUB, OFF(ca), .sub = &ca_table, .doc = "The certificate authority." },
 	{ "tokens", CONF_SUB, OFF(tokens), .sub = &tokens_table, .doc = "Tokens." },
+	{ "limits", CONF_SUB, OFF(limits), .sub = &limits_table, .doc = "What one NIC, or one stranger, may take of the controller." },
 	{ "virtual_addresses", CONF_PREFIX, OFF(virtual_addresses), .dflt = "240.240.0.0/16", .reload = CONF_RESTART,
 	  .doc = "Where services get their virtual addresses from. A service keeps its address." },
 	{ "session_grace", CONF_DURATION, OFF(session_grace_ms), .max = 86400000, .dflt = "10s",

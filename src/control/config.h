@@ -82,6 +82,12 @@ struct config_tokens {
 	uint32_t join_ttl_ms;
 };
 
+struct config_limits {			/* so that one NIC, or one stranger, costs the others nothing */
+	uint32_t enrolments_per_minute;	/* of one address */
+	uint32_t requests_per_minute;	/* of one NIC */
+	uint32_t services_per_nic;	/* 0: a share of all (reg_services_share()) */
+};
+
 struct config_match {
 	char *nic;
 	char *port;
@@ -199,6 +205,7 @@ struct config {
 	struct config_kubernetes kubernetes;
 	struct config_ca ca;
 	struct config_tokens tokens;
+	struct config_limits limits;
 	struct ip_prefix virtual_addresses;
 	uint32_t session_grace_ms;
 	uint32_t restart_grace_ms;

@@ -213,15 +213,26 @@ static const char *nic_obstacle(const struct provisioner *p, const struct grpc_c
 	return row_obstacle(p, id->nic, fingerprint, nic, code, why);
 }
 
+bool provisioner_take_request(struct provisioner *p, const char *nic, uint32_t *ret_wait_ms)
+{
+	return limiter_take(&p->requests, nic, strlen(nic), clock_mono_ms(), ret_wait_ms);
+}
+
 bool provisioner_check_nic(struct provisioner *p, struct grpc_call *call, struct store_nic *ret_nic)
 {
 	char why[GRPC_MESSAGE_LEN];
 	struct identity id = {};
 	enum grpc_code code;
 	const char *obstacle = nic_obstacle(p, call, &id, ret_nic, &code, why);
+	uint32_t wait_ms;
 
 	if (obstacle) {
 		refuse(p, call, code, id.nic, obstacle);
+		return false;
+	}
+	if (!provisioner_take_request(p, id.nic, &wait_ms)) {
+		grpc_call_retry_after(call, wait_ms);
+		refuse(p, call, GRPC_RESOURCE_EXHAUSTED, id.nic, "this NIC asks too often: wait before the next (limits.requests_per_minute)");
 		return false;
 	}
 	if (!ret_nic->used && same(tls_peer_fingerprint(grpc_call_session(call)), ret_nic->fingerprint) &&
@@ -327,9 +338,10 @@ static void enroll(struct provisioner *p, struct grpc_call *call, const Outrigge
 	struct ip_port peer = grpc_call_peer_addr(call);
 	uint32_t wait_ms;
 
-	if (!limiter_take(&p->enrolments, peer.ip.b, sizeof(peer.ip.b), clock_mono_ms(), &wait_ms)) {
+	if (!limiter_take_ip(&p->enrolments, &peer.ip, clock_mono_ms(), &wait_ms)) {
 		grpc_call_retry_after(call, wait_ms);
-		refuse(p, call, GRPC_RESOURCE_EXHAUSTED, q->nic_id, "too many enrolments from this address: try again in a few seconds");
+		refuse(p, call, GRPC_RESOURCE_EXHAUSTED, q->nic_id,
+		       "too many enrolments from this address: try again in a few seconds (limits.enrolments_per_minute)");
 	} else if (!identity_name_valid(q->nic_id)) {
 		refuse(p, call, GRPC_INVALID_ARGUMENT, "", "the NIC's id is not valid: letters, digits, '.', '-' and '_'");
 	} else if (q->expired_cert_pem[0]) {

@@ -6,7 +6,13 @@
 #include "base/defs.h"
 #include "base/map.h"
 
-enum { HOUR_MS = 3600000 };
+enum { HOUR_MS = 3600000, V6_NAME_LEN = 8 };
+
+void limiter_set(struct limiter *l, uint32_t burst, uint32_t per_hour)
+{
+	l->burst = MAX(burst, 1u);
+	l->per_hour = MAX(per_hour, 1u);
+}
 
 bool limiter_take(struct limiter *l, const void *name, size_t len, uint64_t now_ms, uint32_t *ret_wait_ms)
 {
@@ -24,4 +30,9 @@ bool limiter_take(struct limiter *l, const void *name, size_t len, uint64_t now_
 	l->n_refused++;
 	*ret_wait_ms = (uint32_t)((1 - slot->tokens) * HOUR_MS / l->per_hour) + 1;
 	return false;
+}
+
+bool limiter_take_ip(struct limiter *l, const struct ip *ip, uint64_t now_ms, uint32_t *ret_wait_ms)
+{
+	return limiter_take(l, ip->b, ip_is_v4(ip) ? sizeof(ip->b) : (size_t)V6_NAME_LEN, now_ms, ret_wait_ms);
 }

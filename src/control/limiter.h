@@ -2,6 +2,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdbool.h>
+#include "base/ip.h"
 
 /*
  * How often somebody may ask: a token bucket a name, in a table that does not
@@ -21,5 +22,9 @@ struct limiter {
 	} slots[LIMITER_SLOTS];
 };
 
+/* From now on, also for buckets that are there. */
+void limiter_set(struct limiter *l, uint32_t burst, uint32_t per_hour);
 /* Takes one. False: none is left for @ret_wait_ms; at least 1. */
 bool limiter_take(struct limiter *l, const void *name, size_t len, uint64_t now_ms, uint32_t *ret_wait_ms);
+/* The same by address. Who has one of IPv6 has 2^64: its /64 is the name. */
+bool limiter_take_ip(struct limiter *l, const struct ip *ip, uint64_t now_ms, uint32_t *ret_wait_ms);

@@ -12,8 +12,7 @@
 #include "control/provisioner_session.h"
 
 enum {
-	LIMIT_BURST = 20,		/* enrolments from one address */
-	LIMIT_PER_HOUR = 2 * 3600,
+	ENROLMENTS_BURST_PART = 6,	/* so large a part of a minute's may come at once */
 	MAX_ROOTS_FILE = 1 << 20,
 	NODES_MS = 100,
 };
@@ -43,6 +42,14 @@ static int load_mesh_roots(struct provisioner *p, const struct config *config)
 	return n > 0 && n < MAX_ROOTS_FILE ? 0 : -EINVAL;
 }
 
+static void set_limits(struct provisioner *p)
+{
+	const struct config_limits *limits = &p->config->limits;
+
+	limiter_set(&p->enrolments, limits->enrolments_per_minute / ENROLMENTS_BURST_PART, limits->enrolments_per_minute * 60);
+	limiter_set(&p->requests, limits->requests_per_minute, limits->requests_per_minute * 60);
+}
+
 int provisioner_new(const struct provisioner_options *options, struct provisioner **ret_provisioner)
 {
 	struct provisioner *p = calloc(1, sizeof(*p));
@@ -52,8 +59,7 @@ int provisioner_new(const struct provisioner_options *options, struct provisione
 		return -ENOMEM;
 	p->o = *options;
 	p->config = options->config;
-	p->enrolments.burst = LIMIT_BURST;
-	p->enrolments.per_hour = LIMIT_PER_HOUR;
+	set_limits(p);
 	p->version = (uint64_t)clock_wall_ms();
 	list_init(&p->sessions);
 	r = load_mesh_roots(p, options->config);
@@ -87,6 +93,7 @@ int provisioner_apply(struct provisioner *p, const struct config *config)
 	uint64_t now = (uint64_t)clock_wall_ms();
 
 	p->config = config;
+	set_limits(p);
 	p->version = MAX(p->version + 1, now);
 	list_for_each(l, &p->sessions) {
 		struct session *s = list_entry(l, struct session, link);
@@ -165,5 +172,8 @@ void provisioner_set_roots(struct provisioner *p, const char *roots_pem)
 
 struct provisioner_counters provisioner_counters(const struct provisioner *p)
 {
-	return p->counters;
+	struct provisioner_counters c = p->counters;
+
+	c.n_limited = p->enrolments.n_refused + p->requests.n_refused;
+	return c;
 }

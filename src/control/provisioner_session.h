@@ -32,11 +32,14 @@ struct provisioner {
 	struct list sessions;
 	struct provisioner_counters counters;
 	struct limiter enrolments;	/* by address */
+	struct limiter requests;	/* by NIC */
 	struct timer nodes;		/* they are worked out anew at its end */
 };
 
-/* Whether the caller's certificate is a NIC's that is enrolled and not revoked. Ends the call where not. */
+/* Whether the caller's certificate is a NIC's that is enrolled and not revoked, and it has not called too often. Ends the call where not. */
 bool provisioner_check_nic(struct provisioner *p, struct grpc_call *call, struct store_nic *ret_nic);
+/* May the NIC have another request? No: for *ret_wait_ms. */
+bool provisioner_take_request(struct provisioner *p, const char *nic, uint32_t *ret_wait_ms);
 void session_free(struct session *s);
 /* -ENOBUFS: no room now. -EPIPE, -ENOMEM. */
 MUST_CHECK int session_send(struct session *s, Outrigger__V1__Directive *d);

@@ -83,7 +83,7 @@ struct registry *registry_free(struct registry *reg)
 	if (!reg)
 		return NULL;
 	reg_store_flush(reg);
-	reg->store = NULL;		/* what goes now is not gone */
+	reg->store = reg->vips.store = NULL;	/* what goes now is not gone */
 	reg_departed_sweep(reg, NULL, true);
 	map_for_each(l, &reg->nics)
 		nic_free(container_of(l, struct reg_nic, link));
@@ -99,6 +99,7 @@ struct registry *registry_free(struct registry *reg)
 	map_deinit(&reg->guests);
 	map_deinit(&reg->services);
 	map_deinit(&reg->declared);
+	map_deinit(&reg->founders);
 	map_deinit(&reg->workloads);
 	map_deinit(&reg->addresses);
 	free(reg);

@@ -28,8 +28,8 @@
  * Several files, one owner: registry.c (life, NICs, configuration),
  * registry_report.c (what NICs say), registry_guest.c (from guest to workload),
  * registry_departed.c (what guests that have left offered),
- * registry_service.c (services, workloads, members), registry_kube.c (Services of
- * a Kubernetes cluster), registry_publish.c (to resources), registry_store.c (to
+ * registry_service.c (services, workloads, members), registry_founder.c (which NIC
+ * made which service), registry_kube.c (Services of a Kubernetes cluster), registry_publish.c (to resources), registry_store.c (to
  * the store and back).
  */
 enum {
@@ -64,10 +64,17 @@ struct reg_service {
 	bool declared;			/* in the configuration, or @kube: the ports are fixed */
 	bool kube;			/* a Service of the Kubernetes cluster */
 	bool stale;			/* while a configuration is applied */
+	struct reg_founder *founder;	/* of an undeclared one */
 	uint64_t empty_since_ms;	/* an undeclared one without members is forgotten after a while */
 	struct list members;		/* reg_member.in_service */
 	struct port_map published[REG_MAX_PORTS];	/* ports with an endpoints resource */
 	size_t n_published;
+};
+
+struct reg_founder {			/* the NIC whose VM was the first to register a service */
+	struct map_link link;		/* by id */
+	size_t n_services;		/* such as are there; without any it is forgotten */
+	char id[];
 };
 
 struct reg_member {
@@ -150,6 +157,7 @@ struct reg_guest {
 	uint64_t offered_epoch;		/* of its NIC's session in which it was offered what it had elsewhere; 0: it was not */
 	uint64_t moved_epoch;		/* of its NIC's session that was told that it is elsewhere; 0: was not */
 	bool handed_over;		/* what it offers was offered to a guest behind another NIC */
+	bool over_share;		/* a service that it would be the first of is too much for its NIC */
 	uint64_t departed_ms;		/* monotonic, when it left; 0: it is here */
 	bool store_dirty;
 };
@@ -191,12 +199,13 @@ struct registry {
 	struct store *store;		/* not owned; may be NULL */
 	const struct config *config;	/* borrowed */
 	struct vips vips;
-	struct map nics, guests, services, declared, workloads, addresses;
+	struct map nics, guests, services, declared, founders, workloads, addresses;
 	struct list dirty_guests, dirty_services, dirty_workloads;
 	struct defer settle;
 	struct timer write, sweep;
 	bool addresses_freed;
 	uint64_t order;
+	uint64_t n_over_share;		/* services that were not made, since their NIC has its share */
 	uint64_t n_store_failures;
 	int last_store_error;		/* 0: the store works */
 	struct list dropped;		/* guests to be removed from the store: reg_dropped */
@@ -282,8 +291,8 @@ void reg_departed_sweep(struct registry *reg, const struct reg_nic *nic, bool al
 
 struct reg_service *reg_service_find(const struct registry *reg, const char *key);
 struct reg_workload *reg_workload_find(const struct registry *reg, const char *uid);
-/* The service that a claim under that policy means: declared, a Kubernetes Service, or made. NULL: no name or no memory. */
-struct reg_service *reg_service_of_claim(struct registry *reg, const struct config_onboarding *policy, const char *service);
+/* The service that a guest's claim means: declared, a Kubernetes Service, or made. NULL: there is none, for the reason *ret_why. */
+struct reg_service *reg_service_of_claim(struct registry *reg, struct reg_guest *g, const char *service, const char **ret_why);
 struct reg_service *reg_service_new(struct registry *reg, const char *namespace, const char *hostname, const char *name);
 /* Takes copies. -ENOMEM. */
 MUST_CHECK int reg_service_set_addresses(struct reg_service *s, const struct ip *ips, size_t n);
@@ -306,6 +315,16 @@ bool reg_workload_unhealthy(const struct reg_workload *w);
 /* How a port of a workload fits to a service's ports; false: not at all. */
 bool reg_service_map_port(const struct reg_service *s, uint16_t target, enum app_protocol protocol, struct port_map *ret_port);
 MUST_CHECK int reg_workloads_apply(struct registry *reg, const struct config *config);	/* -ENOMEM */
+
+/* --- who made which: registry_founder.c --- */
+
+/* So many may there be of one NIC, or it could use up those of the mesh. */
+size_t reg_founder_share(const struct registry *reg);
+bool reg_founder_may(const struct registry *reg, const char *nic);
+/* @s is @nic's from now on. -ENOMEM. */
+MUST_CHECK int reg_founder_add(struct registry *reg, struct reg_service *s, const char *nic);
+/* @s goes, or is declared: guests of its NIC that wait for that are settled again. Harmless without a founder. */
+void reg_founder_drop(struct registry *reg, struct reg_service *s);
 
 /* --- Services of a Kubernetes cluster: registry_kube.c --- */
 

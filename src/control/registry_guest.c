@@ -211,12 +211,13 @@ static const struct reg_workload *rival(const struct registry *reg, const struct
 
 static void join_service(struct registry *reg, struct reg_guest *g, struct reg_claim *c)
 {
-	struct reg_service *s = reg_service_of_claim(reg, g->policy, c->pb->service);
+	const char *why = NULL;
+	struct reg_service *s = reg_service_of_claim(reg, g, c->pb->service, &why);
 	enum app_protocol protocol = protocol_of(c->pb->app_protocol);
 	struct port_map port = { (uint16_t)c->pb->port, (uint16_t)c->pb->port, (uint8_t)protocol };
 
 	if (!s)
-		c->why_not = "no host name can be made of its name";
+		c->why_not = why;
 	else if (s->declared && !reg_service_map_port(s, (uint16_t)c->pb->port, protocol, &port))
 		c->why_not = "its port is none of the service's in the configuration";
 	else if (reg_workload_join(reg, g->workload, s, port, c->unhealthy) < 0)
@@ -307,6 +308,7 @@ void reg_guest_settle(struct registry *reg, struct reg_guest *g)
 
 	g->policy = onboard_match(reg->config, g->nic->id, g->pb);
 	g->blocked[0] = 0;
+	g->over_share = false;
 	n_claims = judge_claims(g);
 
 	const struct reg_workload *owner = onboard_joins(g->policy) ? rival(reg, g) : NULL;

@@ -85,6 +85,7 @@ int reg_kube_service_put(struct registry *reg, const struct reg_kube_service *k)
 		return -ENOMEM;
 	if (!s->kube || s->n_ports != k->n_ports || !same_ports(s->ports, k->ports, k->n_ports))
 		mark_guests(reg, s->key, s->n_namespace);
+	reg_founder_drop(reg, s);
 	s->declared = s->kube = true;
 	s->n_ports = MIN(k->n_ports, (size_t)REG_MAX_PORTS);
 	memcpy(s->ports, k->ports, s->n_ports * sizeof(*s->ports));

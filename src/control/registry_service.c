@@ -20,6 +20,7 @@ struct reg_service *reg_service_find(const struct registry *reg, const char *key
 
 static void service_free(struct registry *reg, struct reg_service *s)
 {
+	reg_founder_drop(reg, s);
 	if (s->name_key)
 		map_remove(&reg->declared, &s->name_link);
 	list_unlink(&s->dirty);
@@ -65,6 +66,7 @@ void reg_service_remove(struct registry *reg, struct reg_service *s)
 		free(m);
 	}
 	reg_withdraw_service(reg, s);
+	vips_release(&reg->vips, s->key);
 	map_remove(&reg->services, &s->link);
 	service_free(reg, s);
 }
@@ -98,8 +100,38 @@ static int assign_address(struct registry *reg, struct reg_service *s)
 	return r < 0 ? r : reg_service_set_addresses(s, &ip, 1);
 }
 
-struct reg_service *reg_service_of_claim(struct registry *reg, const struct config_onboarding *policy, const char *service)
+/* One that nobody has declared: its first member is @g. */
+static struct reg_service *found(struct registry *reg, struct reg_guest *g, const char *host, const char *service)
 {
+	struct reg_service *s = reg_service_new(reg, g->policy->namespace, host, service);
+
+	if (s && (reg_founder_add(reg, s, g->nic->id) < 0 || assign_address(reg, s) < 0)) {
+		reg_service_remove(reg, s);
+		return NULL;
+	}
+	if (s)
+		reg_service_mark(reg, s);
+	return s;
+}
+
+/* Why @g may not be the first of a service; NULL: it may. */
+static const char *founding_obstacle(struct registry *reg, struct reg_guest *g)
+{
+	if (reg->services.n >= REG_MAX_SERVICES)
+		return "the mesh has as many services as it can have";
+	if (reg_founder_may(reg, g->nic->id))
+		return NULL;
+	g->over_share = true;
+	reg->n_over_share++;
+	LOG_LIMITED(LOG_L_WARN, "a NIC's VMs have registered as many new services as they may (limits.services_per_nic)",
+		    log_str("nic", g->nic->id), log_str("guest", g->pb->guest_id), log_int("limit", (int64_t)reg_founder_share(reg)));
+	return "the VMs of its NIC have registered as many new services as they may: raise limits.services_per_nic in controller.yaml, "
+	       "or have its policy list the names that they may claim";
+}
+
+struct reg_service *reg_service_of_claim(struct registry *reg, struct reg_guest *g, const char *service, const char **ret_why)
+{
+	const struct config_onboarding *policy = g->policy;
 	const char *namespace = policy->namespace;
 	char host[NAMES_HOST_LEN], key[REG_MAX_TEXT + NAMES_HOST_LEN];
 	struct map_link *l;
@@ -112,20 +144,18 @@ struct reg_service *reg_service_of_claim(struct registry *reg, const struct conf
 	s = reg_kube_service_of_claim(reg, policy, service);
 	if (s)
 		return s;
+	*ret_why = "no host name can be made of its name";
 	if (names_service_host(service, namespace, host) < 0)
 		return NULL;
 	snprintf(key, sizeof(key), "%s/%s", namespace, host);
 	s = reg_service_find(reg, key);
-	if (s || reg->services.n >= REG_MAX_SERVICES)
-		return s;
-	s = reg_service_new(reg, namespace, host, service);
-	if (s && assign_address(reg, s) < 0) {
-		reg_service_remove(reg, s);
-		return NULL;
-	}
 	if (s)
-		reg_service_mark(reg, s);
-	return s;
+		return s;
+	*ret_why = founding_obstacle(reg, g);
+	if (*ret_why)
+		return NULL;
+	*ret_why = "memory is short";
+	return found(reg, g, host, service);
 }
 
 static int set_addresses(struct registry *reg, struct reg_service *s, const struct config_service *c)
@@ -177,6 +207,7 @@ static int declare(struct registry *reg, const struct config_service *c)
 		free(s->name);
 		s->name = name;
 	}
+	reg_founder_drop(reg, s);
 	s->declared = true;
 	s->kube = false;		/* the configuration's word counts; pods leave it when they are settled again */
 	s->stale = false;

@@ -278,6 +278,8 @@ void rest_get_metrics(struct httpd_request *req)
 		{ "outrigger_nic_renewed_total", "counter", "Certificates of NICs renewed.", p.n_renewed },
 		{ "outrigger_nic_recovered_total", "counter", "Expired certificates of NICs that got them others.", p.n_recovered },
 		{ "outrigger_nic_refused_total", "counter", "Enrolments, renewals and sessions refused.", p.n_refused },
+		{ "outrigger_nic_limited_total", "counter", "Of enrolments, renewals, sessions and workload tokens: refused because they were asked for too often.",
+		  p.n_limited },
 		{ "outrigger_tokens_total", "counter", "Workload tokens given to NICs.", p.n_tokens },
 		{ "outrigger_tokens_refused_total", "counter", "Workload tokens refused.", p.n_tokens_refused },
 		{ "outrigger_certificates_total", "counter", "Certificates issued to workloads.", s->signing.n_issued },
@@ -287,6 +289,8 @@ void rest_get_metrics(struct httpd_request *req)
 		{ "outrigger_certificates_refused_total", "counter", "Certificates refused.", s->signing.n_refused },
 		{ "outrigger_config_reloads_total", "counter", "Configurations that were taken.", s->n_reloads },
 		{ "outrigger_config_refused_total", "counter", "Configurations that were refused.", s->n_refusals },
+		{ "outrigger_services_over_share_total", "counter", "Times that a service was not made because VMs of its NIC have made as many as they may.",
+		  reg->n_over_share },
 		{ "outrigger_store_failures_total", "counter", "Writes to the store that failed.", reg->n_store_failures },
 	};
 	bytes_init(&out, MAX_METRICS);

@@ -156,7 +156,8 @@ static void ask_free(struct session_ask *a)
 	free(a);
 }
 
-static void send_token(struct session *s, const char *guest_id, const char *text, int64_t expires_at, const char *refused)
+/* @wait_ms: with @refused, not to be asked for again before; 0: whenever it likes. */
+static void send_answer(struct session *s, const char *guest_id, const char *text, int64_t expires_at, const char *refused, uint32_t wait_ms)
 {
 	struct provisioner *p = s->p;
 	Outrigger__V1__Directive d = OUTRIGGER__V1__DIRECTIVE__INIT;
@@ -171,10 +172,16 @@ static void send_token(struct session *s, const char *guest_id, const char *text
 		p->counters.n_tokens_refused++;
 		LOG_LIMITED(LOG_L_WARN, "a token was refused", log_str("nic", s->nic_id), log_str("guest", guest_id), log_str("reason", refused));
 		token.refused = word(refused);
+		token.retry_after_ms = wait_ms;
 	}
 	d.msg_case = OUTRIGGER__V1__DIRECTIVE__MSG_TOKEN;
 	d.token = &token;
 	send_or_end(s, &d);
+}
+
+static void send_token(struct session *s, const char *guest_id, const char *text, int64_t expires_at, const char *refused)
+{
+	send_answer(s, guest_id, text, expires_at, refused, 0);
 }
 
 /* The answer may come long after the question: the guest must still be this NIC's. */
@@ -237,10 +244,13 @@ static void on_token_request(struct session *s, const Outrigger__V1__TokenReques
 {
 	const struct config_onboarding *policy;
 	struct diag diag = {};
+	uint32_t wait_ms;
 
 	if (is_asked(s, q->guest_id))
 		return;
-	if (!is_audience(s->p->config, q->audience))
+	if (!provisioner_take_request(s->p, s->nic_id, &wait_ms))
+		send_answer(s, q->guest_id, NULL, 0, "RESOURCE_EXHAUSTED: this NIC asks too often: wait before the next (limits.requests_per_minute)", wait_ms);
+	else if (!is_audience(s->p->config, q->audience))
 		send_token(s, q->guest_id, NULL, 0, "this audience is not one of the configuration's (tokens.audiences)");
 	else if (registry_may_have_token(s->p->o.registry, s->nic_id, q->guest_id, &policy, &diag) < 0)
 		send_token(s, q->guest_id, NULL, 0, diag.msg);

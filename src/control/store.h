@@ -93,6 +93,7 @@ MUST_CHECK int store_cert_each(struct store *s, size_t max, void (*fn)(const str
 /* --- virtual addresses, by "namespace/hostname" --- */
 
 MUST_CHECK int store_vip_put(struct store *s, const char *key, const struct ip *ip);
+MUST_CHECK int store_vip_remove(struct store *s, const char *key);
 MUST_CHECK int store_vip_each(struct store *s, void (*fn)(const char *key, const struct ip *ip, void *data), void *data);
 
 /* --- the last reports about a guest, as bytes that the registry understands --- */

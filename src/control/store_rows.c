@@ -313,6 +313,17 @@ int store_vip_put(struct store *s, const char *key, const struct ip *ip)
 	return sql_finish(q);
 }
 
+int store_vip_remove(struct store *s, const char *key)
+{
+	int r;
+	sqlite3_stmt *q = sql_start(s, ST_VIP_REMOVE, &r);
+
+	if (r < 0)
+		return r;
+	sql_bind_text(q, 1, key);
+	return sql_finish(q);
+}
+
 struct vip_walk {
 	void (*fn)(const char *key, const struct ip *ip, void *data);
 	void *data;

@@ -36,6 +36,7 @@ static const char *const statements[] = {
 	[ST_CERT_PRUNE] = "DELETE FROM certs WHERE not_after < ?",
 	[ST_CERT_EACH] = "SELECT serial, subject, issued_at, not_after FROM certs ORDER BY rowid DESC LIMIT ?",
 	[ST_VIP_PUT] = "INSERT OR REPLACE INTO vips(key, ip) VALUES(?, ?)",
+	[ST_VIP_REMOVE] = "DELETE FROM vips WHERE key = ?",
 	[ST_VIP_EACH] = "SELECT key, ip FROM vips",
 	[ST_GUEST_PUT] = "INSERT OR REPLACE INTO guests(id, nic, data) VALUES(?, ?, ?)",
 	[ST_GUEST_REMOVE] = "DELETE FROM guests WHERE id = ?",

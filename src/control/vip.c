@@ -11,6 +11,7 @@ enum { MAX_HOST_BITS = 20, MAX_PROBES = 1 << 16 };
 struct vip {
 	struct map_link by_key;
 	struct map_link by_ip;
+	struct list unused;		/* empty: a service has it */
 	struct ip ip;
 	char key[];
 };
@@ -33,6 +34,7 @@ static struct vip *vip_add(struct vips *v, const char *key, const struct ip *ip)
 	if (!x)
 		return NULL;
 	memcpy(x->key, key, size);
+	list_init(&x->unused);
 	x->ip = *ip;
 	if (map_add(&v->by_key, &x->by_key, x->key, strlen(x->key)) < 0) {
 		free(x);
@@ -46,12 +48,41 @@ static struct vip *vip_add(struct vips *v, const char *key, const struct ip *ip)
 	return x;
 }
 
+static void vip_free(struct vips *v, struct vip *x)
+{
+	v->n_unused -= !list_empty(&x->unused);
+	list_unlink(&x->unused);
+	map_remove(&v->by_key, &x->by_key);
+	map_remove(&v->by_ip, &x->by_ip);
+	free(x);
+}
+
+static void set_unused(struct vips *v, struct vip *x)
+{
+	list_append(&v->unused, &x->unused);
+	v->n_unused++;
+}
+
+/* Forgets the one that has been without a service for longest. False: there is none. */
+static bool forget_one(struct vips *v)
+{
+	struct vip *x = list_first(&v->unused, struct vip, unused);
+
+	if (!x)
+		return false;
+	if (v->store)
+		(void)!store_vip_remove(v->store, x->key);	/* else it is there again after a restart, without a service */
+	vip_free(v, x);
+	return true;
+}
+
 static void on_stored(const char *key, const struct ip *ip, void *data)
 {
 	struct vips *v = data;
+	struct vip *x = ip_in_prefix(ip, &v->prefix) ? vip_add(v, key, ip) : NULL;	/* of another prefix: the setting was changed */
 
-	if (ip_in_prefix(ip, &v->prefix))	/* of another prefix: the setting was changed */
-		vip_add(v, key, ip);
+	if (x)
+		set_unused(v, x);	/* until it is asked for */
 }
 
 int vips_init(struct vips *v, const struct ip_prefix *prefix, struct store *store)
@@ -59,13 +90,14 @@ int vips_init(struct vips *v, const struct ip_prefix *prefix, struct store *stor
 	*v = (struct vips){ .prefix = *prefix, .store = store };
 	map_init(&v->by_key);
 	map_init(&v->by_ip);
+	list_init(&v->unused);
 	return store ? store_vip_each(store, on_stored, v) : 0;
 }
 
 void vips_deinit(struct vips *v)
 {
 	map_for_each(l, &v->by_key)
-		free(container_of(l, struct vip, by_key));
+		vip_free(v, container_of(l, struct vip, by_key));
 	map_deinit(&v->by_key);
 	map_deinit(&v->by_ip);
 }
@@ -83,18 +115,40 @@ static struct ip nth(const struct ip_prefix *p, uint32_t n)
 	return ip;
 }
 
+uint32_t vips_size(const struct vips *v)
+{
+	return (1u << MIN(128u - v->prefix.len, (unsigned)MAX_HOST_BITS)) - 2;	/* neither the network's nor the broadcast address */
+}
+
+void vips_release(struct vips *v, const char *key)
+{
+	struct map_link *l = map_find_str(&v->by_key, key);
+	struct vip *x = l ? container_of(l, struct vip, by_key) : NULL;
+
+	if (!x || !list_empty(&x->unused))
+		return;
+	set_unused(v, x);
+	if (v->n_unused > VIPS_KEPT)
+		forget_one(v);
+}
+
 int vips_get(struct vips *v, const char *key, struct ip *ret_ip, bool *ret_stored)
 {
 	struct map_link *l = map_find_str(&v->by_key, key);
-	unsigned bits = MIN(128u - v->prefix.len, (unsigned)MAX_HOST_BITS);
-	uint32_t n_hosts = (1u << bits) - 2;	/* neither the network's nor the broadcast address */
+	uint32_t n_hosts = vips_size(v);
 	uint64_t start = hash_name(key);
 
 	*ret_stored = true;
 	if (l) {
-		*ret_ip = container_of(l, struct vip, by_key)->ip;
+		struct vip *x = container_of(l, struct vip, by_key);
+
+		v->n_unused -= !list_empty(&x->unused);
+		list_unlink(&x->unused);
+		*ret_ip = x->ip;
 		return 0;
 	}
+	if (v->by_key.n >= n_hosts && !forget_one(v))
+		return -ENOSPC;
 	for (uint32_t i = 0; i < MIN(n_hosts, (uint32_t)MAX_PROBES); i++) {
 		struct ip ip = nth(&v->prefix, 1 + (uint32_t)((start + i) % n_hosts));
 

@@ -368,6 +368,81 @@ def test_certificate_requests_are_rate_limited(controller, nic):
     assert re.search(r"^outrigger_certificates_limited_total [1-9]", metrics, re.M)
 
 
+def metric(controller, name):
+    return int(re.search(r"^%s (\d+)$" % name, controller.call("GET", "/metrics")[1], re.M).group(1))
+
+
+def test_what_one_nic_asks_for_is_rate_limited(controller):
+    certs = {n: controller.enroll(n) for n in ("nic-a", "nic-b")}
+    controller.write(CONFIG + "limits: { requests_per_minute: 6 }\n")
+    wait_until("the limit", lambda: metric(controller, "outrigger_config_reloads_total") == 1)
+    nic = Nic(controller, "nic-a", certs["nic-a"])
+    gid = nic.guest()
+
+    def ask(n, guest):
+        n.say(token_request={"guest_id": guest})
+        return n.hear_any("token")
+
+    answers = [ask(nic, gid) for _ in range(40)]
+    assert "token" in answers[0]
+    limited = [a for a in answers if "refused" in a]
+    assert limited and all("RESOURCE_EXHAUSTED" in a["refused"][0] and "limits.requests_per_minute" in a["refused"][0] for a in limited)
+    assert all(0 < a["retry_after_ms"][0] <= 10001 for a in limited)
+    assert metric(controller, "outrigger_nic_limited_total") >= len(limited)
+
+    # Renewals and sessions are among what is counted; a session that is there goes on.
+    _, csr = controller.key_and_csr("more", "spiffe://%s/nic/nic-a" % TRUST_DOMAIN)
+    request = encode("outrigger.v1.RenewRequest", {"csr_pem": csr})
+    conn = controller.connect(controller.provisioner, certs["nic-a"])
+    end = None
+    for _ in range(40):
+        try:
+            conn.unary(RENEW, request)
+        except Ended as e:
+            end = e
+            break
+    assert end and end.status == RESOURCE_EXHAUSTED and "limits.requests_per_minute" in end.message
+    assert 0 < int(end.trailers["grpc-retry-pushback-ms"]) <= 10001
+    ends = [conn.stream(SESSION).status().status for _ in range(3)]
+    assert RESOURCE_EXHAUSTED in ends
+    conn.close()
+    nic.claim(gid)
+    wait_until("its reports are heard", lambda: row(controller))
+
+    other = Nic(controller, "nic-b", certs["nic-b"])       # others are served
+    assert "token" in ask(other, other.guest(addresses=("10.0.0.2",), mac="52:54:00:00:00:02"))
+    other.close()
+
+    controller.write(CONFIG + "limits: { requests_per_minute: 1000000 }\n")
+    wait_until("more may be asked", lambda: metric(controller, "outrigger_config_reloads_total") == 2)
+    wait_until("a token", lambda: "token" in ask(nic, gid))
+    nic.close()
+
+
+def test_one_nic_has_its_share_of_the_services(controller):
+    nics = [Nic(controller, n, controller.enroll(n)) for n in ("nic-a", "nic-b")]
+    controller.write(CONFIG + "limits: { services_per_nic: 2 }\n")
+    wait_until("the limit", lambda: metric(controller, "outrigger_config_reloads_total") == 1)
+    for i, nic in enumerate(nics):
+        gid = nic.vm("orders-%d" % i, "orders-%d-0" % i, address="10.0.0.%d" % (i + 1), mac="52:54:00:00:00:0%d" % i)
+        for k in range(1, 4):
+            nic.claim(gid, "orders-%d-%d" % (i, k), "orders-%d" % i, "10.0.0.%d" % (i + 1))
+            nic.verdict(gid, "orders-%d-%d" % (i, k), "orders-%d" % i)
+
+    def rows(i, why):
+        return [r for r in controller.get("/v1/services")["services"] if r["service"].startswith("orders-%d-" % i) and why in (r["why_not"] or "")]
+
+    for i in range(2):
+        wait_until("two are in the mesh, two are not", lambda i=i: len(rows(i, "")) == 4 and len(rows(i, "limits.services_per_nic")) == 2)
+        assert len([r for r in rows(i, "") if r["in_mesh"]]) == 2
+    assert metric(controller, "outrigger_services_over_share_total") >= 4
+    controller.write(CONFIG + "limits: { services_per_nic: 4 }\n")
+    for i in range(2):
+        wait_until("all are", lambda i=i: len([r for r in rows(i, "") if r["in_mesh"]]) == 4)
+    for nic in nics:
+        nic.close()
+
+
 def test_the_listeners_certificates_are_renewed_while_running(tmp_path):
     c = Controller(BUILD, tmp_path)
     (tmp_path / "rest-token").write_text("a token of the REST API\n")

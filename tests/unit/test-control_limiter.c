@@ -56,12 +56,53 @@ static void nobody_saves_more_than_the_burst(void **state)
 	assert_int_equal(n, 3);
 }
 
+static bool take_ip(const char *text)
+{
+	uint32_t wait;
+	struct ip ip;
+
+	assert_int_equal(ip_parse(text, &ip), 0);
+	return limiter_take_ip(&l, &ip, 1000, &wait);
+}
+
+/* Who has one of its addresses has 2^64 of them. */
+static void a_network_of_ipv6_is_one_address(void **state)
+{
+	(void)state;
+	assert_true(take_ip("2001:db8::1"));
+	assert_true(take_ip("2001:db8::2"));
+	assert_true(take_ip("2001:db8::1:0:0:3"));
+	assert_false(take_ip("2001:db8::4"));
+	assert_true(take_ip("2001:db8:0:1::4"));
+	for (int i = 0; i < 3; i++)
+		assert_true(take_ip("10.0.0.1"));
+	assert_false(take_ip("10.0.0.1"));
+	assert_true(take_ip("10.0.0.2"));
+}
+
+static void another_rate_counts_at_once(void **state)
+{
+	uint32_t wait;
+
+	(void)state;
+	while (limiter_take(&l, "a", 1, 5, &wait))
+		;
+	limiter_set(&l, 6, 3600000);
+	assert_true(limiter_take(&l, "a", 1, 6, &wait));
+	limiter_set(&l, 0, 0);
+	assert_true(limiter_take(&l, "b", 1, 6, &wait));
+	assert_false(limiter_take(&l, "b", 1, 6, &wait));
+	assert_true(wait > 0);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(a_burst_and_then_one_at_a_time, setup),
 		cmocka_unit_test_setup(who_waits_as_told_is_served, setup),
 		cmocka_unit_test_setup(nobody_saves_more_than_the_burst, setup),
+		cmocka_unit_test_setup(a_network_of_ipv6_is_one_address, setup),
+		cmocka_unit_test_setup(another_rate_counts_at_once, setup),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

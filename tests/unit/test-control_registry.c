@@ -607,6 +607,126 @@ static void a_nic_is_remembered_up_to_a_bound(void **state)
 	assert_int_equal(f->nic->told, 0);
 }
 
+#define WILD(limit) \
+	"trust_domain: t.mesh\nvirtual_addresses: 10.99.0.0/24\n" limit \
+	"onboarding:\n" \
+	"- {name: vms, match: {nic: nic-*}, mode: strict, namespace: shop, service_account: vm, services: ['*']}\n"
+
+static void offer_services(struct registry_bed *f, struct reg_nic *nic, const char *id, const char *prefix, int n)
+{
+	char name[32];
+
+	for (int i = 0; i < n; i++) {
+		snprintf(name, sizeof(name), "%s%d", prefix, i);
+		assert_int_equal(claim(nic, id, name, "i", 8080, ""), 0);
+		assert_int_equal(verdict(nic, id, name, "i", "vm"), 0);
+	}
+	assert_int_equal(proxy(nic, id, "ready"), 0);
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+}
+
+/* Those of a guest's claims that are a service's in the mesh; each other one says what is in its way and where that is set. */
+static int n_joined(struct registry_bed *f, const char *id)
+{
+	struct reg_guest *g = registry_guest(f->reg, id);
+	int n = 0;
+
+	list_for_each(l, &g->claims) {
+		const struct reg_claim *c = list_entry(l, struct reg_claim, link);
+
+		n += !c->why_not;
+		if (c->why_not)
+			assert_non_null(strstr(c->why_not, "limits.services_per_nic"));
+	}
+	return n;
+}
+
+static void reconfigure(struct registry_bed *f, const char *text)
+{
+	struct config *c = registry_bed_config(text);
+
+	assert_int_equal(registry_apply(f->reg, c), 0);
+	config_free(f->config);
+	f->config = c;
+}
+
+static void remove_service(struct registry_bed *f, const char *key)
+{
+	struct reg_service *s = reg_service_find(f->reg, key);
+
+	assert_non_null(s);
+	reg_service_remove(f->reg, s);	/* as when it has been empty for long */
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+}
+
+static void one_nic_does_not_use_up_the_services_of_all(void **state)
+{
+	struct registry_bed f;
+	struct reg_nic *other;
+
+	(void)state;
+	registry_bed_init(&f, WILD("limits: { services_per_nic: 3 }\n"));
+	assert_int_equal(registry_nic_connect(f.reg, "nic-b", &other), 0);
+	assert_int_equal(guest(f.nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	assert_int_equal(guest(other, "nic-b/p1/y", "y", "52:54:00:00:00:02", "10.0.0.2"), 0);
+	offer_services(&f, f.nic, G1, "mine", 8);
+	assert_int_equal(n_joined(&f, G1), 3);
+	assert_int_equal(f.reg->services.n, 3);
+	assert_true(f.reg->n_over_share >= 5);
+
+	offer_services(&f, other, "nic-b/p1/y", "other", 3);
+	offer_services(&f, other, "nic-b/p1/y", "mine", 3);		/* one that is there is anybody's */
+	assert_int_equal(n_joined(&f, "nic-b/p1/y"), 6);
+	offer_services(&f, f.nic, G1, "other", 3);
+	assert_int_equal(n_joined(&f, G1), 6);
+
+	/* One that goes makes room, and so does the setting. */
+	registry_guest_remove(registry_guest(f.reg, "nic-b/p1/y"));
+	assert_int_equal(claim(f.nic, G1, "mine0", "i", 8080, ""), 0);
+	remove_service(&f, "shop/mine0.shop.mesh.internal");
+	assert_int_equal(n_joined(&f, G1), 6);			/* itself, or one that waited: three are its own */
+	reconfigure(&f, WILD("limits: { services_per_nic: 7 }\n"));
+	assert_int_equal(n_joined(&f, G1), 10);
+	reconfigure(&f, WILD(""));				/* a tenth of the addresses */
+	assert_int_equal(reg_founder_share(f.reg), 25);
+	assert_int_equal(n_joined(&f, G1), 11);
+	registry_bed_deinit(&f);
+}
+
+/* Names that come and go: what they have had is there for others. */
+static void addresses_of_services_that_went_are_had_again(void **state)
+{
+	struct registry_bed f;
+
+	(void)state;
+	registry_bed_init(&f, WILD("limits: { services_per_nic: 200 }\n"));
+	assert_int_equal(guest(f.nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	for (int round = 0; round < 4; round++) {
+		char prefix[16], key[64];
+
+		snprintf(prefix, sizeof(prefix), "r%d-", round);
+		offer_services(&f, f.nic, G1, prefix, 100);
+		for (int i = 0; i < 100; i++) {
+			const struct reg_service *s;
+
+			snprintf(key, sizeof(key), "shop/r%d-%d.shop.mesh.internal", round, i);
+			s = reg_service_find(f.reg, key);
+			assert_non_null(s);
+			assert_int_equal(s->n_addresses, 1);
+		}
+		registry_guest_remove(registry_guest(f.reg, G1));
+		assert_int_equal(loop_turn(f.loop, 0), 0);
+		for (int i = 0; i < 100; i++) {
+			snprintf(key, sizeof(key), "shop/r%d-%d.shop.mesh.internal", round, i);
+			remove_service(&f, key);
+		}
+		assert_int_equal(f.reg->founders.n, 0);
+		assert_int_equal(guest(f.nic, G1, "x", "52:54:00:00:00:01", "10.0.0.1"), 0);
+	}
+	assert_true(f.reg->vips.by_key.n <= vips_size(&f.reg->vips));
+	registry_bed_deinit(&f);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -625,6 +745,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_nic_is_remembered_up_to_a_bound, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_configuration_is_applied_as_a_diff, setup, teardown),
 		cmocka_unit_test(resources_are_found_by_name_alias_and_parent),
+		cmocka_unit_test(one_nic_does_not_use_up_the_services_of_all),
+		cmocka_unit_test(addresses_of_services_that_went_are_had_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

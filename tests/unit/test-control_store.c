@@ -360,6 +360,43 @@ static void when_addresses_run_out_it_is_said(void **state)
 	vips_deinit(&v);
 }
 
+/* It is there for its return as long as nobody else wants it, also over a restart. */
+static void an_address_without_a_service_is_given_to_the_next(void **state)
+{
+	struct ip_prefix prefix;
+	struct ip ip, first, again;
+	struct vips v;
+	bool stored;
+	char key[32];
+
+	(void)state;
+	assert_int_equal(ip_prefix_parse("10.98.0.0/29", &prefix), 0);
+	assert_int_equal(vips_init(&v, &prefix, store), 0);
+	assert_int_equal(vips_size(&v), 6);
+	for (int i = 0; i < 6; i++) {
+		snprintf(key, sizeof(key), "ns/gone%d", i);
+		assert_int_equal(vips_get(&v, key, i ? &ip : &first, &stored), 0);
+	}
+	vips_release(&v, "ns/gone0");
+	vips_release(&v, "ns/gone0");
+	vips_release(&v, "ns/never");
+	assert_int_equal(vips_get(&v, "ns/gone0", &again, &stored), 0);
+	assert_true(ip_equal(&first, &again));
+	assert_int_equal(vips_get(&v, "ns/new", &ip, &stored), -ENOSPC);
+	vips_release(&v, "ns/gone0");
+	vips_release(&v, "ns/gone1");
+	assert_int_equal(vips_get(&v, "ns/new", &ip, &stored), 0);
+	assert_true(ip_equal(&first, &ip) && stored);	/* of the one that had gone first */
+	assert_int_equal(vips_get(&v, "ns/gone1", &ip, &stored), 0);
+	assert_int_equal(vips_get(&v, "ns/gone0", &ip, &stored), -ENOSPC);
+	vips_deinit(&v);
+	reopen();
+	assert_int_equal(vips_init(&v, &prefix, store), 0);
+	assert_int_equal(vips_get(&v, "ns/new", &ip, &stored), 0);
+	assert_true(ip_equal(&first, &ip));
+	vips_deinit(&v);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -378,6 +415,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(wrong_tokens_are_told_apart_only_when_the_secret_is_right, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_service_keeps_its_address, setup, teardown),
 		cmocka_unit_test_setup_teardown(when_addresses_run_out_it_is_said, setup, teardown),
+		cmocka_unit_test_setup_teardown(an_address_without_a_service_is_given_to_the_next, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
