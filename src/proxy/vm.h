@@ -4,9 +4,9 @@
 #include <stdint.h>
 #include "base/defs.h"
 #include "base/ip.h"
+#include "base/pace.h"
 #include "mesh/tls.h"
 #include "proxy/budget.h"
-#include "proxy/pace.h"
 
 /*
  * A VM as the worker threads see it.

@@ -11,7 +11,7 @@
 #include "proxy/pool.h"
 #include "proxy/hbone.h"
 
-enum { ACCEPTS_A_TURN = 16, BACKLOG_MAX = 4096, LAST_WORDS_MS = 1000, PACE_RETRY_MS = 5, DNS_PORT = 53 };
+enum { ACCEPTS_A_TURN = 16, BACKLOG_MAX = 4096, LAST_WORDS_MS = 1000, PACE_RETRY_MS = 5, PACE_BURST_MS = 100, DNS_PORT = 53 };
 
 static struct worker_vm *worker_vm_find(struct worker *w, uint32_t slot)
 {
@@ -177,10 +177,15 @@ static int on_pace_timer(struct timer *t)
 	return 0;
 }
 
+static struct pace_rate rate_of(const struct worker_vm *v)
+{
+	return (struct pace_rate){ .per_s = v->conf->limits.connection_rate, .burst_ms = PACE_BURST_MS };
+}
+
 /* false: too many a second. The rest waits in the kernel. */
 static bool in_pace(struct worker_vm *v, uint32_t events)
 {
-	if (pace_left(&v->vm->pace, v->conf->limits.connection_rate, loop_now_ms(v->w->loop)))
+	if (pace_left(&v->vm->pace, rate_of(v), loop_now_ms(v->w->loop)))
 		return true;
 	worker_over(v, VM_B_RATE);
 	watch_put_off(&v->outbound, events, &v->paced);
@@ -201,7 +206,7 @@ static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t event
 		if (!accept_next(v, watch, fn))
 			return;
 		if (watch == &v->outbound)
-			pace_take(&v->vm->pace, v->conf->limits.connection_rate, loop_now_ms(v->w->loop));
+			pace_take(&v->vm->pace, rate_of(v), 1, loop_now_ms(v->w->loop));
 	}
 }
 

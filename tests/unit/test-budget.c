@@ -5,8 +5,8 @@
 
 #include <string.h>
 
+#include "base/pace.h"
 #include "proxy/budget.h"
-#include "proxy/pace.h"
 #include "proxy/share.h"
 
 enum { N = 3 };
@@ -173,10 +173,11 @@ static void numbers_of_turns_may_wrap(void **state)
 /* As many as may come at @now_ms, at most @max. */
 static int come(struct pace *p, uint32_t rate, uint64_t now_ms, int max)
 {
+	const struct pace_rate r = { .per_s = rate, .burst_ms = 100 };
 	int n = 0;
 
-	while (n < max && pace_left(p, rate, now_ms)) {
-		pace_take(p, rate, now_ms);
+	while (n < max && pace_left(p, r, now_ms)) {
+		pace_take(p, r, 1, now_ms);
 		n++;
 	}
 	return n;
@@ -197,6 +198,21 @@ static void a_rate_has_a_burst_and_no_end(void **state)
 	assert_int_equal(come(&p, 1, 3800000, 1000), 1);
 	assert_int_equal(come(&p, 1, 3800899, 1000), 0);
 	assert_int_equal(come(&p, 1, 3800900, 1000), 1);
+}
+
+static void what_comes_is_counted_in_any_unit(void **state)
+{
+	const struct pace_rate mib = { .per_s = 1 << 20, .burst_ms = 1000 };
+	struct pace p = {};
+
+	(void)state;
+	pace_take(&p, mib, 2 << 20, 5000);		/* at once: more than may come, which is known only afterwards */
+	assert_int_equal(pace_wait_ms(&p, mib, 5000), 1000);
+	assert_false(pace_left(&p, mib, 5999));
+	assert_true(pace_left(&p, mib, 6000));
+	pace_take(&p, mib, 1 << 19, 6000);
+	assert_int_equal(pace_wait_ms(&p, mib, 6100), 400);
+	assert_int_equal(pace_wait_ms(&p, (struct pace_rate){}, 6100), 0);
 }
 
 /* --- messages --- */
@@ -283,7 +299,7 @@ int main(void)
 		T(what_was_taken_too_much_is_owed),
 		T(a_read_that_was_too_much_work_makes_the_next_one_smaller),
 		T(numbers_of_turns_may_wrap),
-		T(a_rate_has_a_burst_and_no_end),
+		T(a_rate_has_a_burst_and_no_end), T(what_comes_is_counted_in_any_unit),
 		T(a_budget_is_spoken_of_once_in_a_while),
 		T(counters_that_begin_anew_are_understood),
 		T(a_busy_vm_is_not_worth_a_message),
