@@ -205,7 +205,10 @@ struct zk_pending *zk_queue_take(struct zk_queue *q, int32_t xid)
 	bool found = false;
 
 	list_for_each(l, &q->list)
-		found = found || list_entry(l, struct zk_pending, link)->xid == xid;
+		if (list_entry(l, struct zk_pending, link)->xid == xid) {
+			found = true;		/* the first, as a rule: answers come in order */
+			break;
+		}
 	while (found) {
 		struct zk_pending *p = oldest(q);
 
