@@ -5,12 +5,18 @@
 
 #include <cap-ng.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "agent/monitor.h"
 #include "base/sandbox.h"
+
+enum { WORKER_NICE = 5, MAX_NICE = 19 };
 
 static const int kept[] = {
 	CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW,	/* programs, maps, devices, routes, marks */
@@ -49,9 +55,35 @@ int monitor_jail_monitor(void)
 	return r < 0 ? r : sandbox_confine(groups, &d);
 }
 
+/*
+ * What the worker has to do is never as urgent as what the proxies have: a guest
+ * that gives it work without end must not take their time. Not so low that it
+ * starves: a third of what one of them gets is enough for its heartbeats.
+ * Where the kernel shares time out by session first (sched_autogroup), each
+ * proxy has one of its own, and that of the agent has a priority, too: it is
+ * lowered where it is the agent's alone, and not a terminal's.
+ */
+static void lower_worker(void)
+{
+	char text[16];
+	int fd, n;
+
+	if (setpriority(PRIO_PROCESS, 0, MIN(getpriority(PRIO_PROCESS, 0) + WORKER_NICE, MAX_NICE)) < 0)
+		return;		/* it works as well, if not as kindly */
+	if (getsid(0) != getppid())
+		return;
+	fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+	n = snprintf(text, sizeof(text), "%d", getpriority(PRIO_PROCESS, 0));
+	if (fd >= 0)
+		(void)!write(fd, text, (size_t)n);
+	close_fd(fd);
+}
+
 int monitor_drop_worker(const struct steer_conf *conf)
 {
 	gid_t common = steer_conf_proxies_gid(conf);
+
+	lower_worker();
 
 	if (setgroups(1, &common) < 0 || setresgid(conf->worker_gid, conf->worker_gid, conf->worker_gid) < 0)
 		return -errno;
