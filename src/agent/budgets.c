@@ -3,6 +3,7 @@
  */
 #include "agent/budgets.h"
 
+#include "agent/member.h"
 #include "agent/worker.h"
 #include "api/counters.h"
 #include "base/clock.h"
@@ -22,6 +23,9 @@ static const struct {
 	[GUEST_B_UNVERIFIED] = { "unverified_packets", STEER_C_RATE_LIMITED },
 	[GUEST_B_FLOWS] = { "flows", STEER_C_FLOW_LIMIT },
 	[GUEST_B_CLAIMS] = { "claims", NO_COUNTER },
+	[GUEST_B_CLAIM_RATE] = { "claim_rate", NO_COUNTER },
+	[GUEST_B_OBSERVATIONS] = { "observations", NO_COUNTER },
+	[GUEST_B_DECISIONS] = { "decisions", NO_COUNTER },
 };
 _Static_assert(ELEMENTS(rows) == _GUEST_BUDGET_N, "every budget has a row");
 
@@ -55,6 +59,16 @@ static void look(struct worker *w, struct place *p)
 			p->budgets.over[i] = c.v[rows[i].counter];
 }
 
+/* What the catalog has. */
+static void count_claims(struct guest *g)
+{
+	const struct catalog_guest *c = catalog_of(g);
+	uint64_t *over = member_of(g)->budgets.over;
+
+	over[GUEST_B_CLAIMS] = c ? c->n_full : 0;
+	over[GUEST_B_CLAIM_RATE] = c ? c->n_paced : 0;
+}
+
 void budgets_tick(struct worker *w)
 {
 	uint64_t now_ms = clock_mono_ms();
@@ -70,11 +84,15 @@ void budgets_tick(struct worker *w)
 			if (rows[i].counter != NO_COUNTER)
 				tell(&p->budgets, i, name_of(p), now_ms);
 	}
-	list_for_each(g, &w->catalog.by_guest) {
-		struct catalog_guest *c = list_entry(g, struct catalog_guest, link);
+	map_for_each(l, &w->guests.by_id) {
+		struct guest *g = container_of(l, struct guest, by_id);
 
-		c->budgets.over[GUEST_B_CLAIMS] = c->n_full;
-		tell(&c->budgets, GUEST_B_CLAIMS, c->guest->id, now_ms);
+		if (!member_of(g))
+			continue;
+		count_claims(g);
+		for (int i = 0; i < _GUEST_BUDGET_N; i++)
+			if (rows[i].counter == NO_COUNTER)
+				tell(&member_of(g)->budgets, i, g->id, now_ms);
 	}
 }
 
@@ -96,11 +114,15 @@ int budgets_write(struct worker *w, struct bytes *out)
 			if (rows[i].counter != NO_COUNTER)
 				r = write_row(out, p->guest_id ?: "", p->port, i, p->budgets.over[i]);
 	}
-	list_for_each(g, &w->catalog.by_guest) {
-		const struct catalog_guest *c = list_entry(g, struct catalog_guest, link);
+	map_for_each(l, &w->guests.by_id) {
+		struct guest *g = container_of(l, struct guest, by_id);
 
-		if (r == 0)
-			r = write_row(out, c->guest->id, c->guest->link.port, GUEST_B_CLAIMS, c->n_full);
+		if (!member_of(g))
+			continue;
+		count_claims(g);
+		for (int i = 0; i < _GUEST_BUDGET_N && r == 0; i++)
+			if (rows[i].counter == NO_COUNTER)
+				r = write_row(out, g->id, g->link.port, i, member_of(g)->budgets.over[i]);
 	}
 	return r;
 }

@@ -5,8 +5,10 @@
 
 /*
  * What a guest may use of the agent: bytes of its discovery traffic, packets
- * that teach addresses, diverted connections, claims. What is beyond is counted
- * where it is refused (BPF, catalog); here it is told, guest by guest.
+ * that teach addresses, diverted connections; claims, new ones in a second,
+ * what is observed of it and decided on it in a second. What is beyond is
+ * counted where it is refused or put off (BPF, catalog, feed.c, member.c); here
+ * it is told, guest by guest.
  */
 struct worker;
 
@@ -15,10 +17,13 @@ enum guest_budget {
 	GUEST_B_UNVERIFIED,
 	GUEST_B_FLOWS,
 	GUEST_B_CLAIMS,
+	GUEST_B_CLAIM_RATE,	/* those that had to wait */
+	GUEST_B_OBSERVATIONS,	/* packets and pieces of streams that were not looked at */
+	GUEST_B_DECISIONS,	/* those that had to wait */
 	_GUEST_BUDGET_N
 };
 
-struct guest_budgets {			/* of a place; starts zeroed */
+struct guest_budgets {			/* of a place, for what BPF counts, or a member; starts zeroed */
 	uint64_t over[_GUEST_BUDGET_N];	/* as of the last look */
 	uint64_t told[_GUEST_BUDGET_N];	/* the last message spoke of so many */
 	uint64_t quiet_until_ms[_GUEST_BUDGET_N];

@@ -63,7 +63,7 @@ static void guest_free(struct catalog *c, struct catalog_guest *g)
 	list_for_each_safe(l, &g->claims)
 		claim_free(list_entry(l, struct claim, link));
 	hearsay_clear(c, g);
-	unproven_clear(g);
+	waiting_clear(g);
 	g->guest->catalog = NULL;
 	list_unlink(&g->link);
 	free(g);
@@ -287,7 +287,12 @@ static int metadata_set(struct claim *c, const struct observation *o, bool *ret_
 	return 0;
 }
 
-static int claim_new(struct catalog_guest *g, const struct observation *o, const struct ip *address, uint64_t now_ns,
+static struct pace_rate rate_of_claims(const struct catalog *c)
+{
+	return (struct pace_rate){ .per_s = c->claims_per_s, .burst_ms = c->claims_per_s ? CATALOG_CLAIMS_BURST * 1000 / c->claims_per_s : 0 };
+}
+
+static int claim_new(struct catalog_guest *g, const struct observation *o, const struct ip *address, struct pace_rate rate, uint64_t now_ns,
 		     struct claim **ret_claim)
 {
 	struct claim *c;
@@ -297,6 +302,8 @@ static int claim_new(struct catalog_guest *g, const struct observation *o, const
 		g->n_full++;
 		return CATALOG_E_FULL;
 	}
+	if (!pace_left(&g->pace, rate, now_ns / 1000000))
+		return CATALOG_E_PACED;
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return -ENOMEM;
@@ -311,6 +318,7 @@ static int claim_new(struct catalog_guest *g, const struct observation *o, const
 		claim_free(c);
 		return -ENOMEM;
 	}
+	pace_take(&g->pace, rate, 1, now_ns / 1000000);
 	*ret_claim = c;
 	return 0;
 }
@@ -382,7 +390,7 @@ int catalog_register(struct catalog *c, struct catalog_guest *g, const struct ob
 		if (hearsay_worth(o))
 			hearsay_hint(c, g, o, true);
 		r = hearsay_refuse(g, o, &at, why);
-		return nobodys && unproven_keep(g, o, now_ns) ? CATALOG_E_UNPROVEN : r;
+		return nobodys ? CATALOG_E_UNPROVEN : r;
 	}
 	claim = claim_find(g, o, &address);
 	if (claim) {
@@ -390,7 +398,7 @@ int catalog_register(struct catalog *c, struct catalog_guest *g, const struct ob
 		if (r < 0)
 			return r;
 	} else {
-		r = claim_new(g, o, &address, now_ns, &claim);
+		r = claim_new(g, o, &address, rate_of_claims(c), now_ns, &claim);
 		if (r)
 			return r;
 		claim->behind = behind;
@@ -400,17 +408,34 @@ int catalog_register(struct catalog *c, struct catalog_guest *g, const struct ob
 	return 0;
 }
 
+static int on_register(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
+{
+	bool known = g->n_waiting && o->service && waiting_replace(g, o);
+	int r = catalog_register(c, g, o, now_ns);
+
+	switch (r) {
+	case CATALOG_E_UNPROVEN:
+		return waiting_keep(g, o, true, now_ns) == 0 && !known ? r : CATALOG_E_REFUSED;
+	case CATALOG_E_PACED:
+		g->n_paced++;
+		return waiting_keep(g, o, false, now_ns) < 0 ? -ENOMEM : r;
+	case -ENOMEM:
+		return waiting_keep(g, o, false, now_ns) < 0 ? -ENOMEM : CATALOG_E_SHORT;
+	}
+	return r;
+}
+
 static int on_renew(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
 {
 	if (speak(c, g, o, SPEAK_RENEW, now_ns / 1000000))
 		return 0;
 	/* We came late: a renewal that says everything is as good as a registration. */
-	return o->service && o->port ? catalog_register(c, g, o, now_ns) : CATALOG_E_IGNORED;
+	return o->service && o->port ? on_register(c, g, o, now_ns) : CATALOG_E_IGNORED;
 }
 
 static int on_deregister(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns)
 {
-	unproven_withdraw(g, o);
+	waiting_withdraw(g, o);
 	return speak(c, g, o, SPEAK_WITHDRAW, now_ns / 1000000) ? 0 : CATALOG_E_IGNORED;
 }
 
@@ -424,7 +449,7 @@ static int on_answer(struct catalog *c, struct catalog_guest *g, const struct ob
 }
 
 static int (*const on_kind[])(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns) = {
-	[OBS_REGISTER] = catalog_register,
+	[OBS_REGISTER] = on_register,
 	[OBS_RENEW] = on_renew,
 	[OBS_DEREGISTER] = on_deregister,
 	[OBS_DISCOVER] = hearsay_lookup,
@@ -458,7 +483,13 @@ void catalog_guest_changed(struct catalog *c, struct guest *g, uint64_t now_ns)
 		else if (!claim->behind)
 			claim_end(c, claim, "moved");
 	}
-	unproven_settle(c, cg, now_ns);
+	waiting_settle(c, cg, now_ns);
+}
+
+void catalog_retry(struct catalog *c, uint64_t now_ns)
+{
+	list_for_each(l, &c->by_guest)
+		waiting_settle(c, list_entry(l, struct catalog_guest, link), now_ns);
 }
 
 void catalog_guest_gone(struct catalog *c, struct guest *g, const char *reason)

@@ -2,12 +2,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "agent/budgets.h"
 #include "agent/guest.h"
 #include "base/defs.h"
 #include "base/ip.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "base/pace.h"
 #include "discover/observation.h"
 
 /*
@@ -29,7 +29,8 @@ enum {
 	CATALOG_MAX_METADATA = 16,	/* of one claim */
 	CATALOG_MAX_LOOKUPS = 64,	/* services that one guest looked for: the stalest makes room */
 	CATALOG_MAX_REFUSALS = 16,	/* of one guest that are kept for people; all are counted */
-	CATALOG_MAX_UNPROVEN = 8,	/* registrations of one guest that wait for its address: the stalest makes room */
+	CATALOG_MAX_WAITING = 8,	/* registrations of one guest that wait: the stalest makes room */
+	CATALOG_CLAIMS_BURST = 2 * CATALOG_MAX_CLAIMS,	/* new ones at once, before they come at catalog.claims_per_s */
 	CATALOG_MAX_HINTS = 256,	/* that one guest's exchanges taught: the stalest makes room */
 	CATALOG_MAX_SERVICE_LEN = 253,	/* a DNS name's */
 };
@@ -39,6 +40,8 @@ enum {
 
 	CATALOG_E_REFUSED,	/* not the guest's to claim, or no usable claim: kept in its refusals */
 	CATALOG_E_UNPROVEN,	/* likewise; a claim as soon as the guest is seen to own the address */
+	CATALOG_E_PACED,	/* too many new claims in this second; a claim by and by, unless it says something newer */
+	CATALOG_E_SHORT,	/* there was no memory for it; a claim when there is */
 	CATALOG_E_FULL,		/* the guest has as many claims as it may */
 	CATALOG_E_IGNORED,	/* about nothing that is known (a deregistration, a renewal) */
 };
@@ -106,8 +109,9 @@ struct refusal {
 	uint64_t n;
 };
 
-struct unproven {			/* a registration for an address that nobody has been seen with */
+struct waiting {			/* a registration that is no claim yet */
 	struct observation o;		/* texts and metadata are its own */
+	bool for_address;		/* nobody has been seen with it; else for its turn, or memory */
 	struct observation_meta metadata[CATALOG_MAX_METADATA];
 	uint64_t until_ns;		/* CLOCK_MONOTONIC; UINT64_MAX: as long as the guest is there */
 };
@@ -134,14 +138,15 @@ struct catalog_guest {			/* what the catalog keeps of one guest */
 	size_t n_lookups;
 	struct refusal refusals[CATALOG_MAX_REFUSALS];
 	size_t n_refusals;
-	struct unproven unproven[CATALOG_MAX_UNPROVEN];		/* stalest first */
-	size_t n_unproven;
+	struct waiting waiting[CATALOG_MAX_WAITING];	/* stalest first */
+	size_t n_waiting;
 	struct list hints;
 	size_t n_hints;
 	uint64_t n_observations[_OBS_KIND_N];
 	uint64_t n_refused;
 	uint64_t n_full;
-	struct guest_budgets budgets;
+	uint64_t n_paced;
+	struct pace pace;		/* of new claims */
 };
 
 struct catalog_events {
@@ -157,6 +162,7 @@ struct catalog {
 	struct catalog_events events;
 	struct list by_guest;		/* struct catalog_guest.link */
 	struct map hints;		/* struct hint.by_addr, keyed by struct ip_port's 18 bytes */
+	uint32_t claims_per_s;		/* new ones of one guest; 0: without limit. May be set at any time */
 };
 
 void catalog_init(struct catalog *c, struct guest_table *guests, const struct catalog_events *events);
@@ -165,12 +171,14 @@ void catalog_deinit(struct catalog *c);		/* calls no event */
 /*
  * Takes an observation of @g's port. @o->guest is the VM's side of the exchange,
  * which need not be an address of @g (then it is behind it).
- * -ENOMEM; nothing is kept then.
+ * -ENOMEM; nothing is kept then, and nothing waits.
  */
 MUST_CHECK int catalog_observe(struct catalog *c, struct guest *g, const struct observation *o, uint64_t now_ns);
 
 /* The guest's addresses are others: claims for one that it lost end ("moved"), registrations for one that it has now become claims. */
 void catalog_guest_changed(struct catalog *c, struct guest *g, uint64_t now_ns);
+/* Now and then: registrations that wait for their turn, or for memory, are tried again. */
+void catalog_retry(struct catalog *c, uint64_t now_ns);
 /* All of it ends. */
 void catalog_guest_gone(struct catalog *c, struct guest *g, const char *reason);
 

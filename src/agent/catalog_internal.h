@@ -5,7 +5,7 @@
 #include "base/defs.h"
 
 /*
- * Between catalog.c, which has the claims, catalog_unproven.c, which has what
+ * Between catalog.c, which has the claims, catalog_waiting.c, which has what
  * may become one, and catalog_hearsay.c, which has everything that is none.
  */
 bool catalog_same_text(const char *a, const char *b);	/* NULL is like NULL only */
@@ -20,13 +20,15 @@ MUST_CHECK int hearsay_refuse(struct catalog_guest *g, const struct observation 
 MUST_CHECK int hearsay_lookup(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns);
 void hearsay_clear(struct catalog *c, struct catalog_guest *g);
 
-/* catalog_unproven.c: keeps a copy of a registration. True: it was not there, and is now. */
-bool unproven_keep(struct catalog_guest *g, const struct observation *o, uint64_t now_ns);
-/* A deregistration: it is not waited for any more. */
-void unproven_withdraw(struct catalog_guest *g, const struct observation *o);
-/* Takes those whose address the guest has now. */
-void unproven_settle(struct catalog *c, struct catalog_guest *g, uint64_t now_ns);
-void unproven_clear(struct catalog_guest *g);
+/* catalog_waiting.c: keeps a copy of a registration until it can be a claim. @for_address: until the guest has its address. -ENOMEM. */
+MUST_CHECK int waiting_keep(struct catalog_guest *g, const struct observation *o, bool for_address, uint64_t now_ns);
+/* A newer registration: what waits and says something else of the same is not waited for any more. True: the very same was there. */
+bool waiting_replace(struct catalog_guest *g, const struct observation *o);
+/* A deregistration: likewise. */
+void waiting_withdraw(struct catalog_guest *g, const struct observation *o);
+/* Takes those that can be claims now. */
+void waiting_settle(struct catalog *c, struct catalog_guest *g, uint64_t now_ns);
+void waiting_clear(struct catalog_guest *g);
 
-/* catalog.c: what the guest registers. As catalog_observe(). */
+/* catalog.c: what the guest registers, or what waited. As catalog_observe(), but that nothing is kept to wait. */
 MUST_CHECK int catalog_register(struct catalog *c, struct catalog_guest *g, const struct observation *o, uint64_t now_ns);

@@ -110,6 +110,11 @@ static const struct conf_item limits_items[] = {
 	  .doc = "How long an address stays a guest's after its last sign of life." },
 	{ "sniffed_per_second", CONF_SIZE, AT(config_limits, sniffed_bytes), .reload = CONF_RESTART, .min = 65536, .max = 1 << 30, .dflt = "8MiB",
 	  .doc = "Of one guest's discovery traffic, in a second and at once; each packet counts for 512 bytes more than it has. The rest is not looked at." },
+	{ "observations_per_second", CONF_UINT, AT(config_limits, observations_per_s), .min = 10, .max = 1000000, .dflt = "5000",
+	  .doc = "What is observed of one guest (registrations, renewals, queries for names, answers to them), in a second, and twice as much at once. "
+		 "The rest of its discovery traffic is not looked at." },
+	{ "claims_per_second", CONF_UINT, AT(config_limits, claims_per_s), .min = 1, .max = 1000, .dflt = "10",
+	  .doc = "Services that one guest may register for the first time, in a second; 128 at once. The last eight of the others wait for their turn." },
 };
 static const struct conf_table limits_table = CONF_TABLE_INIT("limits", struct config_limits, limits_items);
 

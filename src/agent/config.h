@@ -53,6 +53,8 @@ struct config_limits {
 	uint32_t guests_per_port;
 	uint32_t address_lifetime_ms;
 	uint64_t sniffed_bytes;
+	uint32_t observations_per_s;
+	uint32_t claims_per_s;
 };
 
 struct config_probe {

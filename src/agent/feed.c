@@ -17,7 +17,12 @@
 #include "discover/protocol.h"
 #include "proto/packet.h"
 
-enum { MAX_TEES = 4096, BEHIND = 1 };	/* engine ids are even; the odd one next to it is what is behind the guest */
+enum { MAX_TEES = 4096, OBSERVATIONS_BURST_MS = 2000, BEHIND = 1 };	/* engine ids are even; the odd one next to it is what is behind the guest */
+
+static struct pace_rate observation_rate(const struct worker *w)
+{
+	return (struct pace_rate){ .per_s = w->conf->limits.observations_per_s, .burst_ms = OBSERVATIONS_BURST_MS };
+}
 
 /* --- ports --- */
 
@@ -96,6 +101,19 @@ static struct guest *guest_of(struct worker *w, const struct place *p, const str
 	if (r->direction == CAPTURE_FROM_VM && guest_owns(g, ip))
 		guest_touch(&w->guests, g, clock_mono_ms());
 	return g;
+}
+
+/* --- how much of one guest --- */
+
+/* At most so many observations; what they come out of is not taken in before. False: counted, and budgets.c says whose. */
+static bool may_observe(struct worker *w, struct guest *g)
+{
+	struct member *m = member_of(g);
+
+	if (pace_left(&m->observations, observation_rate(w), clock_mono_ms()))
+		return true;
+	m->budgets.over[GUEST_B_OBSERVATIONS]++;
+	return false;
 }
 
 /* --- packets --- */
@@ -179,6 +197,8 @@ int feed_record(const struct capture_record *r, void *data)
 		w->n_unplaced++;
 		return 0;
 	}
+	if (!may_observe(w, g))
+		return 0;
 	if (r->kind == CAPTURE_UDP)
 		give_datagram(w, r, g);
 	else if (!is_teed(w, r, from_guest))
@@ -251,6 +271,20 @@ static struct tee *tee_find(struct worker *w, const Outrigger__Ipc__Tee *m)
 	return l ? container_of(l, struct tee, by_addr) : NULL;
 }
 
+/* What was not copied, and what there is no time for, are holes that nobody will fill. */
+static void tee_take(struct worker *w, struct tee *t, const Outrigger__Ipc__Tee *m, enum discover_dir dir)
+{
+	bool more = true, skip = m->data.len && !may_observe(w, t->guest);
+	uint64_t hole = m->lost + (skip ? m->data.len : 0);
+
+	if (t->stream && hole)
+		more = engine_stream_gap(t->stream, dir, hole, w->frame, m->mono_ns);
+	if (t->stream && more && m->data.len && !skip)
+		more = engine_stream_data(t->stream, dir, m->data.data, m->data.len, w->frame, m->mono_ns);
+	if (t->stream && !more)
+		t->stream = engine_stream_close(t->stream, w->frame, m->mono_ns);
+}
+
 void feed_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *m, void *data)
 {
 	struct worker *w = data;
@@ -269,13 +303,8 @@ void feed_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *m, void *data)
 		t = tee_open(w, m, g);
 	if (!t)
 		return;
-	if (m->lost) {			/* a hole that nobody will fill */
-		tee_close(w, t);
-		return;
-	}
 	w->current = g;
-	if (t->stream && m->data.len && !engine_stream_data(t->stream, dir, m->data.data, m->data.len, w->frame, m->mono_ns))
-		t->stream = engine_stream_close(t->stream, w->frame, m->mono_ns);
+	tee_take(w, t, m, dir);
 	if (t->stream && m->fin)
 		engine_stream_end(t->stream, dir, w->frame, m->mono_ns);
 	w->current = NULL;
@@ -340,6 +369,7 @@ void feed_observation(const struct observation *o, void *data)
 		return;
 	log_debug("observed", log_str("kind", observation_kind_name(o->kind)), log_str("protocol", o->protocol),
 		  log_str("service", o->service ? o->service : ""), log_str("guest", g->id));
+	pace_take(&member_of(g)->observations, observation_rate(w), 1, clock_mono_ms());
 	r = catalog_observe(&w->catalog, g, o, clock_mono_ns());
 	switch (r) {
 	case 0:
@@ -358,6 +388,11 @@ void feed_observation(const struct observation *o, void *data)
 		break;
 	case CATALOG_E_FULL:
 		w->n_claims_full++;	/* budgets.c says whose */
+		break;
+	case CATALOG_E_PACED:
+		break;
+	case CATALOG_E_SHORT:
+		LOG_LIMITED(LOG_L_ERROR, "no memory for a registration: it is tried again", log_str("guest", g->id), log_str("service", o->service));
 		break;
 	case CATALOG_E_IGNORED:
 		break;

@@ -32,9 +32,12 @@ bool judge_review(struct judge *j)
 	return review(j);
 }
 
-/* Another finding of a method that was asked. */
+/* A finding of a method that was asked. Most probes find what the last one found, and that is nothing to decide on. */
 static void note(struct judge *j, bool verdict)
 {
+	if (j->n_told == j->verdict.n_news)
+		return;
+	j->n_told = j->verdict.n_news;
 	if (j->verdict.verdict != VERDICT_UNKNOWN && !j->claim->decided_ns)
 		j->claim->decided_ns = clock_mono_ns();
 	j->court->changed(j->claim, verdict, j->court->data);

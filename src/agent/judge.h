@@ -41,6 +41,7 @@ struct judge {
 	const struct judge_court *court;
 	struct claim *claim;
 	struct verdict_case verdict;
+	uint32_t n_told;		/* of its news */
 	struct registry_lookup *lookup;	/* NULL: none is under way */
 	struct timer ask;
 	struct probe probe;

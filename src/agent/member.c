@@ -19,6 +19,8 @@
 enum {
 	HBONE_PORT = 15008,
 	TOKEN_LOST_MS = 2000,		/* a request without an answer is repeated then */
+	DECISIONS_PER_S = 20,		/* on one guest, */
+	DECISIONS_BURST_MS = 2500,	/* and fifty at once: a VM that starts makes a dozen */
 	NODE_LABELS_LEN = 32768,
 };
 
@@ -444,12 +446,15 @@ static void report_all(struct member *m)
 	report_proxy(m, m->joined ? supervisor_find(&m->worker->supervisor, m->guest->id) : NULL);
 }
 
+static const struct pace_rate decision_rate = { .per_s = DECISIONS_PER_S, .burst_ms = DECISIONS_BURST_MS };
+
 static int decide(struct defer *d)
 {
 	struct member *m = container_of(d, struct member, decide);
 	struct worker *w = m->worker;
 	const char *why;
 
+	pace_take(&m->decisions, decision_rate, 1, clock_mono_ms());
 	m->policy = policy_match(w->policies, w->conf->nic, m->guest);
 	sync_addresses(m);
 	sync_behind(m);
@@ -470,9 +475,26 @@ static int decide(struct defer *d)
 	return 0;
 }
 
+static int on_decide_later(struct timer *t)
+{
+	struct member *m = container_of(t, struct member, decide_later);
+
+	loop_defer(m->worker->loop, &m->decide, decide);
+	return 0;
+}
+
 void member_touch(struct member *m)
 {
-	loop_defer(m->worker->loop, &m->decide, decide);
+	uint64_t wait_ms;
+
+	if (m->decide_later.loop)
+		return;
+	wait_ms = pace_wait_ms(&m->decisions, decision_rate, clock_mono_ms());
+	if (wait_ms)
+		m->budgets.over[GUEST_B_DECISIONS]++;
+	/* Without memory for a timer it is not put off. */
+	if (!wait_ms || timer_arm(m->worker->loop, &m->decide_later, wait_ms, on_decide_later) < 0)
+		loop_defer(m->worker->loop, &m->decide, decide);
 }
 
 /* --- life --- */
@@ -516,6 +538,7 @@ void member_end(struct member *m, const char *reason)
 	diverts_deinit(&m->behind);
 	feed_forget(w, m->guest);
 	defer_cancel(&m->decide);
+	timer_cancel(&m->decide_later);
 	m->guest->user = NULL;
 	free(m);
 }

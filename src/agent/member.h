@@ -1,6 +1,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
+#include "agent/budgets.h"
 #include "agent/diverts.h"
 #include "agent/guest.h"
 #include "agent/judge.h"
@@ -9,13 +10,15 @@
 #include "agent/verdict.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/pace.h"
 
 /*
  * A guest as a (possible) member of the mesh: what policy and verdict make of
  * it, what its proxy is wished to be, what the controller is told.
  *
  * Whatever changes about the guest calls member_touch(); member.c decides anew
- * once, at the end of the loop's turn.
+ * once, at the end of the loop's turn, or a little later when the guest keeps
+ * changing: each decision looks at all its claims, and the newest state counts.
  */
 struct worker;
 
@@ -29,6 +32,10 @@ struct member {
 	struct guest *guest;
 	struct place *place;		/* NULL: none of ours any more */
 	struct defer decide;
+	struct timer decide_later;	/* it has been decided on too often of late */
+	struct pace decisions;
+	struct pace observations;	/* feed.c: may more of it be looked at? */
+	struct guest_budgets budgets;
 	uint64_t engine_id;		/* of discover/engine; one more for what is behind it */
 
 	const struct policy *policy;

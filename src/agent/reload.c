@@ -52,6 +52,7 @@ static void apply_guests(struct worker *w, struct guest_rule *rules, size_t n_ru
 	w->rules = rules;
 	w->n_rules = n_rules;
 	guest_table_change(&w->guests, rules, n_rules, &limits);
+	w->catalog.claims_per_s = w->conf->limits.claims_per_s;
 	config_rules_free(before, n_before);
 	list_for_each(l, &w->places.places) {
 		const struct place *p = list_entry(l, struct place, link);

@@ -97,6 +97,7 @@ bool verdict_note(struct verdict_case *v, enum verdict_method method, enum verdi
 		return false;
 	*e = (struct verdict_evidence){ .finding = finding, .given = true, .at_wall_ms = wall_ms };
 	memcpy(e->detail, detail, sizeof(detail));
+	v->n_news++;
 	return judge(v);
 }
 

@@ -54,6 +54,7 @@ struct verdict_evidence {
 struct verdict_case {
 	enum verdict verdict;
 	struct verdict_evidence evidence[_VERDICT_METHOD_N];
+	uint32_t n_news;		/* findings that were another one than before, or said otherwise */
 };
 
 /* The rule above. */

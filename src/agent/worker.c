@@ -27,6 +27,7 @@
 enum {
 	TICK_MS = 1000,
 	LOAD_EVERY_TICKS = 10,
+	DECIDE_EVERY_TICKS = 30,
 	SAVE_AGAIN_TICKS = STATE_RETRY_MS / TICK_MS,
 	MEMORY_TICKS = 60,		/* after a restart: for ports to come back */
 };
@@ -99,7 +100,7 @@ static void on_place_down(struct place *p, const char *reason, void *data)
 
 /* --- claims --- */
 
-static void arm_expiry(struct worker *w);
+static void arm_expiry(struct worker *w, uint64_t until_ms);
 
 /* Registered and deregistered again as fast as it can: that guest's lines are left out, and no other's. */
 static struct log_limit *limit_of(const struct claim *c, enum member_said what)
@@ -110,31 +111,37 @@ static struct log_limit *limit_of(const struct claim *c, enum member_said what)
 	return m ? &m->said[what] : &nobodys[what];
 }
 
+static void judge_claim(struct worker *w, struct claim *c)
+{
+	struct member *m = member_of(c->owner->guest);
+	struct judge *j;
+
+	if (judge_new(&w->court, c, &j) < 0) {
+		LOG_LIMITED(LOG_L_ERROR, "no memory to judge a claim: it is tried again", log_str("service", c->service));
+		return;
+	}
+	c->user = j;
+	memory_touch(w);
+	if (m)
+		member_touch(m);
+}
+
 static void on_claimed(struct claim *c, void *data)
 {
 	struct worker *w = data;
-	struct member *m = member_of(c->owner->guest);
-	struct judge *j;
 
 	c->first_seen_wall_ms = clock_wall_ms() - (int64_t)((c->claimed_ns - MIN(c->packet_ns, c->claimed_ns)) / 1000000);
 	LOG_LIMITED_BY(limit_of(c, SAID_CLAIM), LOG_L_INFO, "claim", log_str("service", c->service), log_ip("address", &c->address),
 		       log_int("port", c->port), log_str("protocol", c->sources[0].protocol), log_str("guest", c->owner->guest->id));
-	if (judge_new(&w->court, c, &j) < 0) {
-		log_error("no memory to judge a claim", log_str("service", c->service));
-		return;
-	}
-	c->user = j;
-	arm_expiry(w);
-	memory_touch(w);
-	if (m)
-		member_touch(m);
+	arm_expiry(w, claim_until_ms(c));
+	judge_claim(w, c);
 }
 
 static void on_claim_changed(struct claim *c, void *data)
 {
 	struct member *m = member_of(c->owner->guest);
 
-	arm_expiry(data);
+	arm_expiry(data, claim_until_ms(c));
 	memory_touch(data);
 	if (m)
 		member_touch(m);
@@ -295,22 +302,42 @@ static int on_expiry(struct timer *t)
 {
 	struct worker *w = container_of(t, struct worker, expiry);
 
-	catalog_expire(&w->catalog, clock_mono_ms());
-	arm_expiry(w);
+	arm_expiry(w, catalog_expire(&w->catalog, clock_mono_ms()));
 	return 0;
 }
 
-static void arm_expiry(struct worker *w)
+/* A claim that ends at @until_ms. Without memory for a timer the tick sees it end. */
+static void arm_expiry(struct worker *w, uint64_t until_ms)
 {
-	uint64_t now = clock_mono_ms(), next = UINT64_MAX;
+	uint64_t now = clock_mono_ms();
 
-	list_for_each(lg, &w->catalog.by_guest)
-		list_for_each(l, &list_entry(lg, struct catalog_guest, link)->claims)
-			next = MIN(next, claim_until_ms(list_entry(l, struct claim, link)));
-	if (next == UINT64_MAX)
-		timer_cancel(&w->expiry);
-	else if (timer_arm(w->loop, &w->expiry, next > now ? next - now : TICK_MS, on_expiry) < 0)
+	if (until_ms == UINT64_MAX || (w->expiry.loop && w->expiry.due_ms <= until_ms))
+		return;
+	if (timer_arm(w->loop, &w->expiry, until_ms > now ? until_ms - now : TICK_MS, on_expiry) < 0)
 		log_error("no memory for a timer");
+}
+
+/* Those that found no memory when they were made. */
+static void judge_the_rest(struct worker *w)
+{
+	list_for_each(lg, &w->catalog.by_guest)
+		list_for_each(l, &list_entry(lg, struct catalog_guest, link)->claims) {
+			struct claim *c = list_entry(l, struct claim, link);
+
+			if (!c->user)
+				judge_claim(w, c);
+		}
+}
+
+/* Whatever was missed: each guest is decided on twice a minute. */
+static void decide_some(struct worker *w, unsigned tick)
+{
+	map_for_each(l, &w->guests.by_id) {
+		struct member *m = member_of(container_of(l, struct guest, by_id));
+
+		if (m && (m->engine_id / 2 + tick) % DECIDE_EVERY_TICKS == 0)
+			member_touch(m);
+	}
 }
 
 static int on_tick(struct timer *t)
@@ -321,6 +348,9 @@ static int on_tick(struct timer *t)
 	engine_tick(w->engine, w->frame, clock_mono_ns());
 	guest_expire(&w->guests, clock_mono_ms());
 	catalog_expire(&w->catalog, clock_mono_ms());
+	catalog_retry(&w->catalog, clock_mono_ns());
+	judge_the_rest(w);
+	decide_some(w, n);
 	supervisor_tick(&w->supervisor);
 	budgets_tick(w);
 	memory_save(w);
@@ -420,6 +450,7 @@ static int start_knowledge(struct worker *w)
 		return r;
 	guest_table_init(&w->guests, conf->nic, w->rules, w->n_rules, &limits, &on_guest);
 	catalog_init(&w->catalog, &w->guests, &on_catalog);
+	w->catalog.claims_per_s = conf->limits.claims_per_s;
 	map_init(&w->tees);
 	w->court = (struct judge_court){
 		.loop = w->loop, .monitor = w->monitor, .catalog = &w->catalog,

@@ -150,6 +150,8 @@ MUST_CHECK int engine_stream_open(struct engine *e, const struct engine_guest *g
 /* false: nothing more to learn from this connection, stop copying. @frame counts chunks. */
 bool engine_stream_data(struct engine_stream *s, enum discover_dir dir, const void *data, size_t len,
 			uint64_t frame, uint64_t time_ns);
+/* @len bytes of that direction were not copied. The same answer. */
+bool engine_stream_gap(struct engine_stream *s, enum discover_dir dir, size_t len, uint64_t frame, uint64_t time_ns);
 void engine_stream_end(struct engine_stream *s, enum discover_dir dir, uint64_t frame, uint64_t time_ns);
 struct engine_stream *engine_stream_close(struct engine_stream *s, uint64_t frame, uint64_t time_ns);
 

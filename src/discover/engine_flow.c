@@ -321,6 +321,21 @@ bool engine_stream_data(struct engine_stream *s, enum discover_dir dir, const vo
 	return s->stream != NULL;
 }
 
+bool engine_stream_gap(struct engine_stream *s, enum discover_dir dir, size_t len, uint64_t frame, uint64_t time_ns)
+{
+	struct discover_ctx ctx;
+
+	if (!s->stream)
+		return false;
+	ctx = engine_context(s->engine, s->guest, frame, time_ns);
+	s->engine->counts.gaps++;
+	s->engine->counts.gap_bytes += len;
+	if (s->protocol->stream_gap(s->stream, dir, len, &ctx))
+		return true;
+	stream_sleep(s);
+	return false;
+}
+
 void engine_stream_end(struct engine_stream *s, enum discover_dir dir, uint64_t frame, uint64_t time_ns)
 {
 	struct discover_ctx ctx;

@@ -257,15 +257,20 @@ static void a_registration_waits_for_its_address(void **state)
 	assert_string_equal(c->service, "billing");
 	assert_string_equal(c->sources[0].instance, "b-1");
 	assert_string_equal(c->metadata[0].value, "a");
-	assert_int_equal(catalog_of(w.a)->n_unproven, 1);
+	assert_int_equal(catalog_of(w.a)->n_waiting, 1);
 
 	/* Who registers without end makes room for itself only. */
 	later.address = ip("fd00::9");
-	for (uint16_t port = 1; port <= 3 * CATALOG_MAX_UNPROVEN; port++) {
+	for (uint16_t port = 1; port <= 3 * CATALOG_MAX_WAITING; port++) {
+		char instance[8];
+
+		snprintf(instance, sizeof(instance), "n-%u", port);
 		later.port = port;
+		later.instance = instance;
 		assert_int_equal(see(&w, &later, 0), CATALOG_E_UNPROVEN);
 	}
-	assert_int_equal(catalog_of(w.a)->n_unproven, CATALOG_MAX_UNPROVEN);
+	assert_int_equal(catalog_of(w.a)->n_waiting, CATALOG_MAX_WAITING);
+	assert_int_equal(catalog_of(w.a)->waiting[0].o.port, 2 * CATALOG_MAX_WAITING + 1);	/* the last ones */
 	world_deinit(&w);
 }
 
@@ -458,6 +463,91 @@ static void a_flood_of_claims_hurts_its_guest_only(void **state)
 	world_deinit(&w);
 }
 
+static int register_one(struct world *w, unsigned i, uint16_t port, uint64_t now_ms)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "svc-%u", i);
+	struct observation o = obs(OBS_REGISTER, "zookeeper", name, name, port);
+	return see(w, &o, now_ms);
+}
+
+static int deregister_one(struct world *w, unsigned i, uint64_t now_ms)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "svc-%u", i);
+	struct observation o = obs(OBS_DEREGISTER, "zookeeper", NULL, name, 0);
+	return see(w, &o, now_ms);
+}
+
+/* Whatever the guest registers and withdraws, as fast as it can; what it says last becomes true. */
+static void new_claims_have_a_rate_and_the_last_ones_wait(void **state)
+{
+	enum { AT_ONCE = CATALOG_CLAIMS_BURST + 1, ALL = AT_ONCE + 3 * CATALOG_MAX_WAITING };	/* one is always due */
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	w.catalog.claims_per_s = 10;
+	for (unsigned i = 0; i < AT_ONCE; i++) {
+		assert_int_equal(register_one(&w, i, 80, 1000), 0);
+		assert_int_equal(deregister_one(&w, i, 1000), 0);
+	}
+	for (unsigned i = AT_ONCE; i < ALL; i++)
+		assert_int_equal(register_one(&w, i, 80, 1000), CATALOG_E_PACED);
+	const struct catalog_guest *g = catalog_of(w.a);
+	assert_int_equal(g->n_paced, ALL - AT_ONCE);
+	assert_int_equal(g->n_waiting, CATALOG_MAX_WAITING);
+	assert_int_equal(g->n_claims, 0);
+
+	assert_int_equal(register_one(&w, ALL - 1, 81, 1000), CATALOG_E_PACED);		/* it is elsewhere meanwhile */
+	assert_int_equal(deregister_one(&w, ALL - 2, 1000), CATALOG_E_IGNORED);		/* and that one nowhere */
+	assert_int_equal(g->n_waiting, CATALOG_MAX_WAITING - 1);
+	catalog_retry(&w.catalog, 1000 * 1000000ull);
+	assert_int_equal(g->n_claims, 0);			/* not yet; and what waits is not counted again */
+	assert_int_equal(g->n_paced, ALL - AT_ONCE + 1);
+	catalog_retry(&w.catalog, 1300 * 1000000ull);
+	assert_int_equal(g->n_claims, 3);
+	catalog_retry(&w.catalog, 5000 * 1000000ull);
+	assert_int_equal(g->n_claims, CATALOG_MAX_WAITING - 1);
+	assert_int_equal(g->n_waiting, 0);
+	list_for_each(l, &g->claims) {
+		const struct claim *c = list_entry(l, struct claim, link);
+
+		_Static_assert(ALL == 153, "the names below");
+		assert_string_not_equal(c->service, "svc-151");
+		assert_int_equal(c->port, strcmp(c->service, "svc-152") ? 80 : 81);
+	}
+
+	/* What is there is renewed without end, and costs nothing. */
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(register_one(&w, ALL - 1, 81, 5000), 0);
+	struct observation o = obs(OBS_REGISTER, "consul", "billing", "b", 80);
+	o.guest = ip("10.0.0.2");
+	assert_int_equal(catalog_observe(&w.catalog, w.b, &o, 1000000), 0);	/* others have a rate of their own */
+	world_deinit(&w);
+}
+
+/* A registration that is older than what is known must not win by having waited. */
+static void what_waits_gives_way_to_what_is_said_later(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	w.catalog.claims_per_s = 10;
+	for (unsigned i = 0; i <= CATALOG_CLAIMS_BURST; i++) {
+		assert_int_equal(register_one(&w, i, 80, 1000), 0);
+		assert_int_equal(deregister_one(&w, i, 1000), 0);
+	}
+	assert_int_equal(register_one(&w, 1, 80, 1000), CATALOG_E_PACED);
+	assert_int_equal(register_one(&w, 1, 81, 1200), 0);
+	catalog_retry(&w.catalog, 9000 * 1000000ull);
+	assert_int_equal(only_claim(&w)->port, 81);
+	world_deinit(&w);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -476,6 +566,8 @@ int main(void)
 		cmocka_unit_test(an_answering_service_outlives_the_memory_of_its_peers),
 		cmocka_unit_test(lookups_and_hints_are_kept_in_bounds),
 		cmocka_unit_test(a_flood_of_claims_hurts_its_guest_only),
+		cmocka_unit_test(new_claims_have_a_rate_and_the_last_ones_wait),
+		cmocka_unit_test(what_waits_gives_way_to_what_is_said_later),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -133,9 +133,44 @@ static void every_allocation_may_fail(void **state)
 		}
 }
 
+/* Its client may never say it again. */
+static void what_found_no_memory_is_tried_again(void **state)
+{
+	struct guest_limits limits = { .per_nic = 100, .per_port = 10, .address_ms = 3600 * SECOND };
+	struct guest_sighting s = { .link = { .port = "tap0", .mac = { 2, 0, 0, 0, 0, 1 } }, .source = GUEST_BY_ARP, .ip = ip("10.0.0.1") };
+	unsigned n_short = 0;
+
+	(void)state;
+	for (size_t n = 1;; n++) {
+		struct world w = {};
+		struct guest_events gev = { .changed = on_guest_changed, .gone = on_guest_gone, .data = &w };
+		struct catalog_events cev = { .claimed = on_claimed, .changed = on_changed, .gone = on_gone, .looked_up = on_lookup, .data = &w };
+		struct guest *g;
+
+		guest_table_init(&w.guests, "nic", NULL, 0, &limits, &gev);
+		catalog_init(&w.catalog, &w.guests, &cev);
+		assert_int_equal(guest_learn(&w.guests, &s, 0, &g), 0);
+		alloc_fail_once_at(n);
+		int r = see(&w, g, OBS_REGISTER, "zookeeper", "n-1", "10.0.0.1");
+		size_t needed = alloc_fail_stop();
+		if (r == CATALOG_E_SHORT) {
+			n_short++;
+			assert_int_equal(w.n_claimed, 0);
+			catalog_retry(&w.catalog, 2000000);
+			assert_int_equal(w.n_claimed, 1);
+			assert_int_equal(catalog_of(g)->n_waiting, 0);
+		}
+		catalog_deinit(&w.catalog);
+		guest_table_deinit(&w.guests);
+		if (needed < n)
+			break;
+	}
+	assert_true(n_short > 0);
+}
+
 int main(void)
 {
-	static const struct CMUnitTest tests[] = { cmocka_unit_test(every_allocation_may_fail) };
+	static const struct CMUnitTest tests[] = { cmocka_unit_test(every_allocation_may_fail), cmocka_unit_test(what_found_no_memory_is_tried_again) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

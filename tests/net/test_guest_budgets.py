@@ -1,0 +1,100 @@
+"""What a guest may use of the agent, by the second: new claims, observations, decisions. Each has a counter and a message, and who stops is heard again."""
+
+import os
+import re
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "lib"))
+
+from agentlab import AGENT, REGISTRY, AgentLab  # noqa: E402
+from faultlab import children  # noqa: E402
+from netlab import wait_until  # noqa: E402
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
+
+# One request after the other at Consul: registers COUNT names and withdraws each again ("churn"), or renews one registration COUNT times.
+FLOOD = """
+import json, socket, sys
+registry, address, count, what = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+s = socket.create_connection((registry, 8500))
+f = s.makefile("rb")
+def put(path, body=b""):
+    s.sendall(b"PUT %s HTTP/1.1\\r\\nHost: c\\r\\nContent-Length: %d\\r\\n\\r\\n" % (path, len(body)) + body)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)        # or each answer waits for what delays acknowledgements
+    n = 0
+    while (line := f.readline()) != b"\\r\\n":
+        if line.lower().startswith(b"content-length:"):
+            n = int(line.split(b":")[1])
+    f.read(n)
+for i in range(count):
+    name = "flood-%d" % (i if what == "churn" else 0)
+    put(b"/v1/agent/service/register", json.dumps({"Name": name, "ID": name, "Address": address, "Port": 9999}).encode())
+    if what == "churn":
+        put(b"/v1/agent/service/deregister/" + name.encode())
+"""
+
+
+@pytest.fixture(name="mesh")
+def _mesh(request):
+    lab = AgentLab("obu", more=getattr(request, "param", ""))
+    try:
+        yield lab.start()
+    finally:
+        print(lab.log("nic.agent")[-8000:])
+        lab.close()
+
+
+def over(mesh, vm, budget):
+    """How often the guest was over its budget; 0 while it is not known."""
+    text = mesh.nic.run("curl", "-s", "http://127.0.0.1:15020/metrics")
+    return sum(int(n) for guest, n in re.findall(r'outrigger_guest_over_budget_total{guest="([^"]*)",port="[^"]*",budget="%s"} (\d+)' % budget, text) if guest.endswith(vm.mac))
+
+
+def said(mesh, vm, budget):
+    return re.search("a guest is over its budget guest=[^ ]*%s budget=%s " % (vm.mac, budget), mesh.log("nic.agent"))
+
+
+@pytest.mark.parametrize("mesh", ["limits: { claims_per_second: 5 }\n"], indirect=True)
+def test_who_registers_ever_new_services_waits_and_nobody_else(mesh):
+    bad, honest = mesh.vms
+    bad.run("python3", "-c", FLOOD, REGISTRY, bad.address, "300", "churn", timeout=120)
+    mesh.register(bad, instance="last", port=8085)           # once: what is said last becomes true
+    mesh.register(honest, instance="honest", port=8086)
+    wait_until("the neighbour's claim", lambda: mesh.service("orders", port=8086), 60)
+    wait_until("what came last", lambda: mesh.service("orders", port=8085), 60)
+    wait_until("the message", lambda: said(mesh, bad, "claim_rate"), 60)
+    assert over(mesh, bad, "claim_rate") > 0
+    for budget in ("claims", "claim_rate", "observations", "decisions", "sniffed_bytes"):
+        assert over(mesh, honest, budget) == 0, budget
+
+
+@pytest.mark.parametrize("mesh", ["limits: { observations_per_second: 20 }\n"], indirect=True)
+def test_who_repeats_himself_without_end_is_not_listened_to_meanwhile(mesh):
+    bad, honest = mesh.vms
+    bad.run("python3", "-c", FLOOD, REGISTRY, bad.address, "1000", "renew", timeout=120)
+    wait_until("the counter", lambda: over(mesh, bad, "observations") > 0, 60)
+    wait_until("the message", lambda: said(mesh, bad, "observations"), 60)
+
+    def again():
+        mesh.register(bad, instance="later", port=8085)       # as its client does, now and then
+        return mesh.service("orders", port=8085)
+    wait_until("a registration when it has become quiet", again, 60)
+    mesh.register(honest, instance="honest", port=8086)
+    wait_until("the neighbour's claim", lambda: mesh.service("orders", port=8086), 60)
+    assert over(mesh, honest, "observations") == 0
+
+
+def nice(pid):
+    return os.getpriority(os.PRIO_PROCESS, pid)
+
+
+def test_the_agents_worker_gives_way_to_the_proxies(mesh):
+    vm = mesh.vms[0]
+    mesh.serve(vm)
+    mesh.register(vm)
+    proxy = wait_until("the proxy", lambda: mesh.proxy(vm))[0]["pid"]
+    worker, = [p for p in children(mesh.agent.pid) if os.readlink("/proc/%d/exe" % p) == AGENT]
+    assert nice(proxy) == nice(mesh.agent.pid)
+    assert nice(worker) == nice(mesh.agent.pid) + 5
