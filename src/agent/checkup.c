@@ -60,6 +60,33 @@ static void check_ports(struct checkup *c, struct worker *w)
 	add(c, "ports", "there is a port of a VM", n > 0, false, "\"ports\" in agent.yaml names the devices", "no device matches");
 }
 
+/* What such a guest says of its addresses is believed, unless another one here has it. */
+static bool may_have_any(const struct guest *g)
+{
+	const struct member *m = member_of(g);
+
+	return m && m->policy && m->policy->mode >= POLICY_PERMISSIVE && !m->policy->n_addresses && !(g->rule && g->rule->n_prefixes);
+}
+
+static void check_guests(struct checkup *c, const struct worker *w)
+{
+	const struct guest *first = NULL;
+	size_t n = 0;
+
+	map_for_each(l, &w->guests.by_id) {
+		const struct guest *g = container_of(l, struct guest, by_id);
+
+		if (!may_have_any(g))
+			continue;
+		n++;
+		first = first ? first : g;
+	}
+	add(c, "guests", "which addresses a VM of the mesh may have is written down", !n, false,
+	    "\"may_have\" of a rule of \"guests\" in agent.yaml, or \"addresses\" in the policy's \"match\" in controller.yaml",
+	    "%zu may have any that no other guest here has, among them %s (policy %s)", n, first ? first->id : "",
+	    first ? member_of(first)->policy->name : "");
+}
+
 static void check_controller(struct checkup *c, const struct worker *w)
 {
 	char text[DIAG_TEXT_LEN];
@@ -160,6 +187,7 @@ json_t *show_check(struct worker *w)
 
 	check_steering(&c, w);
 	check_ports(&c, w);
+	check_guests(&c, w);
 	check_clock(&c);
 	check_controller(&c, w);
 	check_proxies(&c, w);

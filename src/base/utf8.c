@@ -4,6 +4,7 @@
 #include "base/utf8.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static bool is_tail(uint8_t b)
@@ -85,4 +86,48 @@ size_t utf8_clean(const void *data, size_t n, char *text, size_t size)
 	}
 	text[at] = 0;
 	return at;
+}
+
+/* A character that JSON lets through and people must not see; 0: it is none. Its length. */
+static uint16_t json_control(const uint8_t *p, size_t *ret_len)
+{
+	*ret_len = 1;
+	if (p[0] == 0x7f)
+		return 0x7f;
+	*ret_len = 2;
+	if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+		return p[1];
+	*ret_len = 3;
+	if (p[0] == 0xe2 && p[1] == 0x80 && (p[2] == 0xa8 || p[2] == 0xa9))
+		return (uint16_t)(0x2000 | (p[2] & 0x3f));
+	*ret_len = 1;
+	return 0;
+}
+
+char *utf8_json(char *json)
+{
+	enum { ESCAPE_LEN = 6 };
+	size_t n = 0, at = 0, len;
+	const uint8_t *p = (const uint8_t *)json;
+	char *text;
+
+	if (!json)
+		return NULL;
+	for (; *p; p += len)		/* the zero at the end makes a character that is cut short none */
+		n += json_control(p, &len) != 0;
+	if (!n)
+		return json;
+	text = malloc((size_t)(p - (const uint8_t *)json) + n * ESCAPE_LEN + 1);
+	for (p = (const uint8_t *)json; text && *p; p += len) {
+		uint16_t c = json_control(p, &len);
+
+		if (c)
+			at += (size_t)snprintf(text + at, ESCAPE_LEN + 1, "\\u%04x", c);
+		else
+			text[at++] = (char)*p;
+	}
+	if (text)
+		text[at] = 0;
+	free(json);
+	return text;
 }

@@ -20,3 +20,11 @@ bool utf8_is_clean(const void *data, size_t n);
  * character when it does not fit. @size >= 1. Returns the length of @text.
  */
 size_t utf8_clean(const void *data, size_t n, char *text, size_t size);
+
+/*
+ * JSON may hold what commands a terminal or ends a line, as it is: DEL, U+0080
+ * to U+009F, U+2028 and U+2029. Takes @json, valid JSON on the heap, and returns
+ * it with these as \\uXXXX, the same to who parses it. NULL: out of memory, and
+ * @json is freed; NULL of NULL.
+ */
+char *utf8_json(char *json);

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include "base/ip.h"
 #include "base/opt.h"
+#include "base/utf8.h"
 #include "ctl/command.h"
 #include "ctl/commands.h"
 #include "discover/engine.h"
@@ -84,10 +85,12 @@ static void print_json(struct decode *d, const struct observation *o)
 		"guest", address_or_null(&o->guest),
 		"frame", (json_int_t)o->frame);
 
-	if (!line || json_dumpf(line, stdout, JSON_COMPACT) < 0)
-		d->no_memory = true;
+	CLEANUP_FREE char *text = line ? utf8_json(json_dumps(line, JSON_COMPACT)) : NULL;
+
+	if (text)
+		puts(text);
 	else
-		putchar('\n');
+		d->no_memory = true;
 	json_decref(line);
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/opt.h"
+#include "base/utf8.h"
 
 static int use_controller(void *target, const char *value, struct diag *reterr_diag)
 {
@@ -63,8 +64,11 @@ json_t *show_get(const struct show *s, const char *command, const char *path)
 
 int show_json(const json_t *json)
 {
-	json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
-	putchar('\n');
+	CLEANUP_FREE char *text = utf8_json(json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY));
+
+	if (!text)
+		return COMMAND_FAILED;
+	puts(text);
 	return fflush(stdout) || ferror(stdout) ? COMMAND_FAILED : COMMAND_OK;
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "mesh/httpd_conn.h"
 
 static int hex(char c)
@@ -153,7 +154,7 @@ json_t *httpd_body_json(struct httpd_request *req)
 
 void httpd_reply_json(struct httpd_request *req, int status, json_t *json)
 {
-	CLEANUP_FREE char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY) : NULL;
+	CLEANUP_FREE char *text = json ? utf8_json(json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY)) : NULL;
 
 	json_decref(json);
 	if (!text) {

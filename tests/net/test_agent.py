@@ -1,6 +1,7 @@
 """The agent with its real monitor, proxies, controller and a registry: from a registration to a mesh, and back."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,16 @@ def test_a_registration_becomes_a_proxied_service(mesh):
     assert steps == ["packet", "claim", "port", "containers", "registry", "probe", "verdict", "policy", "token", "proxy", "mesh"]
     check = mesh.get("/v1/check")
     assert check["ok"], [c for c in check["checks"] if not c["ok"]]
+    # A warning: neither agent.yaml nor the policy says which addresses these may have.
+    (limit,) = [c for c in check["checks"] if c["what"] == ADDRESSES_WRITTEN_DOWN]
+    assert not limit["ok"] and not limit["fatal"] and "2 may have any" in limit["found"] and "may_have" in limit["hint"]
+    with open(mesh.dir + "/agent.yaml", "w") as f:
+        f.write(re.sub("(mac: .*) }", r"\1, may_have: [10.66.0.0/16, 'fe80::/10'] }", mesh.agent_yaml()))
+    mesh.ask(mesh.nic, "run/agent.sock", "/v1/reload", {})
+    wait_until("it is", lambda: [c for c in mesh.get("/v1/check")["checks"] if c["what"] == ADDRESSES_WRITTEN_DOWN and c["ok"]])
+
+
+ADDRESSES_WRITTEN_DOWN = "which addresses a VM of the mesh may have is written down"
 
 
 def fetched_over_the_mesh(lab):

@@ -76,6 +76,10 @@ def test_an_address_that_the_nic_gets_is_no_guests_any_more(mesh):
 BAD_TEXT = "web\x1b[2J\x9b31m\x7f\u2028<script>\"{}'"
 
 
+def is_control(c):
+    return c != "\n" and (ord(c) < 0x20 or 0x7f <= ord(c) < 0xa0 or ord(c) in (0x2028, 0x2029))
+
+
 def test_a_name_commands_no_terminal(mesh):
     """By the wire, by the registry's answer to the agent, in tables, explanations, metrics and the log."""
     stranger = mesh.vms[0]
@@ -86,9 +90,12 @@ def test_a_name_commands_no_terminal(mesh):
     wait_until("the registry's answer", lambda: [e for s in mesh.service("orders", port=8082) for e in s["evidence"] if "at host" in e["detail"]])
     for command in (["services"], ["guests"], ["proxies"], ["status"], ["explain", "orders"], ["check"]):
         out = subprocess.run(mesh.nic.argv(OUTRIGGER, *command, "--agent", mesh.dir + "/run/agent.sock"), stdout=subprocess.PIPE, timeout=30).stdout.decode()
-        assert out and not [c for c in out if c != "\n" and (ord(c) < 0x20 or 0x7f <= ord(c) < 0xa0 or ord(c) == 0x2028)], (command, out)
+        assert out and not [c for c in out if is_control(c)], (command, out)
+        out = subprocess.run(mesh.nic.argv(OUTRIGGER, *command, "--json", "--agent", mesh.dir + "/run/agent.sock"), stdout=subprocess.PIPE, timeout=30).stdout.decode()
+        assert json.loads(out) and not [c for c in out if is_control(c)], (command, out)
     for path in ("/v1/services", "/v1/explain/orders", "/v1/check"):
-        json.dumps(mesh.get(path))
+        out = mesh.nic.run("curl", "-sS", "--unix-socket", mesh.dir + "/run/agent.sock", "http://x" + path)
+        assert json.loads(out) and not [c for c in out if is_control(c)], (path, out)
     metrics = mesh.nic.run("curl", "-sS", "--unix-socket", mesh.dir + "/run/agent.sock", "http://x/metrics")
     assert "\x1b" not in metrics and "\x9b" not in metrics
     assert not [c for c in mesh.log("nic.agent") + mesh.log("edge.controller") if c in "\x1b\x9b\x7f\u2028"]

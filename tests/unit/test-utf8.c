@@ -42,11 +42,30 @@ static void text_is_cut_between_characters(void **state)
 	assert_int_equal(utf8_clean("\n", 1, text, 5), 4);
 }
 
+static void json_commands_no_terminal(void **state)
+{
+	static const char *const rows[][2] = {
+		{ "", "" }, { "{\"a\": 1}\n", "{\"a\": 1}\n" }, { "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"", "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"" },
+		{ "\"\x7f\"", "\"\\u007f\"" }, { "\"a\xc2\x9b" "31m\xc2\xa0\"", "\"a\\u009b31m\xc2\xa0\"" }, { "\"\xc2\x80\xc2\x9f\"", "\"\\u0080\\u009f\"" },
+		{ "\"\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa\"", "\"\\u2028\\u2029\xe2\x80\xaa\"" }, { "\xc2", "\xc2" }, { "\xe2\x80", "\xe2\x80" },
+	};
+
+	(void)state;
+	assert_null(utf8_json(NULL));
+	for (size_t i = 0; i < ELEMENTS(rows); i++) {
+		char *text = utf8_json(strdup(rows[i][0]));
+
+		assert_string_equal(text, rows[i][1]);
+		free(text);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_cannot_be_shown_is_escaped),
 		cmocka_unit_test(text_is_cut_between_characters),
+		cmocka_unit_test(json_commands_no_terminal),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
