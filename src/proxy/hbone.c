@@ -430,6 +430,7 @@ static int on_events(struct watch *w, uint32_t events)
 			error = errno;
 		if (error) {
 			worker_add(&t->v->count->tunnels_failed[FLOW_OUTBOUND], 1);
+			t->refused = error == ECONNREFUSED;
 			hbone_break(t, strerror(error));
 			return 0;
 		}

@@ -33,6 +33,7 @@ struct hbone {
 	int fd;
 	bool server : 1;
 	bool connecting : 1;
+	bool refused : 1;		/* nobody listens there: its kernel says so at once */
 	bool open : 1;			/* h2 is there */
 	bool broken : 1;		/* ends at the next occasion */
 	bool draining : 1;

@@ -11,6 +11,7 @@
 #include "proxy/hbone.h"
 
 enum {
+	REFUSED_MS = 100,
 	FIRST_BACKOFF_MS = 100,
 	MAX_BACKOFF_MS = 5000,
 	FLOWS_A_TURN = 64,		/* so many are sent on their way at once: others have their turn */
@@ -194,6 +195,23 @@ static int on_more(struct defer *d)
 	return 0;
 }
 
+/*
+ * A program that is not there is cheap to ask for, and starts in a moment: who
+ * remembered for longer that it refused would refuse in its name, when another
+ * worker's connections get through already.
+ */
+static void leave_alone(struct pool_entry *p, const struct hbone *t)
+{
+	if (t->refused) {
+		p->backoff_ms = 0;
+		p->retry_ms = loop_now_ms(p->v->w->loop) + REFUSED_MS;
+	} else {
+		p->backoff_ms = p->backoff_ms ? MIN(p->backoff_ms * 2, (uint32_t)MAX_BACKOFF_MS) : FIRST_BACKOFF_MS;
+		p->retry_ms = loop_now_ms(p->v->w->loop) + p->backoff_ms;
+	}
+	snprintf(p->why, sizeof(p->why), "%s", t->why);
+}
+
 void pool_tunnel_open(struct pool_entry *p)
 {
 	p->backoff_ms = 0;
@@ -213,9 +231,7 @@ void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
 		return;
 	if (was_well && dial(p, why))
 		return;
-	p->backoff_ms = p->backoff_ms ? MIN(p->backoff_ms * 2, (uint32_t)MAX_BACKOFF_MS) : FIRST_BACKOFF_MS;
-	p->retry_ms = loop_now_ms(p->v->w->loop) + p->backoff_ms;
-	snprintf(p->why, sizeof(p->why), "%s", t->why);
+	leave_alone(p, t);
 	while (!list_empty(&p->waiting)) {	/* a list of their own: they may come back to this very entry, and be told to wait */
 		struct list *l = p->waiting.next;
 

@@ -725,6 +725,30 @@ static void an_endpoint_whose_application_is_gone_is_passed_over(void **state)
 	assert_true(counters_of(rig.a.vm[0]).failed[FLOW_OUTBOUND] == 0);
 }
 
+/* A program that is not there yet refuses. However often it did, it is asked soon again: its first clients do not pay for those before. */
+static void a_peer_that_starts_late_is_soon_spoken_to(void **state)
+{
+	int c, s;
+
+	(void)state;
+	put_service("late", VIP + 1);
+	put_workload("server-2", SERVER_2, "server", TUNNEL_HBONE, "shop/late", NULL);
+	publish();
+	while (counters_of(rig.a.vm[0]).tunnels_failed[FLOW_OUTBOUND] < 6) {
+		dial_in_vain(VIP + 1);
+		usleep(5000);
+	}
+	add_vm(&rig.b, "server-2", -1, listen_at(&(struct ip_port){ ip_at(SERVER_2), SNAP_HBONE_PORT }));
+	configure(&rig.b, 1, server_leaf, SERVER_2, "server-2", NULL);
+	usleep(200 * 1000);
+	c = dial(VIP + 1);
+	s = take(rig.app_2);
+	say(c, "a");
+	hear(s, "a");
+	close(c);
+	close(s);
+}
+
 static void a_peer_with_another_identity_is_not_spoken_to(void **state)
 {
 	const struct flow_report *r;
@@ -1641,6 +1665,7 @@ int main(void)
 		T(policies_that_are_not_known_yet_are_waited_for),
 		T(the_next_endpoint_is_tried),
 		T(an_endpoint_whose_application_is_gone_is_passed_over),
+		T(a_peer_that_starts_late_is_soon_spoken_to),
 		T(a_peer_with_another_identity_is_not_spoken_to),
 		T(a_destination_is_resolved_first),
 		T(what_the_mesh_does_not_know_is_refused_where_it_must_be),
