@@ -92,6 +92,17 @@ class DnsLab(AgentLab):
         return found
 
 
+def dropped(lab):
+    """How many datagrams the kernel has dropped for want of room, in the queues of sockets and of processors: who was not given the time to read them."""
+    n = 0
+    for host in lab.hosts:
+        udp = [line.split() for line in host.run("grep", "^Udp: ", "/proc/net/snmp").splitlines()]
+        n += int(udp[1][udp[0].index("RcvbufErrors")])
+        n += sum(int(line.split()[1]) for line in host.run("grep", "-s", "^Udp6RcvbufErrors", "/proc/net/snmp6", check=False).splitlines())
+    with open("/proc/net/softnet_stat") as f:
+        return n + sum(int(line.split()[1], 16) for line in f)
+
+
 def query(name, qid=0x1234, qtype=1, edns=None):
     """A query's bytes."""
     q = b"".join(bytes([len(p)]) + p.encode() for p in name.split(".")) + b"\0" + struct.pack("!HH", qtype, 1)
