@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,10 +47,13 @@ class Nic:
     def __init__(self, lab, name):
         self.lab = lab
         self.name = name
-        self.host = lab.host(name)
-        self.host.bridge("br0", NIC_ADDRESS[name] + "/24")
-        lab.cable(self.host, "up0", lab.net, "to-" + name, master_a="br0", master_b="br0")
         self.process = None
+        self.boot()
+
+    def boot(self):
+        self.host = self.lab.host(self.name)
+        self.host.bridge("br0", NIC_ADDRESS[self.name] + "/24")
+        self.lab.cable(self.host, "up0", self.lab.net, "to-" + self.name, master_a="br0", master_b="br0")
 
     def start(self, wait=True):
         path = os.path.join(self.lab.dir, "agent-%s.yaml" % self.name)
@@ -208,6 +212,20 @@ class FaultLab(Lab):
         # Its first packet is an ARP request. As hypervisors' announcements do, what follows tells switches that have heard of the old place last.
         vm.popen(["ping", "-q", "-i", "0.3", REGISTRY], "talk")
         return vm
+
+    def power_off(self, nic, vms):
+        """A server with its @vms at once, as when its power fails: nobody says good-bye, and its disk is what is left. nic.boot() is its next start."""
+        self.net.ip("link", "set", "to-" + nic.name, "down")
+        dead = [pid for host in [*vms, nic.host] for pid in host.pids()]
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        wait_until("their end", lambda: not any(alive(p) for p in dead), 60)
+        for vm in vms:
+            vm.ip("link", "del", "eth0")
+        self.net.ip("link", "del", "to-" + nic.name)
+        self.remove(nic.host)
+        shutil.rmtree(os.path.join(self.dir, "bpf", nic.name))
+        shutil.rmtree(os.path.join(self.dir, "run-" + nic.name))
 
     def guest_names(self):
         """MAC addresses that may turn up later are named beforehand, as a hypervisor would."""

@@ -11,7 +11,7 @@ import time
 from faultlab import NIC_ADDRESS, REGISTRY, alive, limit
 from flavour import sanitizer
 from netlab import wait_until
-from soak import CART, ECHO, LOSS, OUTRIGGER, PATIENCE_S, SPARE, WEB, Failed
+from soak import CART, ECHO, LOSS, OUTRIGGER, PATIENCE_S, SPARE, VMS, WEB, Failed
 
 HOSTILE, FLOOD = (os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", name) for name in ("hostile.py", "flood.py"))
 CHURN = """
@@ -219,6 +219,29 @@ def controller_cut_off(s):
     until("all are in", lambda: all(s.lab.offers(s.lab.vms[title], "orders", WEB) for title in ("orders-1", "orders-2")))
 
 
+def cut_off_for_long(s):
+    """A NIC and the controller know that they have lost each other, and its VMs are given up: nothing may fail, and they are taken back."""
+    lab = s.lab
+    nic = s.rng.choice("ab")
+    somebody_else(s, lab.nics[nic])
+    edge, address = lab.edge, NIC_ADDRESS[nic]
+    vms = [lab.vms[title] for title in VMS if lab.vms[title].nic.name == nic]
+    with open(lab.dir + "/controller.yaml") as f:
+        good = f.read()
+    lab.replace("controller.yaml", good.replace("session_grace: " + lab.grace, "session_grace: 1s", 1))
+    reload(lab)
+    edge.run("nft", "add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in ip saddr %s drop" % address)
+    edge.run("ss", "-tK", "dst", address)       # which resets them
+    until("they are given up", lambda: not any(lab.workload(vm) for vm in vms))
+    s.goes_on(12)
+    edge.run("nft", "delete table inet cut")
+    sessions(s)
+    until("all are in again", lambda: all(lab.workload(vm) for vm in vms))
+    until("all are offered", lambda: all(lab.offers(vm, "orders", WEB) for vm in vms if vm.title.startswith("orders")))
+    lab.replace("controller.yaml", good)
+    reload(lab)
+
+
 def disk_full(s):
     """Nothing may fail; what cannot be written is said, and nothing else stops."""
     lab = s.lab
@@ -315,6 +338,39 @@ def certificates_rotate(s):
         last.append(now)
         return now > last[-2]
     until("a new certificate of " + vm.title, renewed)
+
+
+# --- a server ---
+
+def server_lost(s):
+    """Agent, proxies and VMs at once, and nobody is told; then it is back. What was inside may fail, and what asks those of whom there are no others."""
+    lab = s.lab
+    nic = lab.nics[s.younger]
+    somebody_else(s, nic)
+    vms = [lab.vms[title] for title in VMS if lab.vms[title].nic is nic]
+    titles = [vm.title for vm in vms]
+    inside = s.clients_in(vms)
+    alone = [t for t in s.traffic if set(t.servers) <= set(titles)]
+    envoy = s.excuse_envoy()
+    e = s.excuse(alone, titles)     # the VMs are killed; these clients have nobody else to ask
+    e.end = float("inf")
+    lab.power_off(nic, vms)
+    for vm in vms:
+        s.servers.pop(vm.title, None)
+    s.excuse(who=titles)            # from then up to here
+    s.goes_on(24, [t for t in s.traffic if t not in inside + alone])
+    nic.boot()
+    nic.start()
+    for vm in vms:
+        lab.plug(vm, nic.name)
+    until("the session of " + nic.name, nic.connected)
+    for vm in vms:
+        s.join(vm)
+    s.judge()
+    for t in inside:
+        t.start()
+    s.goes_on(1, alone)
+    e.end = envoy.end = time.time()
 
 
 # --- the VMs ---
@@ -574,11 +630,13 @@ FAULTS = [
     Fault("controller away", controller_away, ["controller"]),
     Fault("controller hangs", controller_hangs),
     Fault("controller cut off", controller_cut_off),
+    Fault("cut off for long", cut_off_for_long),
     Fault("controller's disk full", disk_full),
     Fault("NIC's disk full", nic_disk_full),
     Fault("bad configuration", bad_configuration),
     Fault("policy flips", policy_flips),
     Fault("certificates rotate", certificates_rotate),
+    Fault("server lost", server_lost, ["monitor %s", "worker %s", "proxy %s"]),
     Fault("VM killed", vm_killed),
     Fault("VM silent", vm_silent),
     Fault("port down", port_down),

@@ -24,12 +24,14 @@ OUTRIGGER = os.path.join(BUILD, "src", "ctl", "outrigger")
 LOSS = os.path.join(BUILD, "tests", "bpf", "loss.bpf.o")
 PATIENCE_S = float(os.environ.get("PATIENCE", 120))     # until something is healed: no measure, only an end
 ANSWER_S = 30           # a request that has no answer by then has failed
-VMS = {"orders-1": "a", "shopper-1": "a", "billing-1": "a", "orders-2": "b", "shopper-2": "b"}
+LEGACY = "legacy-1"     # permissive: who is not in the mesh asks it in plaintext
+VMS = {"orders-1": "a", "shopper-1": "a", "billing-1": "a", "orders-2": "b", "shopper-2": "b", LEGACY: "b"}
 SPARE = "orders-3"
 CART = "10.67.0.30"
 WEB, ECHO = 8080, 7000
 CART_HTTP, CART_ECHO = 18080, 17000
-ONBOARDING = meshconf.policy("orders", "orders-*", services=["orders", "echo", "churn-*"]) + meshconf.BILLING + meshconf.SHOPPERS
+ONBOARDING = meshconf.policy("orders", "orders-*", services=["orders", "echo", "churn-*"]) + meshconf.BILLING + meshconf.SHOPPERS + \
+    meshconf.policy("legacy", "legacy-*", mode="permissive", services=["legacy"])
 # Certificates live so short that they are renewed under every fault.
 MORE = """ca: { nic_ttl: 60s, workload_ttl: 60s, max_ttl: 60s }
 containers: [ { prefix: %(cart)s/32, what: "pod shop/cart-1" } ]
@@ -130,13 +132,8 @@ class Soak:
         self.cart.title, self.cart.address = "cart-1", "127.0.0.1"
         lab.start()
         lab.reg.popen([sys.executable, os.path.join(os.path.dirname(STREAM), "hostile.py"), "zookeeper", REGISTRY], "zookeeper")
-        for name in ("orders-1", "orders-2"):
-            self.open_for_business(lab.vms[name])
-        self.serve(lab.vms["billing-1"])
-        lab.register(lab.vms["billing-1"])
-        for name in ("shopper-1", "shopper-2"):
-            lab.join_client(name)
-        lab.wait_joined(*VMS)
+        for name in VMS:
+            self.join(lab.vms[name])
         self.serve(self.cart)
         self.start_cart()
         self.expected = processes(lab)
@@ -145,6 +142,17 @@ class Soak:
         web = self.lab.serve(vm, WEB)
         self.servers[vm.title] = [web, vm.popen([sys.executable, STREAM, "serve", vm.address, ECHO, vm.title], "echo")]
         wait_until("the VM's echo", lambda: ":%d " % ECHO in vm.run("ss", "-Hltn"), PATIENCE_S)
+
+    def join(self, vm):
+        """It does what it is for, and is in the mesh."""
+        if vm.title.startswith("orders"):
+            self.open_for_business(vm)
+        elif vm.title.startswith("shopper"):
+            self.lab.join_client(vm.title)
+        else:
+            self.serve(vm)
+            self.lab.register(vm)
+            self.lab.wait_joined(vm.title)
 
     def open_for_business(self, vm):
         """Servers, registrations, and in the mesh with both."""
@@ -189,6 +197,7 @@ class Soak:
         lab = self.lab
         orders, echo, cart = (wait_until("the address of " + s, lambda: lab.virtual_address(s), PATIENCE_S) for s in ("orders", "echo", "cart"))
         shopper1, shopper2 = lab.vms["shopper-1"], lab.vms["shopper-2"]
+        legacy = lab.vms[LEGACY].address
         vms, forever, rate = ("orders-1", "orders-2", SPARE), 1e6, self.rate
         return [
             Traffic("shopper-1 asks orders", lambda: Load(shopper1, "http://%s:%d/" % (orders, WEB), rate, forever, ANSWER_S), vms),
@@ -199,6 +208,8 @@ class Soak:
             Traffic("shopper-2 talks to echo", lambda: Stream(shopper2, echo, ECHO, 3), vms),
             Traffic("cart talks to echo", lambda: Stream(self.cart, "127.0.0.1", CART_ECHO, 2), vms),
             Traffic("shopper-2 talks to cart", lambda: Stream(shopper2, cart, ECHO, 2), ("cart-1",)),
+            Traffic("outside asks legacy", lambda: Load(lab.reg, "http://%s:%d/" % (legacy, WEB), rate / 2, forever, ANSWER_S), (LEGACY,)),
+            Traffic("outside talks to legacy", lambda: Stream(lab.reg, legacy, ECHO, 2), (LEGACY,)),
         ]
 
     def cart_clients(self):
