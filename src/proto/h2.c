@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/map.h"
+
 enum {
 	FIRST_SLOTS = 16,
 	BLOCK_MAX = 64 * 1024,		/* bytes of an incoming header block */
@@ -85,6 +87,7 @@ int h2_init(struct h2 *h, bool server, const struct h2_settings *settings, const
 		.ops = ops,
 		.server = server,
 		.settings = settings ? *settings : h2_settings_default,
+		.spread = (uint32_t)map_hash(&h, sizeof(h)) | 1,
 		.out = h->out,
 		.send_window = H2_WINDOW_DEFAULT,
 		.next_id = 1,
@@ -155,9 +158,13 @@ static void allow_updates(struct h2 *h, size_t len)
 
 /* --- the table of streams --- */
 
+/* A client may choose ids that leave gaps, but not ones that are in one slot: it does not know @spread. */
 static struct h2_stream **slot_of(const struct h2 *h, uint32_t id)
 {
-	return &h->slots[(id >> 1) & (h->n_slots - 1)];	/* ids count up: the best of hashes */
+	uint32_t x = (id >> 1) * h->spread;
+
+	x = (x ^ x >> 16) * UINT32_C(0x9e3779b1);
+	return &h->slots[x >> (__builtin_clz(h->n_slots) + 1)];
 }
 
 struct h2_stream *h2_find(const struct h2 *h, uint32_t id)

@@ -111,6 +111,7 @@ struct h2 {
 	nghttp2_hd_inflater *inflater;
 	nghttp2_hd_deflater *deflater;
 	struct h2_stream **slots;	/* table by id */
+	uint32_t spread;		/* odd; nobody else knows it */
 	uint32_t n_slots;		/* a power of two */
 	uint32_t n_streams;
 	struct list blocked;

@@ -8,6 +8,7 @@
 
 enum {
 	MAX_CONTINUATIONS = 16,		/* of one block; 64 KiB would do in four */
+	MAX_SETTINGS = 32,		/* in a frame: six are defined, and each may be work for every stream */
 	DEFLATE_TABLE_MAX = 4096,	/* more than that a peer may want, but not get */
 };
 
@@ -84,6 +85,8 @@ int h2_on_settings(struct h2 *h, const uint8_t *p, size_t len)
 		return h2_fail(h, H2_PROTOCOL_ERROR, "SETTINGS on a stream");
 	if (len % 6 || (ack && len))
 		return h2_fail(h, H2_FRAME_SIZE_ERROR, "SETTINGS of the wrong length");
+	if (len / 6 > MAX_SETTINGS)
+		return h2_fail(h, H2_ENHANCE_YOUR_CALM, "too many SETTINGS in a frame");
 	if (!h->settings_seen && ack)
 		return h2_fail(h, H2_PROTOCOL_ERROR, "the first frame acknowledges SETTINGS instead of being one");
 	if (ack)

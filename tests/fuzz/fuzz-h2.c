@@ -1,7 +1,8 @@
 /*
  * An HTTP/2 connection whose peer says anything. The first byte: server or
  * client, and in how large pieces the bytes come. The owner of the connection
- * answers, sends, consumes and resets, as its streams' numbers have it.
+ * answers, sends, consumes and resets, as its streams' numbers have it; the
+ * first byte of a piece of DATA may have it do something else from within.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,58 @@ static void send_some(struct h2 *c, struct h2_stream *s)
 	h2_data_end(c, s, room, false);
 }
 
+static void open_another(struct h2 *c)
+{
+	struct h2_header list[] = { h2_header(":method", "CONNECT"), h2_header(":authority", "10.0.0.1:80") };
+
+	if (!c->server && n_streams < MAX_STREAMS && h2_open(c, &streams[n_streams], list, 2, false) == 0)
+		n_streams++;
+}
+
+/* What owners do while they are called: to this stream, to others, to the connection. */
+static void do_something(struct h2 *c, struct h2_stream *s, uint8_t what)
+{
+	struct h2_stream *other = &streams[what >> 4];
+
+	switch (what & 15) {
+	case 1:
+		h2_reset(c, s, H2_CANCEL);
+		break;
+	case 2:
+		h2_reset(c, other, H2_CONNECT_ERROR);
+		break;
+	case 3:
+		h2_end(c, other);
+		break;
+	case 4:
+		while (h2_is_open(other) && c->send_window > 0 && other->send_window > 0 && !other->local_end && !c->failed)
+			send_some(c, other);	/* until a window is shut */
+		send_some(c, other);
+		break;
+	case 5:
+		h2_ping(c);
+		break;
+	case 6:
+		h2_shutdown(c);
+		break;
+	case 7:
+		h2_goaway(c, H2_NO_ERROR);
+		break;
+	case 8:
+		open_another(c);
+		break;
+	case 9:
+		h2_consume(c, other, n_held);
+		n_held = 0;
+		break;
+	case 10:
+		(void)!h2_respond(c, other, 200, NULL, 0, what & 16);
+		break;
+	default:
+		break;
+	}
+}
+
 static void on_request(struct h2 *c, const struct h2_message *m, bool end)
 {
 	size_t i = n_streams;
@@ -62,6 +115,13 @@ static void on_response(struct h2 *c, struct h2_stream *s, const struct h2_messa
 	if (m->status < 200)
 		abort();
 	send_some(c, s);
+	if (m->status != 200 && h2_is_open(s)) {		/* the next attempt, with the same stream */
+		struct h2_header list[] = { h2_header(":method", "CONNECT"), h2_header(":authority", "10.0.0.2:80") };
+
+		h2_reset(c, s, H2_CONNECT_ERROR);
+		if (h2_open(c, s, list, 2, false) == 0 && !h2_is_open(s))
+			abort();
+	}
 }
 
 static void on_data(struct h2 *c, struct h2_stream *s, const uint8_t *data, size_t len, bool end)
@@ -77,14 +137,16 @@ static void on_data(struct h2 *c, struct h2_stream *s, const uint8_t *data, size
 	}
 	if (end)
 		h2_end(c, s);
+	if (len)
+		do_something(c, s, data[0]);
 }
 
 static void on_reset(struct h2 *c, struct h2_stream *s, uint32_t code)
 {
-	(void)c;
 	(void)code;
 	if (s->id || !list_empty(&s->blocked))
 		abort();
+	open_another(c);
 }
 
 static void on_writable(struct h2 *c, struct h2_stream *s)
@@ -92,8 +154,14 @@ static void on_writable(struct h2 *c, struct h2_stream *s)
 	send_some(c, s);
 }
 
+static void on_goaway(struct h2 *c, uint32_t code)
+{
+	(void)code;
+	open_another(c);
+}
+
 static const struct h2_ops ops = {
-	.room = on_room, .request = on_request, .response = on_response, .data = on_data, .reset = on_reset, .writable = on_writable,
+	.room = on_room, .request = on_request, .response = on_response, .data = on_data, .reset = on_reset, .writable = on_writable, .goaway = on_goaway,
 };
 
 static void open_streams(void)

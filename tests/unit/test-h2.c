@@ -572,6 +572,55 @@ static void floods_are_cut(void **state)
 	}
 }
 
+/* Each of them may change the window of every stream. */
+static void many_settings_in_a_frame_are_cut(void **state)
+{
+	static uint8_t settings[33 * 6];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(settings); i += 6)
+		memcpy(settings + i, "\0\4\0\1\0\0", 6);
+	start_server();
+	headers(0, 1, CONNECT);
+	frame(H2_SETTINGS, 0, 0, settings, sizeof(settings) - 6);
+	assert_int_equal(play(0), 0);
+	assert_int_equal(a->streams[0].send_window, 65536);
+	frame(H2_SETTINGS, 0, 0, settings, sizeof(settings));
+	expect_failure(H2_ENHANCE_YOUR_CALM);
+}
+
+static size_t longest_chain(const struct h2 *h)
+{
+	size_t longest = 0;
+
+	for (uint32_t i = 0; i < h->n_slots; i++) {
+		size_t n = 0;
+
+		for (const struct h2_stream *s = h->slots[i]; s; s = s->next)
+			n++;
+		longest = MAX(longest, n);
+	}
+	return longest;
+}
+
+/* Each frame would have to look through all of them. */
+static void a_client_cannot_choose_ids_that_are_all_in_one_place(void **state)
+{
+	static const uint32_t strides[] = { 2, 32, 128, 2048, 1 << 20 };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(strides); i++) {
+		start_server();
+		for (uint32_t n = 0; n < MAX_STREAMS; n++)
+			headers(0, 1 + n * strides[i], CONNECT);
+		FRAME(H2_DATA, 0, 1 + 63 * strides[i], "found");
+		assert_int_equal(play(0), 0);
+		assert_non_null(strstr(a->log, "data 63 found\n"));
+		assert_int_equal(h2_n_streams(&a->h), MAX_STREAMS);
+		assert_in_range(longest_chain(&a->h), 1, 14);
+	}
+}
+
 static void a_block_without_end_is_cut(void **state)
 {
 	static uint8_t junk[16384];
@@ -1008,6 +1057,8 @@ int main(void)
 		T(streams_over_the_limit_are_refused),
 		T(headers_on_a_closed_stream_break_the_connection),
 		T(floods_are_cut),
+		T(many_settings_in_a_frame_are_cut),
+		T(a_client_cannot_choose_ids_that_are_all_in_one_place),
 		T(a_block_without_end_is_cut),
 		T(rapid_resets_are_cut),
 		T(making_us_reset_is_cut_too),
