@@ -547,10 +547,13 @@ void hbone_drain(struct hbone *t)
 	if (t->broken || t->draining)
 		return;
 	t->draining = true;
-	if (!t->open || !h2_n_streams(&t->h2))
+	if (!t->open || !h2_n_streams(&t->h2)) {
 		hbone_break(t, "drained");
-	else
-		h2_shutdown(&t->h2);
+		return;
+	}
+	h2_shutdown(&t->h2);
+	if (t->pool)
+		pool_tunnel_retired(t->pool);
 }
 
 void hbone_flow_gone(struct hbone *t)

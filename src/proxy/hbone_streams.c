@@ -3,6 +3,7 @@
  */
 #include "proxy/flow.h"
 #include "proxy/hbone.h"
+#include "proxy/pool.h"
 
 void hbone_rx_flush(struct worker *w)
 {
@@ -82,6 +83,8 @@ static void on_goaway(struct h2 *h, uint32_t code)
 	t->draining = true;
 	if (!h2_n_streams(h))
 		hbone_break(t, "the peer closed the tunnel");
+	else if (t->pool)
+		pool_tunnel_retired(t->pool);
 }
 
 static void on_pong(struct h2 *h)

@@ -95,6 +95,19 @@ static struct hbone *choose(struct pool_entry *p)
 	return best;
 }
 
+/* Those that take streams, or will. What a new certificate or a GOAWAY has retired may stay for as long as a connection does. */
+static size_t n_current(const struct pool_entry *p)
+{
+	size_t n = 0;
+
+	list_for_each(l, &p->tunnels) {
+		const struct hbone *t = list_entry(l, struct hbone, of_pool);
+
+		n += !t->broken && !t->draining;
+	}
+	return n;
+}
+
 /* It is being dialled, or has not said yet how many streams it takes. */
 static bool one_is_coming(const struct pool_entry *p)
 {
@@ -114,7 +127,6 @@ static bool dial(struct pool_entry *p, char why[static 160])
 	if (!t)
 		return false;
 	list_append(&p->tunnels, &t->of_pool);
-	p->n_tunnels++;
 	return true;
 }
 
@@ -134,7 +146,7 @@ int pool_join(struct worker_vm *v, struct flow *f, const struct snap_endpoint *e
 		snprintf(why, 160, "%s", p->why);
 		return -EHOSTDOWN;
 	}
-	if ((!t || h2_n_streams(&t->h2) >= POOL_SOFT_STREAMS) && p->n_tunnels < (t ? POOL_MAX_TUNNELS : POOL_FULL_TUNNELS) && !one_is_coming(p))
+	if ((!t || h2_n_streams(&t->h2) >= POOL_SOFT_STREAMS) && n_current(p) < (t ? POOL_MAX_TUNNELS : POOL_FULL_TUNNELS) && !one_is_coming(p))
 		if (!dial(p, why) && !t)
 			return -EHOSTDOWN;
 	if (t && list_empty(&p->waiting)) {
@@ -200,16 +212,16 @@ static int on_more(struct defer *d)
  * remembered for longer that it refused would refuse in its name, when another
  * worker's connections get through already.
  */
-static void leave_alone(struct pool_entry *p, const struct hbone *t)
+static void leave_alone(struct pool_entry *p, bool refused, const char *why)
 {
-	if (t->refused) {
+	if (refused) {
 		p->backoff_ms = 0;
 		p->retry_ms = loop_now_ms(p->v->w->loop) + REFUSED_MS;
 	} else {
 		p->backoff_ms = p->backoff_ms ? MIN(p->backoff_ms * 2, (uint32_t)MAX_BACKOFF_MS) : FIRST_BACKOFF_MS;
 		p->retry_ms = loop_now_ms(p->v->w->loop) + p->backoff_ms;
 	}
-	snprintf(p->why, sizeof(p->why), "%s", t->why);
+	snprintf(p->why, sizeof(p->why), "%s", why);
 }
 
 void pool_tunnel_open(struct pool_entry *p)
@@ -219,19 +231,16 @@ void pool_tunnel_open(struct pool_entry *p)
 	send_some(p);
 }
 
-void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
+/* There is a tunnel less. @failed: that one, and the peer is to blame; NULL: who waits gets another one. */
+static void go_on(struct pool_entry *p, const struct hbone *failed)
 {
-	/* One that was retired while it was being opened (there is a new certificate) says nothing of the peer. */
-	bool was_well = was_open || t->draining;
-	char why[160];
+	char no_dial[160];
 
-	list_unlink(&t->of_pool);
-	p->n_tunnels--;
-	if (choose(p) || one_is_coming(p) || (was_well && list_empty(&p->waiting)))
+	if (choose(p) || one_is_coming(p) || (!failed && list_empty(&p->waiting)))
 		return;
-	if (was_well && dial(p, why))
+	if (!failed && dial(p, no_dial))
 		return;
-	leave_alone(p, t);
+	leave_alone(p, failed && failed->refused, failed ? failed->why : no_dial);
 	while (!list_empty(&p->waiting)) {	/* a list of their own: they may come back to this very entry, and be told to wait */
 		struct list *l = p->waiting.next;
 
@@ -241,12 +250,24 @@ void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
 	fail_some(p);
 }
 
+void pool_tunnel_retired(struct pool_entry *p)
+{
+	go_on(p, NULL);
+}
+
+void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
+{
+	list_unlink(&t->of_pool);
+	/* One that was retired while it was being opened (there is a new certificate) says nothing of the peer. */
+	go_on(p, was_open || t->draining ? NULL : t);
+}
+
 void pool_tick(struct worker_vm *v, uint64_t now_ms)
 {
 	map_for_each(l, &v->pool) {
 		struct pool_entry *p = container_of(l, struct pool_entry, link);
 
-		if (!p->n_tunnels && list_empty(&p->waiting) && list_empty(&p->lost) && now_ms > p->retry_ms + MAX_BACKOFF_MS)
+		if (list_empty(&p->tunnels) && list_empty(&p->waiting) && list_empty(&p->lost) && now_ms > p->retry_ms + MAX_BACKOFF_MS)
 			entry_free(p);
 	}
 }

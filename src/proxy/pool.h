@@ -8,7 +8,7 @@
  * have many streams.
  */
 enum {
-	POOL_MAX_TUNNELS = 8,		/* to one peer, for speed */
+	POOL_MAX_TUNNELS = 8,		/* to one peer, for speed; those that were retired do not count */
 	POOL_FULL_TUNNELS = 64,		/* likewise, where the peer takes no more streams on those there are: many allow 100 on each */
 	POOL_SOFT_STREAMS = 256,	/* with so many on each, another tunnel is dialled */
 };
@@ -21,7 +21,6 @@ struct pool_entry {
 	const char **ids;
 	size_t n_ids;
 	struct list tunnels;
-	size_t n_tunnels;
 	struct list waiting;		/* flows */
 	struct list lost;		/* flows whose attempt has failed, a turn's worth at a time */
 	struct defer more_defer;	/* to go on with either */
@@ -37,6 +36,7 @@ struct pool_entry {
 MUST_CHECK int pool_join(struct worker_vm *v, struct flow *f, const struct snap_endpoint *e, char why[static 160]);
 void pool_leave(struct flow *f);			/* it waits no longer */
 void pool_tunnel_open(struct pool_entry *p);		/* or takes streams again: those that wait may go */
+void pool_tunnel_retired(struct pool_entry *p);		/* takes no more streams, but ends those that it has */
 void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open);	/* @t->why */
 void pool_tick(struct worker_vm *v, uint64_t now_ms);
 void pool_free_all(struct worker_vm *v);

@@ -344,6 +344,7 @@ static int on_tick(struct timer *t)
 {
 	struct worker *w = container_of(t, struct worker, tick_timer);
 	uint64_t now = loop_now_ms(w->loop);
+	int r = timer_arm(w->loop, t, TICK_MS, on_tick);	/* first: what is armed below may be what has no memory */
 
 	release_buffers(w);
 	share_next_window(&w->share);
@@ -353,7 +354,7 @@ static int on_tick(struct timer *t)
 	feed_starved(w);
 	if (!list_empty(&w->busy))
 		loop_defer(w->loop, &w->busy_defer, on_busy);
-	return timer_arm(w->loop, &w->tick_timer, TICK_MS, on_tick);
+	return r;
 }
 
 /* --- commands --- */

@@ -339,7 +339,7 @@ static void retire_tunnels(struct worker_vm *v)
 	list_for_each_safe(l, &v->tunnels) {
 		struct hbone *t = list_entry(l, struct hbone, of_vm);
 
-		if (t->pool)
+		if (t->pool && t->conf->client != v->conf->client)
 			hbone_drain(t);
 	}
 }

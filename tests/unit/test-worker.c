@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "proxy/hbone.h"
+#include "proxy/pool.h"
 
 #define CLIENT_ID "spiffe://td/ns/shop/sa/client"
 #define SERVER_ID "spiffe://td/ns/shop/sa/server"
@@ -905,6 +906,29 @@ static void a_new_certificate_is_used_and_nothing_is_cut(void **state)
 	close(s2);
 }
 
+/* Each new certificate leaves a tunnel behind, for as long as a connection needs it: those are not among the ones that a peer may have. */
+static void tunnels_that_were_retired_are_in_nobody_s_way(void **state)
+{
+	enum { RENEWALS = POOL_FULL_TUNNELS + 1 };
+	int c[RENEWALS], s[RENEWALS];
+
+	(void)state;
+	for (int i = 0; i < RENEWALS; i++) {
+		configure(&rig.a, 0, client_leaf, CLIENT, "client", NULL);
+		c[i] = dial(VIP);
+		s[i] = take(rig.app);
+		say(c[i], "a");
+		hear(s[i], "a");
+	}
+	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_opened[FLOW_OUTBOUND], RENEWALS);
+	for (int i = 0; i < RENEWALS; i++) {
+		say(s[i], "b");
+		hear(c[i], "b");
+		close(c[i]);
+		close(s[i]);
+	}
+}
+
 /* Its handshake is waited for: who waits for it gets a tunnel with the new certificate. */
 static void a_new_certificate_while_a_tunnel_is_opened_fails_nobody(void **state)
 {
@@ -927,6 +951,126 @@ static void a_new_certificate_while_a_tunnel_is_opened_fails_nobody(void **state
 	close(old);
 	close(new);
 	close(peer);
+}
+
+/* --- a peer whose every frame is the test's --- */
+
+static struct {
+	struct tls_session *tls;
+	struct h2 h;
+	struct h2_stream stream;
+	uint8_t out[65536];
+	int fd;
+	bool open;
+} peer;
+
+static bool peer_room(struct h2 *h, size_t n)
+{
+	if (!h->out.data)
+		h->out = (struct h2_out){ peer.out, 0, sizeof(peer.out) };
+	return h->out.size - h->out.len >= n;
+}
+
+/* Takes the first request, and wants no other. */
+static void peer_request(struct h2 *h, const struct h2_message *m, bool end)
+{
+	(void)m;
+	(void)end;
+	assert_int_equal(h2_accept(h, &peer.stream), 0);
+	assert_int_equal(h2_respond(h, &peer.stream, 200, NULL, 0, false), 0);
+	h2_shutdown(h);
+}
+
+static void peer_data(struct h2 *h, struct h2_stream *s, const uint8_t *data, size_t len, bool end)
+{
+	(void)data;
+	(void)end;
+	h2_consume(h, s, len);
+}
+
+static void peer_reset(struct h2 *h, struct h2_stream *s, uint32_t code)
+{
+	(void)h;
+	(void)s;
+	(void)code;
+}
+
+static const struct h2_ops peer_ops = { .room = peer_room, .request = peer_request, .data = peer_data, .reset = peer_reset };
+
+static void peer_send(const uint8_t *data, size_t len)
+{
+	assert_int_equal(send(peer.fd, data, len, MSG_NOSIGNAL), (ssize_t)len);
+}
+
+static void peer_reads(void)
+{
+	static uint8_t net[65536], plain[2 * 65536];
+	ssize_t n = recv(peer.fd, net, sizeof(net), 0);
+	struct tls_in in = { .data = net, .len = (size_t)n, .out = plain, .out_size = sizeof(plain) };
+	size_t len;
+
+	assert_true(n > 0);
+	do
+		assert_int_equal(tls_feed(peer.tls, &in), 0);
+	while (in.len);
+	while ((len = tls_take(peer.tls, net, sizeof(net))))
+		peer_send(net, len);
+	if (tls_is_open(peer.tls) && !peer.open) {
+		peer.open = true;
+		assert_int_equal(h2_init(&peer.h, true, NULL, &peer_ops), 0);
+	}
+	if (in.out_len)
+		assert_int_equal(h2_recv(&peer.h, plain, in.out_len, 0), 0);
+}
+
+/* Until it has had a request: its SETTINGS, its answer and a GOAWAY come together. */
+static void peer_serves(int listener, struct tls_ctx *ctx)
+{
+	static uint8_t sealed[2 * 65536];
+	struct iovec iov;
+	size_t n;
+
+	memset(&peer, 0, sizeof(peer));
+	peer.fd = take(listener);
+	assert_int_equal(tls_session_new(ctx, NULL, &peer.tls), 0);
+	while (!h2_is_open(&peer.stream))
+		peer_reads();
+	iov = (struct iovec){ peer.h.out.data, peer.h.out.len };
+	assert_int_equal(tls_seal(peer.tls, &iov, 1, sealed, sizeof(sealed), &n), 0);
+	peer_send(sealed, n);
+}
+
+static void peer_goes(void)
+{
+	h2_deinit(&peer.h);
+	tls_session_free(peer.tls);
+	close(peer.fd);
+}
+
+/* A tunnel has one stream until SETTINGS have come. Who waits for them does not wait for that stream's end. */
+static void a_tunnel_that_takes_no_more_is_not_waited_for(void **state)
+{
+	int listener = listen_at(&(struct ip_port){ ip_at(NOBODY), SNAP_HBONE_PORT }), c, c2, next;
+	struct tls_ctx *ctx = ctx_of(TLS_SERVER, server_leaf);
+	char b;
+
+	(void)state;
+	put_service("goes", STRANGER);
+	put_workload("goes", NOBODY, "server", TUNNEL_HBONE, "shop/goes", NULL);
+	publish();
+	c = dial(STRANGER);
+	c2 = dial(STRANGER);
+	peer_serves(listener, ctx);
+	next = take(listener);
+	assert_int_equal(recv(next, &b, 1, 0), 1);	/* a ClientHello */
+	assert_int_equal(recv(c, &b, 1, MSG_DONTWAIT), -1);
+	assert_int_equal(errno, EAGAIN);
+	close(c);
+	close(c2);
+	close(next);
+	peer_goes();
+	tls_ctx_unref(ctx);
+	close(listener);
 }
 
 static void a_workload_without_hbone_is_reached_plainly(void **state)
@@ -1675,7 +1819,9 @@ int main(void)
 		T(a_waypoint_that_is_resolved_late_is_waited_for),
 		T(without_a_certificate_a_tunnel_waits_for_one),
 		T(a_new_certificate_is_used_and_nothing_is_cut),
+		T(tunnels_that_were_retired_are_in_nobody_s_way),
 		T(a_new_certificate_while_a_tunnel_is_opened_fails_nobody),
+		T(a_tunnel_that_takes_no_more_is_not_waited_for),
 		T(a_workload_without_hbone_is_reached_plainly),
 		T(streams_to_registries_are_copied),
 		T(strict_vms_refuse_plaintext),
