@@ -109,7 +109,8 @@ static const struct conf_item limits_items[] = {
 	{ "address_lifetime", CONF_DURATION, AT(config_limits, address_lifetime_ms), .min = 10000, .max = 7 * 86400000u, .dflt = "1h",
 	  .doc = "How long an address stays a guest's after its last sign of life." },
 	{ "sniffed_per_second", CONF_SIZE, AT(config_limits, sniffed_bytes), .reload = CONF_RESTART, .min = 65536, .max = 1 << 30, .dflt = "8MiB",
-	  .doc = "Of one guest's discovery traffic, in a second and at once; each packet counts for 512 bytes more than it has. The rest is not looked at." },
+	  .doc = "Of one guest's discovery traffic, in a second and at once; each packet counts for 512 bytes more than it has. The rest is not looked at. "
+		 "What its proxy copies of its conversations with registries may be as much again." },
 	{ "observations_per_second", CONF_UINT, AT(config_limits, observations_per_s), .min = 10, .max = 1000000, .dflt = "5000",
 	  .doc = "What is observed of one guest (registrations, renewals, queries for names, answers to them), in a second, and twice as much at once. "
 		 "The rest of its discovery traffic is not looked at." },

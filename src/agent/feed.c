@@ -17,7 +17,7 @@
 #include "discover/protocol.h"
 #include "proto/packet.h"
 
-enum { MAX_TEES = 4096, OBSERVATIONS_BURST_MS = 2000, BEHIND = 1 };	/* engine ids are even; the odd one next to it is what is behind the guest */
+enum { MAX_TEES = 4096, MAX_TEES_OF_GUEST = 256, OBSERVATIONS_BURST_MS = 2000, BEHIND = 1 };	/* engine ids are even; the odd one next to it is what is behind the guest */
 
 static struct pace_rate observation_rate(const struct worker *w)
 {
@@ -210,10 +210,12 @@ int feed_record(const struct capture_record *r, void *data)
 
 struct tee {
 	struct map_link by_addr;	/* worker.tees */
+	struct list of_guest;		/* member.tees */
 	struct ip_port ends[2];		/* client, server: the key */
 	uint64_t conn_id;
 	struct guest *guest;
 	struct engine_stream *stream;	/* NULL: nothing more to learn */
+	bool is_late;			/* its beginning was not copied: the agent is newer, or there was no room for it */
 };
 
 static bool is_teed(const struct worker *w, const struct capture_record *r, bool from_guest)
@@ -230,7 +232,30 @@ static void tee_close(struct worker *w, struct tee *t)
 		engine_stream_close(t->stream, w->frame, clock_mono_ns());
 	w->current = NULL;
 	map_remove(&w->tees, &t->by_addr);
+	list_unlink(&t->of_guest);
+	member_of(t->guest)->n_tees--;
 	free(t);
+}
+
+/* Of one guest the stalest makes room, as captured connections do. */
+static bool tee_has_room(struct worker *w, struct member *m)
+{
+	if (m->n_tees == MAX_TEES_OF_GUEST) {
+		m->budgets.over[GUEST_B_OBSERVATIONS]++;
+		tee_close(w, list_first(&m->tees, struct tee, of_guest));
+	}
+	return w->tees.n < MAX_TEES;
+}
+
+static void tee_is_late(struct tee *t, const Outrigger__Ipc__Tee *m)
+{
+	bool more = true;
+
+	t->is_late = true;
+	for (int dir = 0; t->stream && more && dir < 2; dir++)
+		more = engine_stream_gap(t->stream, (enum discover_dir)dir, 0, 0, m->mono_ns);
+	if (!more)
+		t->stream = engine_stream_close(t->stream, 0, m->mono_ns);
 }
 
 static struct tee *tee_open(struct worker *w, const Outrigger__Ipc__Tee *m, struct guest *g)
@@ -238,7 +263,7 @@ static struct tee *tee_open(struct worker *w, const Outrigger__Ipc__Tee *m, stru
 	struct tee *t;
 	int r;
 
-	if (w->tees.n >= MAX_TEES)
+	if (!tee_has_room(w, member_of(g)))
 		return NULL;
 	t = calloc(1, sizeof(*t));
 	if (!t)
@@ -254,9 +279,13 @@ static struct tee *tee_open(struct worker *w, const Outrigger__Ipc__Tee *m, stru
 		free(t);
 		return NULL;
 	}
+	list_append(&member_of(g)->tees, &t->of_guest);
+	member_of(g)->n_tees++;
 	struct engine_guest who = { .id = member_of(g)->engine_id, .address = reported(g, &t->ends[0].ip) };
 	if (engine_stream_open(w->engine, &who, &t->ends[0], &t->ends[1], &t->stream) < 0)
 		t->stream = NULL;
+	if (!m->open)
+		tee_is_late(t, m);
 	return t;
 }
 
@@ -299,7 +328,7 @@ void feed_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *m, void *data)
 		t = NULL;
 	}
 	w->frame++;
-	if (!t && m->open)
+	if (!t && (m->open || m->data.len))
 		t = tee_open(w, m, g);
 	if (!t)
 		return;
@@ -308,7 +337,7 @@ void feed_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *m, void *data)
 	if (t->stream && m->fin)
 		engine_stream_end(t->stream, dir, w->frame, m->mono_ns);
 	w->current = NULL;
-	if (m->fin && m->from_server)
+	if (m->fin && (m->from_server || t->is_late))
 		tee_close(w, t);
 }
 

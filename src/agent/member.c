@@ -244,6 +244,7 @@ static int wish_fill(struct wish *w, struct member *m)
 	w->limits.connections = conf->connections;
 	w->limits.buffered_bytes = conf->buffered_bytes;
 	w->limits.connection_rate = conf->connection_rate;
+	w->limits.teed_bytes = m->worker->conf->limits.sniffed_bytes;
 	w->put.limits = &w->limits;
 	w->put.health = p->health;
 	w->put.dns = dns_modes[p->dns];
@@ -511,6 +512,7 @@ int member_new(struct worker *w, struct guest *g)
 	m->policy = policy_match(w->policies, w->conf->nic, g);
 	m->engine_id = w->next_engine_id += 2;
 	list_init(&m->decide.link);
+	list_init(&m->tees);
 	g->user = m;
 	log_info("guest", log_str("guest", g->id), log_str("name", g->name), log_str("policy", m->policy->name),
 		 log_str("mode", policy_mode_name(m->policy->mode)));

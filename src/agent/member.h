@@ -35,6 +35,8 @@ struct member {
 	struct timer decide_later;	/* it has been decided on too often of late */
 	struct pace decisions;
 	struct pace observations;	/* feed.c: may more of it be looked at? */
+	struct list tees;		/* of feed.c: the streams that its proxy copies, stalest first */
+	size_t n_tees;
 	struct guest_budgets budgets;
 	uint64_t engine_id;		/* of discover/engine; one more for what is behind it */
 

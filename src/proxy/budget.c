@@ -24,6 +24,7 @@ static const struct {
 	[VM_B_DESCRIPTORS] = { "descriptors", 1 },
 	[VM_B_MEMORY] = { "memory", 1 },
 	[VM_B_RATE] = { "connection_rate", 1 },
+	[VM_B_TEED] = { "sniffed_bytes", 1 },
 	[VM_B_TURN] = { "turn", 10000 },
 };
 _Static_assert(ELEMENTS(budgets) == _VM_BUDGET_N, "every budget has a name");

@@ -15,6 +15,7 @@ enum vm_budget {
 	VM_B_DESCRIPTORS,	/* none was free for it */
 	VM_B_MEMORY,		/* the process had none for it */
 	VM_B_RATE,		/* connections that it opens, a second: how often it had to wait */
+	VM_B_TEED,		/* bytes a second that are copied of its conversations with registries: pieces that were left out */
 	VM_B_TURN,		/* its share of a turn of the loop: what was left for the next one */
 	_VM_BUDGET_N
 };

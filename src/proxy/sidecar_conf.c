@@ -44,6 +44,8 @@ static void set_limits(const struct sidecar *s, struct vm_limits *limits)
 			limits->connections = l->connections;
 		if (l->buffered_bytes)
 			limits->buffered_bytes = l->buffered_bytes;
+		if (l->teed_bytes)
+			limits->teed_bytes = l->teed_bytes;
 		if (l->connect_timeout_ms)
 			limits->connect_timeout_ms = l->connect_timeout_ms;
 		if (l->resolve_timeout_ms)

@@ -9,6 +9,7 @@
 enum {
 	DEFAULT_CONNECTIONS = 10000,
 	DEFAULT_BUFFERED = 64 * 1024 * 1024,
+	DEFAULT_TEED = 8 * 1024 * 1024,
 	DEFAULT_HANDSHAKES = 512,
 	DEFAULT_TUNNELS = 4096,
 	DEFAULT_CONNECT_MS = 5000,
@@ -77,6 +78,7 @@ int vm_conf_new(struct vm *vm, struct vm_conf **ret_conf)
 	c->limits = (struct vm_limits){
 		.connections = DEFAULT_CONNECTIONS,
 		.buffered_bytes = DEFAULT_BUFFERED,
+		.teed_bytes = DEFAULT_TEED,
 		.handshakes = DEFAULT_HANDSHAKES,
 		.tunnels = DEFAULT_TUNNELS,
 		.connect_timeout_ms = DEFAULT_CONNECT_MS,

@@ -44,6 +44,7 @@ struct vm_limits {			/* vm_conf_new() fills in the defaults */
 	uint32_t connections;		/* open at once; 10000 */
 	uint32_t connection_rate;	/* that it may open, a second; 0: no limit */
 	uint64_t buffered_bytes;	/* in user memory, all connections and tunnels together; 64 MiB */
+	uint64_t teed_bytes;		/* copied of its conversations with registries, a second; 8 MiB */
 	uint32_t handshakes;		/* inbound tunnels that are not open yet; 512 */
 	uint32_t tunnels;		/* inbound ones; 4096 */
 	uint32_t connect_timeout_ms;	/* of one attempt; 5000 */
@@ -62,6 +63,8 @@ struct vm {				/* fixed, but for atomics */
 	uint32_t n_handshakes;		/* likewise: of these, those that are not open yet */
 	uint64_t buffered_bytes;	/* atomic, of all workers */
 	struct pace pace;		/* of connections that it opens */
+	struct pace teed;		/* of bytes that are copied */
+	uint64_t tee_outstanding;	/* atomic: of these, those that the main thread has not taken, and what they are kept in */
 	size_t n_workers;
 	struct vm_counters counters[];	/* one a worker */
 };

@@ -274,6 +274,41 @@ def test_a_new_agent_adopts_the_proxies_of_the_old_one(mesh):
     assert mesh.fetch(b, a.address) == "this is " + a.address
 
 
+# Connects, and registers on that connection when it is told to.
+PATIENT = """
+import json, socket, sys
+s = socket.create_connection((sys.argv[1], 8500))
+def say(text):
+    s.sendall(text)
+    s.recv(65536)
+say(b"GET /v1/health/service/nobody HTTP/1.1\\r\\nHost: c\\r\\n\\r\\n")
+print("on", flush=True)
+sys.stdin.readline()
+body = json.dumps({"Name": "orders", "ID": "orders-7", "Address": sys.argv[2], "Port": 8087}).encode()
+say(b"PUT /v1/agent/service/register HTTP/1.1\\r\\nHost: c\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("mesh", [{"pin": True}], indirect=True)
+def test_a_new_agent_hears_what_is_said_on_an_old_connection(mesh):
+    """The proxy told its predecessor that the connection was opened."""
+    a, _ = mesh.vms
+    mesh.join(a)
+    p = a.popen(["python3", "-c", PATIENT, REGISTRY, a.address], "patient", stdin=subprocess.PIPE)
+    wait_until("the connection", lambda: "on" in mesh.log("vm0.patient"))
+    wait_until("the proxy has it", lambda: [c for c in mesh.get("/v1/proxies")["proxies"] if c["connections"]], 30)
+    mesh.stop_agent(signal.SIGKILL)
+    wait_until("the worker is gone", lambda: not mesh.is_up())
+    mesh.start_agent()
+    wait_until("it is adopted", lambda: mesh.proxy(a), 30)
+    p.stdin.write(b"\n")
+    p.stdin.flush()
+    wait_until("the claim", lambda: mesh.service("orders", port=8087), 30)
+    p.stdin.close()
+    p.wait(10)
+
+
 def test_a_revoked_nic_stops(mesh):
     a, _ = mesh.vms
     mesh.join(a)

@@ -14,7 +14,7 @@ from netlab import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
-# One request after the other at Consul: registers COUNT names and withdraws each again ("churn"), or renews one registration COUNT times.
+# One request after the other at Consul: registers COUNT names and withdraws each again ("churn"), or renews one registration COUNT times (a large one: "fat").
 FLOOD = """
 import json, socket, sys
 registry, address, count, what = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -30,7 +30,7 @@ def put(path, body=b""):
     f.read(n)
 for i in range(count):
     name = "flood-%d" % (i if what == "churn" else 0)
-    put(b"/v1/agent/service/register", json.dumps({"Name": name, "ID": name, "Address": address, "Port": 9999}).encode())
+    put(b"/v1/agent/service/register", json.dumps({"Name": name, "ID": name, "Address": address, "Port": 9999, "Meta": {"pad": "x" * (30000 if what == "fat" else 0)}}).encode())
     if what == "churn":
         put(b"/v1/agent/service/deregister/" + name.encode())
 """
@@ -50,6 +50,11 @@ def over(mesh, vm, budget):
     """How often the guest was over its budget; 0 while it is not known."""
     text = mesh.nic.run("curl", "-s", "http://127.0.0.1:15020/metrics")
     return sum(int(n) for guest, n in re.findall(r'outrigger_guest_over_budget_total{guest="([^"]*)",port="[^"]*",budget="%s"} (\d+)' % budget, text) if guest.endswith(vm.mac))
+
+
+def over_at_proxy(mesh, vm, budget):
+    text = mesh.nic.run("curl", "-s", "http://127.0.0.1:15020/metrics")
+    return sum(int(n) for guest, n in re.findall(r'outrigger_vm_over_budget_total{vm="([^"]*)",budget="%s"} (\d+)' % budget, text) if guest.endswith(vm.mac))
 
 
 def said(mesh, vm, budget):
@@ -84,6 +89,23 @@ def test_who_repeats_himself_without_end_is_not_listened_to_meanwhile(mesh):
     mesh.register(honest, instance="honest", port=8086)
     wait_until("the neighbour's claim", lambda: mesh.service("orders", port=8086), 60)
     assert over(mesh, honest, "observations") == 0
+
+
+@pytest.mark.parametrize("mesh", ["limits: { sniffed_per_second: 64KiB }\n"], indirect=True)
+def test_what_a_proxy_copies_for_the_agent_has_a_budget(mesh):
+    bad, honest = mesh.vms
+    mesh.join(bad)
+    mesh.discover(honest)
+    wait_until("the neighbour's proxy", lambda: mesh.proxy(honest), 30)
+    bad.run("python3", "-c", FLOOD, REGISTRY, bad.address, "50", "fat", timeout=120)
+    wait_until("the counter", lambda: over_at_proxy(mesh, bad, "sniffed_bytes") > 0, 60)
+    wait_until("the message", lambda: re.search("a VM is over its budget.*%s.*sniffed_bytes" % bad.mac, mesh.log("nic.agent")), 60)
+
+    def again():
+        mesh.register(bad, instance="later", port=8085)
+        return mesh.service("orders", port=8085)
+    wait_until("a registration when it has become quiet", again, 60)
+    assert over_at_proxy(mesh, honest, "sniffed_bytes") == 0
 
 
 def nice(pid):

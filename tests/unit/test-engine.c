@@ -252,6 +252,44 @@ static void a_proxied_stream_is_read_as_it_is(void **state)
 	engine_free(e);
 }
 
+static bool said(struct engine_stream *s, enum discover_dir dir, const char *text, uint64_t frame)
+{
+	return engine_stream_data(s, dir, text, strlen(text), frame, 1000 + frame);
+}
+
+/* What there was no time to copy: the next registration on the same connection is heard. */
+static void a_hole_in_a_proxied_stream_is_not_its_end(void **state)
+{
+	static const char put[] = "PUT /v1/agent/service/register HTTP/1.1\r\nContent-Length: 37\r\n\r\n{\"Name\":\"web\",\"ID\":\"w-1\",\"Port\":8080}";
+	static const char yes[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+	struct engine_guest g = guest(5, "10.0.0.1");
+	struct ip_port client = addr(VM), server = addr("10.0.0.53:8500");
+	struct engine_stream *s = NULL;
+	struct engine *e = start(NULL);
+
+	(void)state;
+	assert_int_equal(engine_stream_open(e, &g, &client, &server, &s), 0);
+	assert_true(said(s, DISCOVER_TO_REGISTRY, put, 1) && said(s, DISCOVER_FROM_REGISTRY, yes, 2));
+	assert_int_equal(engine_stats(e)->observations, 1);
+	assert_true(said(s, DISCOVER_TO_REGISTRY, "PUT /v1/agent/service/register HT", 3));
+	assert_true(engine_stream_gap(s, DISCOVER_TO_REGISTRY, 1000, 4, 1004));
+	assert_true(engine_stream_gap(s, DISCOVER_FROM_REGISTRY, 300, 5, 1005));
+	assert_int_equal(engine_stats(e)->gap_bytes, 1300);
+	assert_true(said(s, DISCOVER_TO_REGISTRY, put, 6) && said(s, DISCOVER_FROM_REGISTRY, yes, 7));
+	assert_int_equal(engine_stats(e)->observations, 2);
+	s = engine_stream_close(s, 8, 1008);
+
+	/* As when the copies begin in the middle. */
+	assert_int_equal(engine_stream_open(e, &g, &client, &server, &s), 0);
+	assert_true(engine_stream_gap(s, DISCOVER_TO_REGISTRY, 0, 9, 1009) && engine_stream_gap(s, DISCOVER_FROM_REGISTRY, 0, 9, 1009));
+	assert_true(said(s, DISCOVER_TO_REGISTRY, put, 10) && said(s, DISCOVER_FROM_REGISTRY, yes, 11));
+	assert_int_equal(engine_stats(e)->observations, 3);
+	engine_forget_guest(e, 5);
+	assert_false(engine_stream_gap(s, DISCOVER_TO_REGISTRY, 1, 12, 1012));
+	s = engine_stream_close(s, 13, 1013);
+	engine_free(e);
+}
+
 static void mdns(struct feed *f, const uint8_t *data, struct engine_guest g, bool from_guest)
 {
 	udp(f, "10.0.0.1:5353", "224.0.0.251:5353", data, sizeof(announcement), g, from_guest);
@@ -578,6 +616,7 @@ int main(void)
 		cmocka_unit_test(a_question_without_an_answer_is_reported_in_the_end),
 		cmocka_unit_test(streams_are_put_together),
 		cmocka_unit_test(a_proxied_stream_is_read_as_it_is),
+		cmocka_unit_test(a_hole_in_a_proxied_stream_is_not_its_end),
 		cmocka_unit_test(announcements_count_once_and_are_renewed_late),
 		cmocka_unit_test(a_name_that_was_only_probed_for_does_not_go),
 		cmocka_unit_test(changes_are_registered_again),

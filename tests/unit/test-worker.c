@@ -55,6 +55,7 @@ static struct {
 	size_t n_removed;
 	uint8_t tee[4096];
 	size_t n_tee;
+	uint64_t tee_lost;
 } rig;
 
 static struct ip ip_at(int n)
@@ -94,6 +95,7 @@ static void on_tee(void *data, struct flow_tee *t)
 		memcpy(rig.tee + rig.n_tee, t->data, t->len);
 		rig.n_tee += t->len;
 	}
+	rig.tee_lost += t->lost;
 	flow_tee_free(t);
 }
 
@@ -1127,6 +1129,44 @@ static void streams_to_registries_are_copied(void **state)
 	close(s);
 }
 
+static void tee_little(struct vm_conf *c)
+{
+	tee_it(c);
+	c->limits.teed_bytes = 1;	/* one piece, and then nothing for minutes */
+}
+
+static bool tee_has_a_hole(void *arg)
+{
+	return rig.tee_lost > *(uint64_t *)arg;
+}
+
+/* The stream goes on whatever is copied; what is not is counted, and told with the next piece. */
+static void a_vm_has_a_share_of_what_is_copied(void **state)
+{
+	int c, s;
+
+	(void)state;
+	rig.n_tee = 0;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", tee_little);
+	c = dial(VIP);
+	s = take(rig.app);
+	say(c, "abcdef");
+	hear(s, "abcdef");
+	wait_until(tee_is_whole, NULL);
+	uint64_t before = counters_of(rig.a.vm[0]).over_budget[VM_B_TEED], lost = rig.tee_lost;
+	say(c, "ghi");
+	hear(s, "ghi");
+	say(c, "jkl");
+	hear(s, "jkl");
+	assert_int_equal(counters_of(rig.a.vm[0]).over_budget[VM_B_TEED] - before, 2);
+	close(c);			/* an end is told in any case, and what is missing before it */
+	hear_end(s);
+	wait_until(tee_has_a_hole, &lost);
+	assert_int_equal(rig.n_tee, 6);
+	assert_int_equal(rig.tee_lost - lost, 6);
+	close(s);
+}
+
 static void strict_vms_refuse_plaintext(void **state)
 {
 	struct ip_port addr = at(PLAIN, APP_PORT);
@@ -1824,6 +1864,7 @@ int main(void)
 		T(a_tunnel_that_takes_no_more_is_not_waited_for),
 		T(a_workload_without_hbone_is_reached_plainly),
 		T(streams_to_registries_are_copied),
+		T(a_vm_has_a_share_of_what_is_copied),
 		T(strict_vms_refuse_plaintext),
 		T(neighbours_reach_each_other_without_a_wire),
 		T(a_neighbour_is_told_of_what_reaches_it),
