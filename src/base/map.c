@@ -3,8 +3,11 @@
  */
 #include "base/map.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -12,12 +15,14 @@ enum { MAP_FIRST_SLOTS = 16 };
 
 static uint64_t hash_key[2];
 static pthread_once_t hash_key_once = PTHREAD_ONCE_INIT;
+static atomic_bool hash_key_is_there;	/* which spares nearly all callers the call */
 
 static void hash_key_init(void)
 {
 	/* Without entropy the table still works; only the defence is weaker. */
 	if (getrandom(hash_key, sizeof(hash_key), 0) != sizeof(hash_key))
 		hash_key[0] = (uint64_t)(uintptr_t)&hash_key;
+	atomic_store_explicit(&hash_key_is_there, true, memory_order_release);
 }
 
 struct sip {
@@ -39,11 +44,15 @@ static inline __attribute__((always_inline)) struct sip sip_round(struct sip v)
 	return v;
 }
 
-/* The last bytes, fewer than eight, the first of them lowest. */
-static inline uint64_t tail_of(const uint8_t *p, size_t len)
+/* The last bytes, fewer than eight, the first of them lowest. @more: of those in front of them, eight are there. */
+static inline uint64_t tail_of(const uint8_t *p, size_t len, bool more)
 {
 	uint64_t v = 0;
 
+	if (more && len) {
+		memcpy(&v, p + len - sizeof(v), sizeof(v));
+		return le64toh(v) >> 8 * (sizeof(v) - len);
+	}
 	for (size_t i = 0; i < len; i++)
 		v |= (uint64_t)p[i] << (8 * i);
 	return v;
@@ -55,7 +64,8 @@ uint64_t map_hash(const void *data, size_t len)
 	const uint8_t *p = data;
 	uint64_t last = (uint64_t)len << 56, m;
 
-	pthread_once(&hash_key_once, hash_key_init);
+	if (!atomic_load_explicit(&hash_key_is_there, memory_order_acquire))
+		pthread_once(&hash_key_once, hash_key_init);
 
 	struct sip v = {
 		hash_key[0] ^ 0x736f6d6570736575, hash_key[1] ^ 0x646f72616e646f6d,
@@ -68,7 +78,7 @@ uint64_t map_hash(const void *data, size_t len)
 		v = sip_round(v);
 		v.a ^= m;
 	}
-	last |= tail_of(p, len);
+	last |= tail_of(p, len, p != data);
 	v.d ^= last;
 	v = sip_round(v);
 	v.a ^= last;

@@ -68,11 +68,6 @@ struct wire wire_sub(struct wire *w, size_t size)
 	return wire_init(p, size);
 }
 
-size_t wire_left(const struct wire *w)
-{
-	return w->bad ? 0 : (size_t)(w->end - w->pos);
-}
-
 bool wire_more(const struct wire *w)
 {
 	return !w->bad && w->pos < w->end;

@@ -31,6 +31,11 @@ const uint8_t *wire_take(struct wire *w, size_t size);
 /* A cursor over the next @size bytes, which @w steps over. */
 struct wire wire_sub(struct wire *w, size_t size);
 
-size_t wire_left(const struct wire *w);		/* bytes not read yet; 0 once bad */
+/* Bytes not read yet; 0 once bad. */
+static inline size_t wire_left(const struct wire *w)
+{
+	return w->bad ? 0 : (size_t)(w->end - w->pos);
+}
+
 bool wire_more(const struct wire *w);		/* nothing failed, bytes are left */
 bool wire_complete(const struct wire *w);	/* nothing failed, no bytes are left */

@@ -277,6 +277,10 @@ int model_check_gateway(struct model_decode *d, const struct model_raw_gateway *
 	ProtobufCBinaryData address = model_binary(&in->address.address);
 	int r = 0;
 
+	if (!in->name) {		/* none was sent, as for nearly all */
+		*ret_gateway = g;
+		return 0;
+	}
 	if (in->hbone_mtls_port > 65535)
 		return diag_set(d->diag, "%s: port %u is out of range", in->name, in->hbone_mtls_port);
 	g.hbone_port = (uint16_t)in->hbone_mtls_port;
@@ -287,7 +291,7 @@ int model_check_gateway(struct model_decode *d, const struct model_raw_gateway *
 	} else if (in->address.network) {
 		g.network = in->address.network;
 		r = model_ip(in->name, &address, &g.ip, d->diag);
-	} else if (in->name) {		/* a kind that we do not know, perhaps: without it, traffic would go past the gateway */
+	} else {			/* a kind that we do not know, perhaps: without it, traffic would go past the gateway */
 		r = diag_set(d->diag, "%s: has no destination", in->name);
 	}
 	if (r == 0)

@@ -67,12 +67,12 @@ bool pb_next(struct wire *w, struct pb_field *ret_field)
 		return false;
 
 	uint64_t key = varint(w);
-	if (!(key >> 3) || key >> 3 > PB_NUMBER_MAX)
+	if (!(key >> 3) || key >> 3 > PB_NUMBER_MAX) {
 		bad(w);
+		return false;
+	}
 	ret_field->number = (uint32_t)(key >> 3);
 	ret_field->type = (enum pb_type)(key & 7);
-	if (w->bad)
-		return false;
 	switch (ret_field->type) {
 	case PB_VARINT:
 		ret_field->value = varint(w);
