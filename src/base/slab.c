@@ -7,6 +7,7 @@
 #include "base/slab.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
@@ -29,6 +30,7 @@ struct region {
 	unsigned char *base;
 	uint32_t free;			/* a bit for each page */
 	uint32_t fresh;			/* of those, the ones that have never been used */
+	uint32_t number;
 };
 
 struct slab_page {
@@ -42,6 +44,12 @@ struct slab_page {
 };
 
 _Static_assert(sizeof(struct slab_page) % SLAB_GRAIN == 0, "objects are behind it");
+
+/* An object that is malloc()'s: a region and a page of its own. */
+struct large {
+	_Alignas(16) struct slab_page page;
+	struct region region;
+};
 
 static _Atomic size_t bytes;		/* of pages that were ever written to, until their region goes */
 
@@ -62,6 +70,42 @@ void slab_init(struct slab *s)
 	list_init(&s->full);
 }
 
+/* --- numbers of regions --- */
+
+uintptr_t slab_regions[SLAB_N_REGIONS];
+
+static struct {				/* number 0 is nobody's, so that there is no object 0 */
+	pthread_mutex_t lock;		/* slabs of other threads take some, too */
+	uint32_t last;			/* those up to this one were taken at some time */
+	uint32_t free;			/* the first that was given back; 0: none */
+	uint32_t next_free[SLAB_N_REGIONS];
+} numbers = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* 0: there is none left. */
+static uint32_t number_take(const unsigned char *base)
+{
+	uint32_t n;
+
+	pthread_mutex_lock(&numbers.lock);
+	n = numbers.free;
+	if (n)
+		numbers.free = numbers.next_free[n];
+	else if (numbers.last < SLAB_N_REGIONS - 1)
+		n = ++numbers.last;
+	pthread_mutex_unlock(&numbers.lock);
+	if (n)
+		slab_regions[n] = (uintptr_t)base;
+	return n;
+}
+
+static void number_give(uint32_t n)
+{
+	pthread_mutex_lock(&numbers.lock);
+	numbers.next_free[n] = numbers.free;
+	numbers.free = n;
+	pthread_mutex_unlock(&numbers.lock);
+}
+
 /* --- regions --- */
 
 static struct region *region_new(struct slab *s)
@@ -75,6 +119,12 @@ static struct region *region_new(struct slab *s)
 		free(r);
 		return NULL;
 	}
+	r->number = number_take(r->base);
+	if (!r->number) {
+		munmap(r->base, REGION_SIZE);
+		free(r);
+		return NULL;
+	}
 	r->free = r->fresh = UINT32_MAX;
 	list_init(&r->link);
 	list_append(&s->regions, &r->link);
@@ -85,19 +135,25 @@ static void region_free(struct region *r)
 {
 	atomic_fetch_sub_explicit(&bytes, (size_t)__builtin_popcount(~r->fresh) * PAGE_SIZE, memory_order_relaxed);
 	list_unlink(&r->link);
+	number_give(r->number);
 	munmap(r->base, REGION_SIZE);
 	free(r);
 }
 
-void slab_deinit(struct slab *s)
+void slab_trim(struct slab *s)
 {
-	assert(list_empty(&s->full));
 	list_for_each_safe(l, &s->regions) {
 		struct region *r = list_entry(l, struct region, link);
 
-		assert(r->free == UINT32_MAX);
-		region_free(r);
+		if (r->free == UINT32_MAX)
+			region_free(r);
 	}
+}
+
+void slab_deinit(struct slab *s)
+{
+	slab_trim(s);
+	assert(list_empty(&s->full) && list_empty(&s->regions));
 }
 
 /* --- pages --- */
@@ -132,7 +188,7 @@ static bool page_full(const struct slab_page *p)
 	return !p->back && p->fresh + p->size > PAGE_SIZE;
 }
 
-static struct slab_page *page_new(struct slab *s, unsigned class)
+static __attribute__((noinline)) struct slab_page *page_new(struct slab *s, unsigned class)
 {
 	struct region *r = list_first(&s->regions, struct region, link);
 
@@ -183,6 +239,38 @@ static void page_free(struct slab *s, struct slab_page *p)
 
 /* --- objects --- */
 
+static struct slab_page *page_of(const void *object)
+{
+	return (struct slab_page *)((uintptr_t)object & ~(uintptr_t)(PAGE_SIZE - 1));
+}
+
+/* Not inlined: what it has on the stack would make each slab_alloc() dearer. */
+static __attribute__((noinline)) void *large_alloc(size_t size)
+{
+	void *at;
+
+	if (posix_memalign(&at, PAGE_SIZE, sizeof(struct large) + size))
+		return NULL;
+
+	struct large *l = at;
+	l->page.region = &l->region;
+	l->region.base = (unsigned char *)l;
+	l->region.number = number_take(l->region.base);
+	if (l->region.number)
+		return l + 1;
+	free(l);
+	return NULL;
+}
+
+static __attribute__((noinline)) void large_free(void *object)
+{
+	struct large *l = object ? (struct large *)object - 1 : NULL;
+
+	if (l)
+		number_give(l->region.number);
+	free(l);
+}
+
 static void *take(struct slab_page *p)
 {
 	unsigned char *object = (unsigned char *)p + (p->back ? p->back : p->fresh);
@@ -198,7 +286,7 @@ static void *take(struct slab_page *p)
 void *slab_alloc(struct slab *s, size_t size)
 {
 	if (!is_ours(size))
-		return malloc(size);
+		return large_alloc(size);
 
 	unsigned class = class_of(size);
 	struct slab_page *p = s->pages[class];
@@ -217,11 +305,11 @@ void *slab_alloc(struct slab *s, size_t size)
 void slab_free(struct slab *s, void *object, size_t size)
 {
 	if (!object || !is_ours(size)) {
-		free(object);
+		large_free(object);
 		return;
 	}
 
-	struct slab_page *p = (struct slab_page *)((uintptr_t)object & ~(uintptr_t)(PAGE_SIZE - 1));
+	struct slab_page *p = page_of(object);
 	assert(p->size == class_of(size) * SLAB_GRAIN);
 	if (page_full(p))
 		page_link(s, p);
@@ -230,6 +318,13 @@ void slab_free(struct slab *s, void *object, size_t size)
 	s->used -= p->size;
 	if (!--p->used)
 		page_free(s, p);
+}
+
+uint32_t slab_ref(const void *object)
+{
+	const struct region *r = page_of(object)->region;
+
+	return r->number << SLAB_INNER_BITS | (uint32_t)((const unsigned char *)object - r->base) / SLAB_GRAIN;
 }
 
 void slab_start_over(struct slab *s)

@@ -13,11 +13,19 @@
  *
  * Larger objects, and all of them in a build with a sanitizer (which then finds
  * who uses one too long), are malloc()'s.
+ *
+ * Each object can be told by a number of 31 bits, too, half as long as a pointer:
+ * that of its region, and how far in it is. Any thread that was told of an object
+ * finds it by that.
  */
 enum {
 	SLAB_GRAIN = 8,
 	SLAB_OBJECT_MAX = 512,
 	SLAB_N_CLASSES = SLAB_OBJECT_MAX / SLAB_GRAIN + 1,
+	SLAB_REF_BITS = 31,
+	SLAB_INNER_BITS = 14,
+	SLAB_N_REGIONS = 1 << (SLAB_REF_BITS - SLAB_INNER_BITS),	/* of 64 KiB: 8 GiB in all slabs of the process */
+	SLAB_REACH = SLAB_GRAIN << SLAB_INNER_BITS,		/* bytes of a large object that have a number */
 };
 
 struct slab_page;
@@ -44,11 +52,23 @@ void slab_free(struct slab *s, void *object, size_t size);
  * holes there were in it, is dense then.
  */
 void slab_start_over(struct slab *s);
+void slab_trim(struct slab *s);		/* gives back what stays for what comes and goes */
 
 /* Bytes of objects, but those that are malloc()'s. */
 static inline size_t slab_used(const struct slab *s)
 {
 	return s->used;
+}
+
+/* Of an object: never 0. That of what is n * SLAB_GRAIN behind its start is n more. */
+uint32_t slab_ref(const void *object);
+
+extern uintptr_t slab_regions[SLAB_N_REGIONS];	/* where they are, for slab_at(); that of number 0 is nowhere */
+
+/* NULL for 0. */
+static inline void *slab_at(uint32_t ref)
+{
+	return (void *)(slab_regions[ref >> SLAB_INNER_BITS] + (size_t)(ref & (SLAB_REACH / SLAB_GRAIN - 1)) * SLAB_GRAIN);
 }
 
 size_t slab_holes(const struct slab *s);	/* bytes of pages in use that are in no object */

@@ -26,7 +26,7 @@ struct trie_node {
 	uint32_t nodes;
 	uint32_t count : 27;		/* entries below */
 	uint32_t room : 5;		/* its size, in steps */
-	void *slots[];
+	uint32_t slots[];
 };
 
 #define COUNT_MAX	((UINT32_C(1) << 27) - 1)
@@ -44,9 +44,15 @@ static uint32_t bits_of(uint32_t v)
 	return ((v + (v >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
 }
 
-static void **slot_of(struct trie_node *n, uint32_t bit)
+static uint32_t *slot_of(struct trie_node *n, uint32_t bit)
 {
 	return &n->slots[bits_of((n->leaves | n->nodes) & (bit - 1))];
+}
+
+/* The node that a slot, or a trie, leads to. */
+static struct trie_node *node_at(uint32_t ref)
+{
+	return slab_at(ref);
 }
 
 /* --- memory --- */
@@ -55,10 +61,10 @@ enum { NODE_HEAD = offsetof(struct trie_node, slots) };
 
 static size_t room_of(uint32_t leaves, uint32_t nodes)
 {
-	return (NODE_HEAD + bits_of(leaves | nodes) * sizeof(void *) + bits_of(nodes) * sizeof(uint32_t) + ROOM - 1) / ROOM;
+	return (NODE_HEAD + (bits_of(leaves | nodes) + bits_of(nodes)) * sizeof(uint32_t) + ROOM - 1) / ROOM;
 }
 
-_Static_assert((NODE_HEAD + TRIE_WAYS * (sizeof(void *) + sizeof(uint32_t))) / ROOM < MAX_ROOM, "a node says its size in 5 bits");
+_Static_assert((NODE_HEAD + TRIE_WAYS * 2 * sizeof(uint32_t)) / ROOM < MAX_ROOM, "a node says its size in 5 bits");
 
 /* The number of entries below deeper node @i of @n. */
 static uint32_t *below(struct trie_node *n, size_t room, uint32_t i)
@@ -137,21 +143,34 @@ static void node_drop(struct trie_tx *tx, struct trie_node *n)
 		tx->dropped.list[tx->dropped.n++] = n;
 }
 
-/* Makes the node at @at the transaction's own, as it is. */
-static int node_own(struct trie_tx *tx, struct trie_node **at)
+static int node_copy(struct trie_tx *tx, struct trie_node *old, uint32_t *at)
 {
-	struct trie_node *old = *at, *n;
+	struct trie_node *n = node_make(tx, old->room);
 
-	if (old->serial == tx->serial)
-		return 0;
-	n = node_make(tx, old->room);
 	if (!n)
 		return -ENOMEM;
 	memcpy(n, old, old->room * (size_t)ROOM);
 	n->serial = tx->serial;
 	node_drop(tx, old);
-	*at = n;
+	*at = slab_ref(n);
 	return 0;
+}
+
+/* Makes the node at @at the transaction's own, as it is. */
+static inline int node_own(struct trie_tx *tx, uint32_t *at)
+{
+	struct trie_node *old = node_at(*at);
+
+	return old->serial == tx->serial ? 0 : node_copy(tx, old, at);
+}
+
+/* @n, and the nodes below it, of which each leads to no more than the next. */
+static void chain_drop(struct trie_tx *tx, struct trie_node *n)
+{
+	for (struct trie_node *next; n; n = next) {
+		next = n->nodes ? node_at(n->slots[0]) : NULL;
+		node_drop(tx, n);
+	}
 }
 
 static uint32_t place_of(uint32_t was, uint32_t is)
@@ -166,12 +185,15 @@ static void move_slots(struct trie_node *to, struct trie_node *n, uint32_t was, 
 	bool more = is > was, less = is < was;
 
 	if (to != n)
-		memcpy(to->slots, n->slots, i * sizeof(void *));
-	memmove(&to->slots[i + more], &n->slots[i + less], (n_was - i - less) * sizeof(void *));
+		memcpy(to->slots, n->slots, i * sizeof(uint32_t));
+	memmove(&to->slots[i + more], &n->slots[i + less], (n_was - i - less) * sizeof(uint32_t));
 }
 
 static void move_below(struct trie_node *to, size_t to_room, struct trie_node *n, size_t n_room, uint32_t was, uint32_t is)
 {
+	if (!was && !is)		/* as in most */
+		return;
+
 	uint32_t i = place_of(was, is), n_was = bits_of(was);
 	bool more = is > was, less = is < was;
 
@@ -181,9 +203,9 @@ static void move_below(struct trie_node *to, size_t to_room, struct trie_node *n
 }
 
 /* Gives the node at @at, which becomes the transaction's own, other bits: at most one more or less of each kind. New slots and counts are the caller's to fill. */
-static int node_reshape(struct trie_tx *tx, struct trie_node **at, uint32_t leaves, uint32_t nodes)
+static int node_reshape(struct trie_tx *tx, uint32_t *at, uint32_t leaves, uint32_t nodes)
 {
-	struct trie_node *old = *at, *n = old;
+	struct trie_node *old = node_at(*at), *n = old;
 	size_t old_room = old->room, n_room = room_of(leaves, nodes);
 	uint32_t was_leaves = old->leaves, was_nodes = old->nodes, count = old->count;
 
@@ -194,12 +216,13 @@ static int node_reshape(struct trie_tx *tx, struct trie_node **at, uint32_t leav
 	}
 	move_slots(n, old, was_leaves | was_nodes, leaves | nodes);
 	move_below(n, n_room, old, old_room, was_nodes, nodes);
-	if (n != old)
+	if (n != old) {
 		node_drop(tx, old);
+		*at = slab_ref(n);
+	}
 	n->leaves = leaves;
 	n->nodes = nodes;
 	n->count = count & COUNT_MAX;
-	*at = n;
 	return 0;
 }
 
@@ -222,15 +245,15 @@ static void undo_below(struct trie_node *n, struct trie_tx *tx)
 	if (n->serial != tx->serial)
 		return;
 	for (uint32_t left = n->nodes; left; left &= left - 1)
-		undo_below(*slot_of(n, left & -left), tx);
+		undo_below(node_at(*slot_of(n, left & -left)), tx);
 	node_free(n, tx->slab);
 }
 
 void trie_undo(struct trie *t, struct trie_tx *tx)
 {
 	if (t->root)
-		undo_below(t->root, tx);
-	t->root = NULL;
+		undo_below(node_at(t->root), tx);
+	t->root = 0;
 }
 
 void trie_tx_abort(struct trie_tx *tx)
@@ -250,29 +273,30 @@ void trie_tx_commit(struct trie_tx *tx, struct trie_nodes *io_dropped)
 
 /* --- reading --- */
 
-void *trie_get(const struct trie *t, uint64_t key)
+uint32_t trie_get(const struct trie *t, uint64_t key)
 {
-	struct trie_node *n = t->root;
+	uint32_t at = t->root;
 
-	for (unsigned depth = 0; n; depth++) {
+	for (unsigned depth = 0; at; depth++) {
+		struct trie_node *n = node_at(at);
 		uint32_t bit = bit_of(key, depth);
 
 		if (!((n->leaves | n->nodes) & bit))
-			return NULL;
+			return 0;
+		at = *slot_of(n, bit);
 		if (n->leaves & bit)
-			return *slot_of(n, bit);
-		n = *slot_of(n, bit);
+			return at;
 	}
-	return NULL;
+	return 0;
 }
 
 uint32_t trie_count(const struct trie *t)
 {
-	return t->root ? t->root->count : 0;
+	return t->root ? node_at(t->root)->count : 0;
 }
 
 /* The slot of @n under which position *i is, which becomes the position below it. */
-static void *const *slot_at(struct trie_node *n, uint32_t *i, bool *ret_leaf)
+static const uint32_t *slot_at(struct trie_node *n, uint32_t *i, bool *ret_leaf)
 {
 	const uint32_t *counts = n->nodes ? below(n, n->room, 0) : NULL;
 	uint32_t left = n->leaves | n->nodes;
@@ -281,7 +305,7 @@ static void *const *slot_at(struct trie_node *n, uint32_t *i, bool *ret_leaf)
 		*ret_leaf = true;
 		return &n->slots[*i];
 	}
-	for (void *const *slot = n->slots; left; slot++, left &= left - 1) {
+	for (const uint32_t *slot = n->slots; left; slot++, left &= left - 1) {
 		uint32_t bit = left & -left;
 		uint32_t here = n->leaves & bit ? 1 : *counts--;
 
@@ -294,19 +318,19 @@ static void *const *slot_at(struct trie_node *n, uint32_t *i, bool *ret_leaf)
 	return NULL;
 }
 
-void *trie_at(const struct trie *t, uint32_t i)
+uint32_t trie_at(const struct trie *t, uint32_t i)
 {
-	struct trie_node *n = t->root;
+	struct trie_node *n = node_at(t->root);
 	bool leaf = false;
 
 	if (i >= trie_count(t))
-		return NULL;
+		return 0;
 	for (;;) {
-		void *const *slot = slot_at(n, &i, &leaf);
+		const uint32_t *slot = slot_at(n, &i, &leaf);
 
 		if (!slot || leaf)
-			return slot ? *slot : NULL;
-		n = *slot;
+			return slot ? *slot : 0;
+		n = node_at(*slot);
 	}
 }
 
@@ -336,22 +360,22 @@ static void path_count(struct path *p, int by)
 }
 
 /* The next node on the way to @key becomes the transaction's own. */
-static int path_own(struct path *p, struct trie_tx *tx, struct trie_node ***at, uint64_t key)
+static inline int path_own(struct path *p, struct trie_tx *tx, uint32_t **at, uint64_t key)
 {
 	uint32_t bit = bit_of(key, p->n);
 	int r = node_own(tx, *at);
 
 	if (r < 0)
 		return r;
-	struct trie_node *n = **at;
+	struct trie_node *n = node_at(**at);
 	path_add(p, n, bit);
-	*at = (struct trie_node **)slot_of(n, bit);
+	*at = slot_of(n, bit);
 	return 0;
 }
 
 struct entry {
 	uint64_t key;
-	void *value;
+	uint32_t value;
 };
 
 /* A chain of nodes from @depth down to where the keys of @a and @b part. */
@@ -370,17 +394,14 @@ static struct trie_node *fork_make(struct trie_tx *tx, struct entry a, struct en
 	uint32_t leaves = deeper ? 0 : bit_a | bit_b, nodes = deeper ? bit_a : 0;
 	struct trie_node *n = node_make(tx, room_of(leaves, nodes));
 	if (!n) {
-		for (struct trie_node *next; deeper; deeper = next) {
-			next = deeper->nodes ? deeper->slots[0] : NULL;
-			node_drop(tx, deeper);
-		}
+		chain_drop(tx, deeper);
 		return NULL;
 	}
 	n->leaves = leaves;
 	n->nodes = nodes;
 	n->count = 2;
 	if (deeper) {
-		n->slots[0] = deeper;
+		n->slots[0] = slab_ref(deeper);
 		*below(n, n->room, 0) = 2;
 	} else {
 		*slot_of(n, bit_a) = a.value;
@@ -390,61 +411,61 @@ static struct trie_node *fork_make(struct trie_tx *tx, struct entry a, struct en
 }
 
 /* The node at @at has no entry for @bit yet. */
-static int put_new(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, void *value)
+static int put_new(struct trie_tx *tx, struct path *p, uint32_t *at, uint32_t bit, uint32_t value)
 {
-	int r = node_reshape(tx, at, (*at)->leaves | bit, (*at)->nodes);
+	struct trie_node *n = node_at(*at);
+	int r = node_reshape(tx, at, n->leaves | bit, n->nodes);
 
 	if (r < 0)
 		return r;
-	*slot_of(*at, bit) = value;
-	path_add(p, *at, bit);
+	n = node_at(*at);
+	*slot_of(n, bit) = value;
+	path_add(p, n, bit);
 	path_count(p, 1);
 	return 0;
 }
 
 /* It has one, which has another key. */
-static int put_beside(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, struct entry old, struct entry new)
+static int put_beside(struct trie_tx *tx, struct path *p, uint32_t *at, uint32_t bit, struct entry old, struct entry new)
 {
 	struct trie_node *fork = fork_make(tx, old, new, p->n + 1);
 
 	if (!fork)
 		return -ENOMEM;
-	int r = node_reshape(tx, at, (*at)->leaves & ~bit, (*at)->nodes | bit);
+	struct trie_node *n = node_at(*at);
+	int r = node_reshape(tx, at, n->leaves & ~bit, n->nodes | bit);
 	if (r < 0) {
-		for (struct trie_node *next; fork; fork = next) {
-			next = fork->nodes ? fork->slots[0] : NULL;
-			node_drop(tx, fork);
-		}
+		chain_drop(tx, fork);
 		return r;
 	}
 
-	struct trie_node *n = *at;
+	n = node_at(*at);
 	path_add(p, n, bit);
 	path_count(p, 1);
-	*slot_of(n, bit) = fork;
+	*slot_of(n, bit) = slab_ref(fork);
 	*below(n, n->room, bits_of(n->nodes & (bit - 1))) = 2;
 	return 0;
 }
 
-static int put_over(struct trie_tx *tx, struct trie_node **at, uint32_t bit, void *value)
+static int put_over(struct trie_tx *tx, uint32_t *at, uint32_t bit, uint32_t value)
 {
 	int r = node_own(tx, at);
 
 	if (r == 0)
-		*slot_of(*at, bit) = value;
+		*slot_of(node_at(*at), bit) = value;
 	return r;
 }
 
 /* @ret_old NULL: nothing is replaced. */
-static int put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, struct entry entry, void **ret_old)
+static int put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, struct entry entry, uint32_t *ret_old)
 {
-	struct trie_node **at = &t->root;
+	uint32_t *at = &t->root;
 	struct path p = {};
 	int r;
 
 	for (;;) {
 		uint32_t bit = bit_of(entry.key, p.n);
-		struct trie_node *n = *at;
+		struct trie_node *n = node_at(*at);
 
 		if (n->leaves & bit) {
 			struct entry old = { .value = *slot_of(n, bit) };
@@ -476,14 +497,14 @@ static int put_first(struct trie *t, struct trie_tx *tx, struct entry entry)
 	n->nodes = 0;
 	n->count = 1;
 	n->slots[0] = entry.value;
-	t->root = n;
+	t->root = slab_ref(n);
 	return 0;
 }
 
-int trie_put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, void *value, void **ret_old)
+int trie_put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, uint32_t value, uint32_t *ret_old)
 {
 	struct entry entry = { key, value };
-	void *old = NULL;
+	uint32_t old = 0;
 	int r = tx_reserve(tx);
 
 	assert(value);
@@ -494,7 +515,7 @@ int trie_put(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t k
 	return r;
 }
 
-int trie_add(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, void *value)
+int trie_add(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t key, uint32_t value)
 {
 	struct entry entry = { key, value };
 	int r = tx_reserve(tx);
@@ -505,15 +526,15 @@ int trie_add(struct trie *t, struct trie_tx *tx, trie_key_fn *key_of, uint64_t k
 	return t->root ? put(t, tx, key_of, entry, NULL) : put_first(t, tx, entry);
 }
 
-int trie_swap(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old, void *value)
+int trie_swap(struct trie *t, struct trie_tx *tx, uint64_t key, uint32_t old, uint32_t value)
 {
-	struct trie_node **at = &t->root;
+	uint32_t *at = &t->root;
 	struct path p = {};
 	int r = tx_reserve(tx);
 
-	while (r == 0 && (*at)->nodes & bit_of(key, p.n))
+	while (r == 0 && node_at(*at)->nodes & bit_of(key, p.n))
 		r = path_own(&p, tx, &at, key);
-	assert(r < 0 || *slot_of(*at, bit_of(key, p.n)) == old);
+	assert(r < 0 || *slot_of(node_at(*at), bit_of(key, p.n)) == old);
 	(void)old;
 	return r < 0 ? r : put_over(tx, at, bit_of(key, p.n), value);
 }
@@ -524,13 +545,13 @@ int trie_swap(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old,
 struct removal {
 	unsigned depth;			/* of that node */
 	bool collapses;			/* what is below it becomes one entry, @survivor */
-	void *survivor;
+	uint32_t survivor;
 };
 
 /* False: the entry is not there. */
-static bool removal_find(const struct trie *t, uint64_t key, const void *old, struct removal *ret_removal)
+static bool removal_find(const struct trie *t, uint64_t key, uint32_t old, struct removal *ret_removal)
 {
-	struct trie_node *n = t->root;
+	struct trie_node *n = node_at(t->root);
 	struct removal rm = {};
 	unsigned depth = 0;
 	uint32_t bit = bit_of(key, 0);
@@ -538,7 +559,7 @@ static bool removal_find(const struct trie *t, uint64_t key, const void *old, st
 	for (; n && n->nodes & bit; bit = bit_of(key, ++depth)) {
 		if (n->count > 2)
 			rm.depth = depth;
-		n = *slot_of(n, bit);
+		n = node_at(*slot_of(n, bit));
 	}
 	if (!n || !(n->leaves & bit) || *slot_of(n, bit) != old)
 		return false;
@@ -552,34 +573,27 @@ static bool removal_find(const struct trie *t, uint64_t key, const void *old, st
 	return true;
 }
 
-/* The nodes below @n, of which each leads to no more than the next. */
-static void chain_drop(struct trie_tx *tx, struct trie_node *n)
+static int remove_at(struct trie_tx *tx, struct path *p, uint32_t *at, uint32_t bit, const struct removal *rm)
 {
-	for (struct trie_node *next; n; n = next) {
-		next = n->nodes ? n->slots[0] : NULL;
-		node_drop(tx, n);
-	}
-}
-
-static int remove_at(struct trie_tx *tx, struct path *p, struct trie_node **at, uint32_t bit, const struct removal *rm)
-{
-	struct trie_node *below_it = rm->collapses ? *slot_of(*at, bit) : NULL;
-	uint32_t leaves = rm->collapses ? (*at)->leaves | bit : (*at)->leaves & ~bit;
-	int r = node_reshape(tx, at, leaves, (*at)->nodes & ~bit);
+	struct trie_node *n = node_at(*at);
+	struct trie_node *below_it = rm->collapses ? node_at(*slot_of(n, bit)) : NULL;
+	uint32_t leaves = rm->collapses ? n->leaves | bit : n->leaves & ~bit;
+	int r = node_reshape(tx, at, leaves, n->nodes & ~bit);
 
 	if (r < 0)
 		return r;
+	n = node_at(*at);
 	if (rm->collapses)
-		*slot_of(*at, bit) = rm->survivor;
+		*slot_of(n, bit) = rm->survivor;
 	chain_drop(tx, below_it);
-	path_add(p, *at, bit);
+	path_add(p, n, bit);
 	path_count(p, -1);
 	return 0;
 }
 
-int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, const void *old)
+int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, uint32_t old)
 {
-	struct trie_node **at = &t->root;
+	uint32_t *at = &t->root;
 	struct path p = {};
 	struct removal rm;
 	int r = tx_reserve(tx);
@@ -589,8 +603,8 @@ int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, const void *ol
 	if (!removal_find(t, key, old, &rm))
 		return 0;
 	if (trie_count(t) == 1) {
-		node_drop(tx, t->root);
-		t->root = NULL;
+		node_drop(tx, node_at(t->root));
+		t->root = 0;
 		return 0;
 	}
 	while (r == 0 && p.n < rm.depth)
@@ -598,14 +612,16 @@ int trie_remove(struct trie *t, struct trie_tx *tx, uint64_t key, const void *ol
 	return r < 0 ? r : remove_at(tx, &p, at, bit_of(key, p.n), &rm);
 }
 
-static int renew_below(struct trie_node **at, struct trie_tx *tx)
+static int renew_below(uint32_t *at, struct trie_tx *tx)
 {
 	int r = nodes_reserve(&tx->dropped, 1);
 
 	if (r == 0)
 		r = node_own(tx, at);
-	for (uint32_t left = r == 0 ? (*at)->nodes : 0; r == 0 && left; left &= left - 1)
-		r = renew_below((struct trie_node **)slot_of(*at, left & -left), tx);
+
+	struct trie_node *n = node_at(*at);
+	for (uint32_t left = n->nodes; r == 0 && left; left &= left - 1)
+		r = renew_below(slot_of(n, left & -left), tx);
 	return r;
 }
 
@@ -617,13 +633,13 @@ int trie_renew(struct trie *t, struct trie_tx *tx)
 static void free_below(struct trie_node *n, struct slab *slab)
 {
 	for (uint32_t left = n->nodes; left; left &= left - 1)
-		free_below(*slot_of(n, left & -left), slab);
+		free_below(node_at(*slot_of(n, left & -left)), slab);
 	node_free(n, slab);
 }
 
 void trie_free(struct trie *t, struct slab *slab)
 {
 	if (t->root)
-		free_below(t->root, slab);
-	t->root = NULL;
+		free_below(node_at(t->root), slab);
+	t->root = 0;
 }

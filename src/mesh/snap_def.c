@@ -56,15 +56,22 @@ static bool is_vip(const struct snap_store *st, const struct service_address *a)
 	return a->prefix_len == 128 && !strcmp(a->network, st->network) && !ip_is_none(&a->ip);
 }
 
-static size_t vips_size(const struct snap_store *st, const struct service *s)
+/* Where those that begin at @at in an object end. */
+static size_t vips_end(const struct snap_store *st, const struct service *s, size_t at)
 {
-	size_t size = 0;
+	bool is_first = true;
 
-	for (size_t i = 0; i < s->n_addresses; i++)
-		if (is_vip(st, &s->addresses[i]))
-			size += snap_address_size(&s->addresses[i].ip, !size);
-	return size;
+	for (size_t i = 0; i < s->n_addresses; i++) {
+		if (!is_vip(st, &s->addresses[i]))
+			continue;
+		at = snap_address_end(at, &s->addresses[i].ip, is_first);
+		is_first = false;
+	}
+	return at;
 }
+
+/* Ports and addresses: each has a number that an index can lead to. */
+_Static_assert(sizeof(struct snap_def) + MODEL_LIST_MAX * (sizeof(struct snap_port) + sizeof(struct ip) + SLAB_GRAIN) <= SLAB_REACH, "their marks have one");
 
 static size_t texts_size(const struct service *s)
 {
@@ -132,7 +139,7 @@ static void put_texts(struct snap_def *def, char *at, const struct service *s)
 
 int snap_def_make(struct snap_store *st, const struct service *s, uint32_t id, struct snap_def **ret_def)
 {
-	size_t size = offsetof(struct snap_def, tail) + s->n_ports * sizeof(struct snap_port) + vips_size(st, s) + texts_size(s);
+	size_t size = vips_end(st, s, offsetof(struct snap_def, tail) + s->n_ports * sizeof(struct snap_port)) + texts_size(s);
 	struct snap_def *def = slab_zalloc(&st->slab, size);
 	int r;
 

@@ -341,27 +341,19 @@ static int kind_find(struct snap_store *st, const struct workload *w, const char
 	return r;
 }
 
-/* The kind of one that is in the same service. */
-static const struct snap_kind *neighbours_kind(struct snap_store *st, const struct workload *w)
-{
-	const struct snap_service *s = w->n_services ? snap_service_find(st, w->services[0].key) : NULL;
-
-	return s && snap_service_size(s) ? snap_service_endpoint(s, 0)->kind : NULL;
-}
-
 /*
  * What its uid may leave to its kind: all up to the last '/'. Replicas share it
  * ("cluster//Pod/namespace/") or not (a VM's uid has its port in it, and the kind
  * is worth more): then the second one of a service shows that.
  */
-static void uid_head(const struct workload *w, const struct snap_kind *neighbours, char head[static SNAP_UID_LEN])
+static void uid_head(const struct workload *w, const struct snap_kind *likely, char head[static SNAP_UID_LEN])
 {
 	const char *slash = w->n_services ? strrchr(w->uid, '/') : NULL;
 	size_t n = slash ? (size_t)(slash + 1 - w->uid) : 0;
 
 	memcpy(head, w->uid, n);
 	head[n] = 0;
-	if (neighbours && strcmp(snap_kind_text(neighbours, SNAP_UID_HEAD), head))
+	if (likely && strcmp(snap_kind_text(likely, SNAP_UID_HEAD), head))
 		head[0] = 0;
 }
 
@@ -371,8 +363,6 @@ int snap_kind_get(struct snap_store *st, const struct workload *w, const struct 
 	struct snap_kind *k;
 	int r = 0;
 
-	if (!likely)
-		likely = neighbours_kind(st, w);
 	if (likely && is_kind(st, likely, w)) {
 		k = (struct snap_kind *)(uintptr_t)likely;
 	} else {

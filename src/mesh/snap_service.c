@@ -26,14 +26,14 @@ static int service_own(struct snap_store *st, uint32_t id, struct snap_service *
 		*ret_service = old;
 		return 0;
 	}
-	s = slab_alloc(&st->slab, sizeof(*s));
+	s = slab_alloc(&st->nodes, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
 	*s = *old;
 	s->tx = st->tx.serial;
 	r = snap_made(st, SNAP_O_SERVICE, s);
 	if (r == 0)
-		r = trie_swap(&st->now.services, &st->tx, id, old, s);
+		r = trie_swap(&st->now.services, &st->tx, id, slab_ref(old), slab_ref(s));
 	if (r == 0)
 		r = snap_drop(st, SNAP_O_SERVICE, old);
 	if (r == 0)
@@ -43,7 +43,7 @@ static int service_own(struct snap_store *st, uint32_t id, struct snap_service *
 
 static int service_new(struct snap_store *st, struct snap_def *def)
 {
-	struct snap_service *s = slab_zalloc(&st->slab, sizeof(*s));
+	struct snap_service *s = slab_alloc(&st->nodes, sizeof(*s));
 	int r;
 
 	if (!s)
@@ -51,17 +51,17 @@ static int service_new(struct snap_store *st, struct snap_def *def)
 	*s = (struct snap_service){ .id = def->service_id, .tx = st->tx.serial, .max_weight = 1, .def = def };
 	r = snap_made(st, SNAP_O_SERVICE, s);
 	if (r == 0)
-		r = trie_add(&st->now.services, &st->tx, snap_key_of_service, def->service_id, s);
+		r = trie_add(&st->now.services, &st->tx, snap_key_of_service, def->service_id, slab_ref(s));
 	return r;
 }
 
 static int service_delete(struct snap_store *st, struct snap_service *s)
 {
 	struct snap_def *def = (struct snap_def *)(uintptr_t)s->def;
-	int r = trie_remove(&st->now.by_key, &st->tx, snap_hash_text(snap_def_key(def)), def);
+	int r = trie_remove(&st->now.by_key, &st->tx, snap_hash_text(snap_def_key(def)), slab_ref(def));
 
 	if (r == 0)
-		r = trie_remove(&st->now.services, &st->tx, s->id, s);
+		r = trie_remove(&st->now.services, &st->tx, s->id, slab_ref(s));
 	if (r == 0)
 		r = snap_drop(st, SNAP_O_SERVICE, s);
 	if (r == 0)
@@ -82,24 +82,28 @@ static uint16_t max_weight(const struct snap_service *s)
 	return max;
 }
 
-static uint64_t key_of_endpoint(const void *entry)
+static uint64_t key_of_endpoint(uint32_t value)
 {
-	return ((const struct snap_workload *)entry)->id;
+	const struct snap_workload *w = slab_at(value);
+
+	return w->id;
 }
 
 int snap_service_put_endpoint(struct snap_store *st, uint32_t id, struct snap_workload *w)
 {
 	struct snap_service *s;
-	void *old;
+	uint32_t was;
 	int r = service_own(st, id, &s);
 
 	if (r == 0)
-		r = trie_put(&s->endpoints, &st->tx, key_of_endpoint, w->id, w, &old);
+		r = trie_put(&s->endpoints, &st->tx, key_of_endpoint, w->id, slab_ref(w), &was);
 	if (r < 0)
 		return r;
+
+	const struct snap_workload *old = slab_at(was);
 	if (w->kind->weight >= s->max_weight)
 		s->max_weight = w->kind->weight;
-	else if (old && ((struct snap_workload *)old)->kind->weight == s->max_weight)
+	else if (old && old->kind->weight == s->max_weight)
 		s->max_weight = max_weight(s);
 	return 0;
 }
@@ -109,7 +113,7 @@ int snap_services_renew(struct snap_store *st)
 	int r = 0;
 
 	for (uint32_t i = 0; r == 0 && i < trie_count(&st->now.services); i++) {
-		struct snap_service *s = trie_at(&st->now.services, i);
+		struct snap_service *s = slab_at(trie_at(&st->now.services, i));
 
 		r = service_own(st, s->id, &s);
 		if (r == 0)
@@ -124,7 +128,7 @@ int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struc
 	int r = service_own(st, id, &s);
 
 	if (r == 0)
-		r = trie_remove(&s->endpoints, &st->tx, w->id, w);
+		r = trie_remove(&s->endpoints, &st->tx, w->id, slab_ref(w));
 	if (r < 0)
 		return r;
 	if (!snap_service_size(s) && !s->def->defined)
@@ -138,7 +142,7 @@ int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, const struc
 
 static struct snap_def *def_find(struct snap_store *st, const char *key, uint64_t hash)
 {
-	struct snap_def *def = trie_get(&st->now.by_key, hash);
+	struct snap_def *def = slab_at(trie_get(&st->now.by_key, hash));
 
 	return def && !strcmp(snap_def_key(def), key) ? def : NULL;
 }
@@ -148,6 +152,19 @@ struct snap_service *snap_service_find(struct snap_store *st, const char *key)
 	const struct snap_def *def = def_find(st, key, snap_hash_text(key));
 
 	return def ? (struct snap_service *)(uintptr_t)snap_service_by_id(&st->now, def->service_id) : NULL;
+}
+
+/* Of a service that nobody has mentioned yet. @hash: of its key. */
+static int def_add(struct snap_store *st, struct snap_def *def, uint64_t hash)
+{
+	int r = snap_made(st, SNAP_O_DEF, def);
+
+	if (r == 0)
+		r = trie_add(&st->now.by_key, &st->tx, snap_key_of_def, hash, slab_ref(def));
+	if (r == -EEXIST)
+		return snap_drop(st, SNAP_O_DEF, def) < 0 ? -ENOMEM : r;
+	st->next_service_id++;
+	return r < 0 ? r : service_new(st, def);
 }
 
 int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_id)
@@ -163,14 +180,7 @@ int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_i
 	def = snap_def_mention(st, key, st->next_service_id);
 	if (!def)
 		return -ENOMEM;
-	r = snap_made(st, SNAP_O_DEF, def);
-	if (r == 0)
-		r = trie_add(&st->now.by_key, &st->tx, snap_key_of_def, hash, def);
-	if (r == -EEXIST)
-		return snap_drop(st, SNAP_O_DEF, def) < 0 ? -ENOMEM : r;
-	st->next_service_id++;
-	if (r == 0)
-		r = service_new(st, def);
+	r = def_add(st, def, hash);
 	if (r == 0)
 		*ret_id = def->service_id;
 	return r;
@@ -178,45 +188,41 @@ int snap_service_mention(struct snap_store *st, const char *key, uint32_t *ret_i
 
 /* --- its indexes --- */
 
-static bool has_vip(const struct snap_def *def, const struct ip *ip, const void **ret_entry)
+static bool has_vip(const struct snap_def *def, const struct ip *ip, uint32_t *ret_entry)
 {
 	return def && snap_addresses_have(snap_def_addresses(def), ip, ret_entry);
 }
 
-static const void *another_with(struct snap_store *st, const struct ip *ip, uint32_t gone)
+/* 0: nobody. */
+static uint32_t another_with(struct snap_store *st, const struct ip *ip, uint32_t gone)
 {
-	const void *entry;
+	uint32_t entry;
 
 	for (uint32_t i = 0; st->now.shared_ips && i < trie_count(&st->now.by_key); i++) {
-		struct snap_def *def = trie_at(&st->now.by_key, i);
+		const struct snap_def *def = slab_at(trie_at(&st->now.by_key, i));
 
 		if (def->service_id != gone && has_vip(def, ip, &entry))
 			return entry;
 	}
-	return NULL;
-}
-
-static void *unconst(const void *p)
-{
-	return (void *)(uintptr_t)p;
+	return 0;
 }
 
 static int unindex_vip(struct snap_store *st, const struct ip *ip, const struct snap_def *old)
 {
 	uint64_t hash = snap_hash_ip(ip);
-	const void *at = trie_get(&st->now.by_vip, hash), *other;
+	uint32_t at = trie_get(&st->now.by_vip, hash), other;
 
 	if (!at || snap_address_owner(at) != old || snap_key_of_def_address(at) != hash)
 		return 0;
 	other = another_with(st, ip, old->service_id);
-	return other ? trie_swap(&st->now.by_vip, &st->tx, hash, at, unconst(other)) : trie_remove(&st->now.by_vip, &st->tx, hash, at);
+	return other ? trie_swap(&st->now.by_vip, &st->tx, hash, at, other) : trie_remove(&st->now.by_vip, &st->tx, hash, at);
 }
 
 static int index_vips(struct snap_store *st, const struct snap_def *old, struct snap_def *def)
 {
 	struct snap_addresses a = {};
+	uint32_t was;
 	struct ip ip;
-	void *was;
 	int r = 0;
 
 	if (old)
@@ -227,16 +233,18 @@ static int index_vips(struct snap_store *st, const struct snap_def *old, struct 
 	if (def)
 		a = snap_def_addresses(def);
 	while (r == 0 && def && snap_address_next(&a, &ip)) {
-		r = trie_put(&st->now.by_vip, &st->tx, snap_key_of_def_address, snap_hash_ip(&ip), unconst(a.entry), &was);
+		r = trie_put(&st->now.by_vip, &st->tx, snap_key_of_def_address, snap_hash_ip(&ip), snap_address_entry(&a), &was);
 		if (r == 0 && was && ((const struct snap_def *)snap_address_owner(was))->service_id != def->service_id)
 			st->now.shared_ips = true;
 	}
 	return r;
 }
 
-static uint64_t key_of_hosts(const void *entry)
+static uint64_t key_of_hosts(uint32_t value)
 {
-	return snap_hash_text(snap_def_hostname(((const struct snap_hosts *)entry)->list[0]));
+	const struct snap_hosts *hosts = slab_at(value);
+
+	return snap_hash_text(snap_def_hostname(hosts->list[0]));
 }
 
 size_t snap_hosts_size(uint32_t n)
@@ -273,42 +281,48 @@ static int hosts_change(struct snap_store *st, const struct snap_hosts *was, con
 static int index_host(struct snap_store *st, const char *hostname, const struct snap_def *old, const struct snap_def *def)
 {
 	uint64_t hash = snap_hash_text(hostname);
-	struct snap_hosts *was = trie_get(&st->now.by_host, hash), *hosts;
+	struct snap_hosts *was = slab_at(trie_get(&st->now.by_host, hash)), *hosts;
 	int r;
 
 	if (was && strcmp(snap_def_hostname(was->list[0]), hostname))
 		was = NULL;
 	r = hosts_change(st, was, old, def, &hosts);
 	if (r == 0 && hosts)
-		r = was ? trie_swap(&st->now.by_host, &st->tx, hash, was, hosts) : trie_add(&st->now.by_host, &st->tx, key_of_hosts, hash, hosts);
+		r = was ? trie_swap(&st->now.by_host, &st->tx, hash, slab_ref(was), slab_ref(hosts)) : trie_add(&st->now.by_host, &st->tx, key_of_hosts, hash, slab_ref(hosts));
 	else if (r == 0 && was)
-		r = trie_remove(&st->now.by_host, &st->tx, hash, was);
+		r = trie_remove(&st->now.by_host, &st->tx, hash, slab_ref(was));
 	if (r == -EEXIST)
 		return snap_drop(st, SNAP_O_HOSTS, hosts) < 0 ? -ENOMEM : r;
 	return r < 0 ? r : snap_drop(st, SNAP_O_HOSTS, was);
 }
 
-static int def_swap(struct snap_store *st, struct snap_def *old, struct snap_def *def)
+/* Either may be NULL: there was, or is to be, none that is defined. */
+static int index_def(struct snap_store *st, const struct snap_def *old, struct snap_def *def)
+{
+	int r = index_vips(st, old, def);
+
+	if (r == 0 && old && (!def || strcmp(snap_def_hostname(old), snap_def_hostname(def))))
+		r = index_host(st, snap_def_hostname(old), old, NULL);
+	if (r == 0 && def)
+		r = index_host(st, snap_def_hostname(def), old, def);
+	return r;
+}
+
+/* @hash: of the key of both. */
+static int def_swap(struct snap_store *st, struct snap_def *old, struct snap_def *def, uint64_t hash)
 {
 	struct snap_service *s;
-	int r = trie_swap(&st->now.by_key, &st->tx, snap_hash_text(snap_def_key(def)), old, def);
+	int r = snap_made(st, SNAP_O_DEF, def);
 
+	if (r == 0)
+		r = trie_swap(&st->now.by_key, &st->tx, hash, slab_ref(old), slab_ref(def));
 	if (r == 0)
 		r = service_own(st, def->service_id, &s);
 	if (r < 0)
 		return r;
 	s->def = def;
-	if (old->defined)
-		r = index_vips(st, old, def->defined ? def : NULL);
-	else
-		r = index_vips(st, NULL, def);
-	if (r == 0 && old->defined && (!def->defined || strcmp(snap_def_hostname(old), snap_def_hostname(def))))
-		r = index_host(st, snap_def_hostname(old), old, NULL);
-	if (r == 0 && def->defined)
-		r = index_host(st, snap_def_hostname(def), old, def);
-	if (r == 0)
-		r = snap_drop(st, SNAP_O_DEF, old);
-	return r;
+	r = index_def(st, old->defined ? old : NULL, def->defined ? def : NULL);
+	return r < 0 ? r : snap_drop(st, SNAP_O_DEF, old);
 }
 
 static char *service_key(const struct service *s)
@@ -330,21 +344,24 @@ static int put_service(struct snap_store *st, const struct service *s, const str
 {
 	CLEANUP_FREE char *key = service_key(s);
 	struct snap_def *old, *def;
-	uint32_t id;
 	int r;
 
 	if (!key)
 		return -ENOMEM;
-	r = snap_service_mention(st, key, &id);
+
+	uint64_t hash = snap_hash_text(key);
+	old = def_find(st, key, hash);
+	r = snap_def_make(st, s, old ? old->service_id : st->next_service_id, &def);
 	if (r < 0)
 		return r;
-	old = def_find(st, key, snap_hash_text(key));
-	r = snap_def_make(st, s, id, &def);
-	if (r == 0)
-		def->note = note ? *note : old->note;
-	if (r == 0)
-		r = snap_made(st, SNAP_O_DEF, def);
-	return r < 0 ? r : def_swap(st, old, def);
+	if (note)
+		def->note = *note;
+	else if (old)
+		def->note = old->note;
+	if (old)
+		return def_swap(st, old, def, hash);
+	r = def_add(st, def, hash);
+	return r < 0 ? r : index_def(st, NULL, def);
 }
 
 int snap_store_put_service(struct snap_store *st, const struct service *s)
@@ -359,7 +376,8 @@ int snap_store_put_service_noted(struct snap_store *st, const struct service *s,
 
 int snap_store_remove_service(struct snap_store *st, const char *key)
 {
-	struct snap_def *old = def_find(st, key, snap_hash_text(key)), *stub;
+	uint64_t hash = snap_hash_text(key);
+	struct snap_def *old = def_find(st, key, hash), *stub;
 	struct snap_service *s;
 	int r;
 
@@ -370,9 +388,7 @@ int snap_store_remove_service(struct snap_store *st, const char *key)
 	stub = snap_def_mention(st, key, old->service_id);
 	if (!stub)
 		return -ENOMEM;
-	r = snap_made(st, SNAP_O_DEF, stub);
-	if (r == 0)
-		r = def_swap(st, old, stub);
+	r = def_swap(st, old, stub, hash);
 	if (r == 0)
 		r = service_own(st, stub->service_id, &s);
 	if (r == 0 && !snap_service_size(s))

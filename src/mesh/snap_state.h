@@ -21,7 +21,8 @@ struct snap_hosts {			/* the services with one host name: at least one */
 	const struct snap_def *list[];
 };
 
-struct snap_state {			/* what a snapshot shows */
+/* What a snapshot shows. The tries lead to objects by slab_ref(), those of addresses by snap_address_entry(). */
+struct snap_state {
 	struct trie workloads;		/* hash of the uid: struct snap_workload */
 	struct trie by_ip;		/* hash of an address in our network: of a struct snap_workload (snap_address_owner()) */
 	struct trie by_far_ip;		/* hash of an address in another network: of a struct snap_workload, one of them */
@@ -39,12 +40,13 @@ struct snap_state {			/* what a snapshot shows */
 };
 
 enum snap_object_type {
-	SNAP_O_PLAIN,			/* one free() */
+	SNAP_O_ABSENT,
 	SNAP_O_SERVICE,
 	SNAP_O_DEF,
 	SNAP_O_HOSTS,
 	SNAP_O_WORKLOAD,
 	SNAP_O_POLICY,
+	SNAP_O_POLICIES,
 };
 
 struct snap_object {
@@ -87,8 +89,8 @@ struct snap_store {
 	struct snapshot *last;		/* published; the store has a reference */
 	struct list chain;
 	struct trie_tx tx;
-	struct slab slab;		/* of workloads, services and what they share */
-	struct slab nodes;		/* of tries */
+	struct slab slab;		/* of all that tries lead to, and what they share */
+	struct slab nodes;		/* of tries, and the services that have the roots of some */
 	struct snap_objects idle_objects;	/* empty, with room: for the next snapshot's */
 	struct trie_nodes idle_nodes;
 	struct snap_objects made;
@@ -116,20 +118,21 @@ uint64_t snap_hash_ip(const struct ip *ip);
  * What indexes by address lead to is either the object, which then is looked for
  * by its first address, or a mark at a further one, from which the object is found.
  */
-const void *snap_address_owner(const void *entry);
-size_t snap_address_size(const struct ip *ip, bool is_first);
+const void *snap_address_owner(uint32_t entry);		/* NULL for 0 */
+uint32_t snap_address_entry(const struct snap_addresses *a);	/* of the one that was read last */
+size_t snap_address_end(size_t at, const struct ip *ip, bool is_first);	/* where one ends in an object, that begins at @at there */
 /* Puts it into @object at @at, to be read by snap_address_next(). Where the next one goes. */
 uint8_t *snap_address_put(void *object, uint8_t *at, const struct ip *ip, bool is_first);
-bool snap_addresses_have(struct snap_addresses a, const struct ip *ip, const void **ret_entry);	/* @ret_entry may be NULL */
+bool snap_addresses_have(struct snap_addresses a, const struct ip *ip, uint32_t *ret_entry);	/* @ret_entry may be NULL */
 
 const char *snap_workload_rest(const struct snap_workload *w);	/* of the uid, behind its head */
 
 /* trie_key_fn of the indexes. */
-uint64_t snap_key_of_workload(const void *entry);
-uint64_t snap_key_of_workload_address(const void *entry);
-uint64_t snap_key_of_service(const void *entry);
-uint64_t snap_key_of_def(const void *entry);
-uint64_t snap_key_of_def_address(const void *entry);
+uint64_t snap_key_of_workload(uint32_t value);
+uint64_t snap_key_of_workload_address(uint32_t entry);
+uint64_t snap_key_of_service(uint32_t value);
+uint64_t snap_key_of_def(uint32_t value);
+uint64_t snap_key_of_def_address(uint32_t entry);
 
 const struct snap_service *snap_service_by_id(const struct snap_state *s, uint32_t id);
 
@@ -148,6 +151,10 @@ MUST_CHECK int snap_service_remove_endpoint(struct snap_store *st, uint32_t id, 
 struct snap_service *snap_service_find(struct snap_store *st, const char *key);	/* NULL: nobody has mentioned it */
 
 size_t snap_hosts_size(uint32_t n);
+
+/* --- snap_policy.c --- */
+
+void snap_policies_free(struct snap_store *st, struct snap_policies *list);
 
 /* --- snap_def.c --- */
 

@@ -43,7 +43,7 @@ static void object_free(struct snap_store *st, enum snap_object_type type, void 
 		snap_workload_free(st, ptr);
 		return;
 	case SNAP_O_SERVICE:
-		slab_free(&st->slab, ptr, sizeof(struct snap_service));
+		slab_free(&st->nodes, ptr, sizeof(struct snap_service));
 		return;
 	case SNAP_O_DEF:
 		snap_def_free(st, ptr);
@@ -53,10 +53,13 @@ static void object_free(struct snap_store *st, enum snap_object_type type, void 
 		return;
 	case SNAP_O_POLICY:
 		policy_deinit(ptr);
-		free(ptr);
+		slab_free(&st->slab, ptr, sizeof(struct policy));
 		return;
-	case SNAP_O_PLAIN:
-		free(ptr);
+	case SNAP_O_POLICIES:
+		snap_policies_free(st, ptr);
+		return;
+	case SNAP_O_ABSENT:
+		slab_free(&st->slab, ptr, sizeof(struct ip));
 	}
 }
 
@@ -165,7 +168,7 @@ int snap_store_new(const char *network, struct snap_store **ret_store)
 static void free_trie(struct snap_store *st, struct trie *t, enum snap_object_type type)
 {
 	for (uint32_t i = 0; i < trie_count(t); i++)
-		object_free(st, type, trie_at(t, i));
+		object_free(st, type, slab_at(trie_at(t, i)));
 	trie_free(t, &st->nodes);
 }
 
@@ -178,18 +181,18 @@ static void free_state(struct snap_store *st)
 	trie_free(&s->by_far_ip, &st->nodes);
 	trie_free(&s->by_vip, &st->nodes);
 	for (uint32_t i = 0; i < trie_count(&s->services); i++) {
-		struct snap_service *service = trie_at(&s->services, i);
+		struct snap_service *service = slab_at(trie_at(&s->services, i));
 
 		trie_free(&service->endpoints, &st->nodes);
 	}
 	free_trie(st, &s->services, SNAP_O_SERVICE);
 	free_trie(st, &s->by_key, SNAP_O_DEF);
 	free_trie(st, &s->by_host, SNAP_O_HOSTS);
-	free_trie(st, &s->absent, SNAP_O_PLAIN);
+	free_trie(st, &s->absent, SNAP_O_ABSENT);
 	free_trie(st, &s->workloads, SNAP_O_WORKLOAD);
 	free_trie(st, &s->policies, SNAP_O_POLICY);
-	free_trie(st, &s->policies_of, SNAP_O_PLAIN);
-	free(s->global);
+	free_trie(st, &s->policies_of, SNAP_O_POLICIES);
+	snap_policies_free(st, s->global);
 }
 
 struct snap_store *snap_store_free(struct snap_store *st)
@@ -334,44 +337,50 @@ int snap_store_renew(struct snap_store *st)
 	return r;
 }
 
+void snap_store_trim(struct snap_store *st)
+{
+	slab_trim(&st->slab);
+	slab_trim(&st->nodes);
+}
+
 /* --- addresses that are not of the mesh --- */
 
 static struct ip *absent_find(struct snap_store *st, const struct ip *ip, uint64_t hash)
 {
-	struct ip *at = trie_get(&st->now.absent, hash);
+	struct ip *at = slab_at(trie_get(&st->now.absent, hash));
 
 	return at && ip_equal(at, ip) ? at : NULL;
 }
 
-static uint64_t key_of_absent(const void *entry)
+static uint64_t key_of_absent(uint32_t value)
 {
-	return snap_hash_ip(entry);
+	return snap_hash_ip(slab_at(value));
 }
 
 int snap_store_put_absent(struct snap_store *st, const struct ip *ip)
 {
 	uint64_t hash = snap_hash_ip(ip);
 	struct ip *copy;
-	void *old = NULL;
+	uint32_t was = 0;
 	int r;
 
 	if (absent_find(st, ip, hash))
 		return 0;
-	copy = malloc(sizeof(*copy));
+	copy = slab_alloc(&st->slab, sizeof(*copy));
 	if (!copy)
 		return -ENOMEM;
 	*copy = *ip;
-	r = snap_made(st, SNAP_O_PLAIN, copy);
+	r = snap_made(st, SNAP_O_ABSENT, copy);
 	if (r == 0)
-		r = trie_put(&st->now.absent, &st->tx, key_of_absent, hash, copy, &old);
-	return r < 0 ? r : snap_drop(st, SNAP_O_PLAIN, old);
+		r = trie_put(&st->now.absent, &st->tx, key_of_absent, hash, slab_ref(copy), &was);
+	return r < 0 ? r : snap_drop(st, SNAP_O_ABSENT, slab_at(was));
 }
 
 int snap_store_remove_absent(struct snap_store *st, const struct ip *ip)
 {
 	uint64_t hash = snap_hash_ip(ip);
 	struct ip *old = absent_find(st, ip, hash);
-	int r = old ? trie_remove(&st->now.absent, &st->tx, hash, old) : 0;
+	int r = old ? trie_remove(&st->now.absent, &st->tx, hash, slab_ref(old)) : 0;
 
-	return r < 0 || !old ? r : snap_drop(st, SNAP_O_PLAIN, old);
+	return r < 0 || !old ? r : snap_drop(st, SNAP_O_ABSENT, old);
 }

@@ -44,9 +44,10 @@ static struct tail tail_of(const struct workload *w, const struct snap_kind *kin
 
 	t.n_rest = strlen(t.rest) + 1;
 	t.n_name = is_end(t.rest, w->name) ? 0 : strlen(w->name) + 1;
-	t.size = offsetof(struct snap_workload, tail) + t.n_rest + t.n_name;
+	t.size = offsetof(struct snap_workload, tail);
 	for (size_t i = 0; i < t.n_addresses; i++)
-		t.size += snap_address_size(&w->addresses[i], !i);
+		t.size = snap_address_end(t.size, &w->addresses[i], !i);
+	t.size += t.n_rest + t.n_name;
 	return t;
 }
 
@@ -86,17 +87,26 @@ static struct snap_workload *workload_fill(struct snap_store *st, const struct w
 	return out;
 }
 
+/* Another one of the same service. */
+static const struct snap_workload *neighbour_of(struct snap_store *st, const struct workload *w)
+{
+	const struct snap_service *s = w->n_services ? snap_service_find(st, w->services[0].key) : NULL;
+
+	return s ? snap_service_endpoint(s, 0) : NULL;
+}
+
 static int workload_make(struct snap_store *st, const struct workload *w, const struct snap_workload *old,
 			 struct snap_workload **ret_workload)
 {
+	const struct snap_workload *like = old ? old : neighbour_of(st, w);	/* in most of what workloads share */
 	const struct snap_kind *kind;
 	const struct snap_place *place;
 	struct snap_workload *out;
-	int r = snap_kind_get(st, w, old ? old->kind : NULL, &kind);
+	int r = snap_kind_get(st, w, like ? like->kind : NULL, &kind);
 
 	if (r < 0)
 		return r;
-	r = snap_place_get(st, w, old ? old->place : NULL, &place);
+	r = snap_place_get(st, w, like ? like->place : NULL, &place);
 	if (r < 0) {
 		snap_kind_put(st, kind);
 		return r;
@@ -117,34 +127,29 @@ static struct trie *index_of(struct snap_store *st, const struct snap_workload *
 	return w->reachable ? &st->now.by_ip : &st->now.by_far_ip;
 }
 
-static bool has_address(const struct snap_workload *w, const struct ip *ip, const void **ret_entry)
+static bool has_address(const struct snap_workload *w, const struct ip *ip, uint32_t *ret_entry)
 {
 	return snap_addresses_have(snap_workload_addresses(w), ip, ret_entry);
 }
 
-/* Somebody else with the address that @gone leaves: rare, so looked for the long way. */
-static const void *another_at(struct snap_store *st, const struct ip *ip, const struct snap_workload *gone)
+/* Somebody else with the address that @gone leaves: rare, so looked for the long way. 0: nobody. */
+static uint32_t another_at(struct snap_store *st, const struct ip *ip, const struct snap_workload *gone)
 {
-	const void *entry;
+	uint32_t entry;
 
 	for (uint32_t i = 0; st->now.shared_ips && i < trie_count(&st->now.workloads); i++) {
-		struct snap_workload *w = trie_at(&st->now.workloads, i);
+		const struct snap_workload *w = slab_at(trie_at(&st->now.workloads, i));
 
 		if (w->id != gone->id && w->reachable == gone->reachable && has_address(w, ip, &entry))
 			return entry;
 	}
-	return NULL;
+	return 0;
 }
 
-static void *unconst(const void *p)
+static int index_address(struct snap_store *st, const struct ip *ip, uint32_t entry, const struct snap_workload *w)
 {
-	return (void *)(uintptr_t)p;
-}
-
-static int index_address(struct snap_store *st, const struct ip *ip, const void *entry, const struct snap_workload *w)
-{
-	void *was;
-	int r = trie_put(index_of(st, w), &st->tx, snap_key_of_workload_address, snap_hash_ip(ip), unconst(entry), &was);
+	uint32_t was;
+	int r = trie_put(index_of(st, w), &st->tx, snap_key_of_workload_address, snap_hash_ip(ip), entry, &was);
 
 	if (r == 0 && was && ((const struct snap_workload *)snap_address_owner(was))->id != w->id)
 		st->now.shared_ips = true;
@@ -155,12 +160,12 @@ static int unindex_address(struct snap_store *st, const struct ip *ip, const str
 {
 	uint64_t hash = snap_hash_ip(ip);
 	struct trie *index = index_of(st, old);
-	const void *at = trie_get(index, hash), *other;
+	uint32_t at = trie_get(index, hash), other;
 
 	if (!at || snap_address_owner(at) != old || snap_key_of_workload_address(at) != hash)
 		return 0;
 	other = another_at(st, ip, old);
-	return other ? trie_swap(index, &st->tx, hash, at, unconst(other)) : trie_remove(index, &st->tx, hash, at);
+	return other ? trie_swap(index, &st->tx, hash, at, other) : trie_remove(index, &st->tx, hash, at);
 }
 
 /* Either of @old and @w may be NULL. */
@@ -178,7 +183,7 @@ static int index_addresses(struct snap_store *st, const struct snap_workload *ol
 	if (w)
 		a = snap_workload_addresses(w);
 	while (r == 0 && w && snap_address_next(&a, &ip))
-		r = index_address(st, &ip, a.entry, w);
+		r = index_address(st, &ip, snap_address_entry(&a), w);
 	return r;
 }
 
@@ -236,7 +241,7 @@ static bool is_same(const struct snap_workload *old, struct snap_workload *new)
 
 struct snap_note *snap_store_note(struct snap_store *st, const char *uid, uint64_t hash)
 {
-	struct snap_workload *w = trie_get(&st->now.workloads, hash);
+	struct snap_workload *w = slab_at(trie_get(&st->now.workloads, hash));
 
 	return w && snap_workload_is(w, uid) ? &w->note : NULL;
 }
@@ -268,7 +273,7 @@ int snap_store_put_noted(struct snap_store *st, const struct workload *w, uint64
 		st->next_workload_id++;
 	r = snap_made(st, SNAP_O_WORKLOAD, new);
 	if (r == 0)
-		r = old ? trie_swap(&st->now.workloads, &st->tx, hash, old, new) : trie_add(&st->now.workloads, &st->tx, snap_key_of_workload, hash, new);
+		r = old ? trie_swap(&st->now.workloads, &st->tx, hash, slab_ref(old), slab_ref(new)) : trie_add(&st->now.workloads, &st->tx, snap_key_of_workload, hash, slab_ref(new));
 	if (r == -EEXIST)
 		return snap_drop(st, SNAP_O_WORKLOAD, new) < 0 ? -ENOMEM : r;
 	if (r == 0)
@@ -285,12 +290,12 @@ int snap_store_put_noted(struct snap_store *st, const struct workload *w, uint64
 int snap_store_remove_workload(struct snap_store *st, const char *uid)
 {
 	uint64_t hash = snap_hash_text(uid);
-	struct snap_workload *old = trie_get(&st->now.workloads, hash);
+	struct snap_workload *old = slab_at(trie_get(&st->now.workloads, hash));
 	int r;
 
 	if (!old || !snap_workload_is(old, uid))
 		return 0;
-	r = trie_remove(&st->now.workloads, &st->tx, hash, old);
+	r = trie_remove(&st->now.workloads, &st->tx, hash, slab_ref(old));
 	if (r == 0)
 		r = index_addresses(st, old, NULL);
 	if (r == 0)

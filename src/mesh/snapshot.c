@@ -25,16 +25,6 @@ struct ip snap_workload_ip(const struct snap_workload *w)
 	return ip;
 }
 
-const char *snap_workload_rest(const struct snap_workload *w)
-{
-	struct snap_addresses a = snap_workload_addresses(w);
-	struct ip ip;
-
-	while (snap_address_next(&a, &ip))
-		;
-	return (const char *)a.at;
-}
-
 const char *snap_workload_uid(const struct snap_workload *w, char uid[static SNAP_UID_LEN])
 {
 	const char *head = snap_kind_text(w->kind, SNAP_UID_HEAD), *rest = snap_workload_rest(w);
@@ -86,7 +76,7 @@ uint64_t snapshot_policy_serial(const struct snapshot *s)
 
 const struct snap_workload *snapshot_workload(const struct snapshot *s, const char *uid)
 {
-	const struct snap_workload *w = trie_get(&s->state.workloads, snap_hash_text(uid));
+	const struct snap_workload *w = slab_at(trie_get(&s->state.workloads, snap_hash_text(uid)));
 
 	return w && snap_workload_is(w, uid) ? w : NULL;
 }
@@ -110,7 +100,7 @@ const struct snap_workload *snapshot_workload_by_ip(const struct snapshot *s, co
 
 const struct snap_service *snap_service_by_id(const struct snap_state *s, uint32_t id)
 {
-	const struct snap_service *service = trie_get(&s->services, id);
+	const struct snap_service *service = slab_at(trie_get(&s->services, id));
 
 	return service && service->id == id ? service : NULL;
 }
@@ -122,7 +112,7 @@ static const struct snap_service *service_by_id(const struct snapshot *s, uint32
 
 const struct snap_service *snapshot_service(const struct snapshot *s, const char *key)
 {
-	const struct snap_def *def = trie_get(&s->state.by_key, snap_hash_text(key));
+	const struct snap_def *def = slab_at(trie_get(&s->state.by_key, snap_hash_text(key)));
 
 	return def && def->defined && !strcmp(snap_def_key(def), key) ? service_by_id(s, def->service_id) : NULL;
 }
@@ -176,12 +166,12 @@ uint32_t snapshot_n_services(const struct snapshot *s)
 
 const struct snap_workload *snapshot_workload_at(const struct snapshot *s, uint32_t i)
 {
-	return trie_at(&s->state.workloads, i);
+	return slab_at(trie_at(&s->state.workloads, i));
 }
 
 const struct snap_service *snapshot_service_at(const struct snapshot *s, uint32_t i)
 {
-	return trie_at(&s->state.services, i);
+	return slab_at(trie_at(&s->state.services, i));
 }
 
 /* --- routes --- */
@@ -213,7 +203,7 @@ int snapshot_route(const struct snapshot *s, const struct ip_port *dst, struct s
 		return 0;
 	}
 
-	const struct ip *absent = trie_get(&s->state.absent, hash);
+	const struct ip *absent = slab_at(trie_get(&s->state.absent, hash));
 	return absent && ip_equal(absent, &dst->ip) ? SNAP_E_ABSENT : SNAP_E_UNKNOWN;
 }
 
@@ -235,7 +225,7 @@ static const struct snap_def *best_host(const struct snap_hosts *hosts, const ch
 int snapshot_route_host(const struct snapshot *s, const char *host, size_t len, uint16_t port,
 			const char *namespace, struct snap_route *ret_route)
 {
-	const struct snap_hosts *hosts = trie_get(&s->state.by_host, map_hash(host, len));
+	const struct snap_hosts *hosts = slab_at(trie_get(&s->state.by_host, map_hash(host, len)));
 	const struct ip_port dialled = { .port = port };
 
 	const char *hostname = hosts ? snap_def_hostname(hosts->list[0]) : NULL;
@@ -362,7 +352,7 @@ bool snapshot_policies_known(const struct snapshot *s)
 
 const struct policy *snapshot_policy(const struct snapshot *s, const char *key)
 {
-	const struct policy *p = trie_get(&s->state.policies, snap_hash_text(key));
+	const struct policy *p = slab_at(trie_get(&s->state.policies, snap_hash_text(key)));
 	size_t len = p ? strlen(p->namespace) : 0;
 
 	if (!p || strncmp(key, p->namespace, len) || key[len] != '/' || strcmp(key + len + 1, p->name))
@@ -377,7 +367,7 @@ const struct snap_policies *snapshot_policies_global(const struct snapshot *s)
 
 const struct snap_policies *snapshot_policies_of(const struct snapshot *s, const char *namespace)
 {
-	const struct snap_policies *list = trie_get(&s->state.policies_of, snap_hash_text(namespace));
+	const struct snap_policies *list = slab_at(trie_get(&s->state.policies_of, snap_hash_text(namespace)));
 
 	return list && !strcmp(list->namespace, namespace) ? list : NULL;
 }

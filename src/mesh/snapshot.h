@@ -6,6 +6,7 @@
 #include "base/arena.h"
 #include "base/defs.h"
 #include "base/ip.h"
+#include "base/slab.h"
 #include "base/trie.h"
 #include "mesh/model.h"
 
@@ -112,7 +113,7 @@ struct snap_note {
 struct snap_addresses {
 	const uint8_t *object;
 	const uint8_t *at;
-	const void *entry;		/* the store's: of the one that was read last */
+	const uint8_t *mark;		/* the store's: in front of the one that was read last; NULL: that was the first */
 	uint16_t left;
 	bool is_first;
 	bool is_v6;
@@ -175,9 +176,9 @@ const struct model_gateway *snap_def_waypoint(const struct snap_def *def);
 struct snap_service {
 	uint32_t id;			/* of this key while it is known, never used again */
 	uint32_t tx;			/* the store's */
+	struct trie endpoints;		/* struct snap_workload by id */
 	uint16_t max_weight;		/* of an endpoint; at least 1 */
 	const struct snap_def *def;
-	struct trie endpoints;		/* struct snap_workload by id */
 };
 
 static inline uint32_t snap_service_size(const struct snap_service *s)
@@ -187,7 +188,7 @@ static inline uint32_t snap_service_size(const struct snap_service *s)
 
 static inline const struct snap_workload *snap_service_endpoint(const struct snap_service *s, uint32_t i)
 {
-	return trie_at(&s->endpoints, i);
+	return slab_at(trie_at(&s->endpoints, i));	/* NULL behind the end */
 }
 
 /* Any thread. unref() of the last reference does not free: the store does, on its thread. NULL allowed. */
@@ -352,6 +353,7 @@ MUST_CHECK int snap_store_publish(struct snap_store *st, struct snapshot **ret_s
  */
 bool snap_store_is_sparse(const struct snap_store *st);
 MUST_CHECK int snap_store_renew(struct snap_store *st);
+void snap_store_trim(struct snap_store *st);	/* and then this gives back what is kept for the next change */
 
 /* Frees what readers gave back since the last publication. Returns the number of snapshots that are still held. */
 size_t snap_store_reclaim(struct snap_store *st);

@@ -161,6 +161,8 @@ static int on_rest(struct timer *t)
 	} else if (held || snap_store_is_sparse(k->store)) {
 		rest_later(k);
 	}
+	if (quiet)
+		snap_store_trim(k->store);
 	return 0;
 }
 

@@ -3,6 +3,7 @@
  */
 #include "lib/alloc.h"
 
+#include <errno.h>
 #include <stdbool.h>
 
 #include "base/slab.h"
@@ -18,6 +19,8 @@ void *__wrap_aligned_alloc(size_t align, size_t size);
 
 void *__real_slab_alloc(struct slab *s, size_t size);
 void *__wrap_slab_alloc(struct slab *s, size_t size);
+int __real_posix_memalign(void **at, size_t alignment, size_t size);
+int __wrap_posix_memalign(void **at, size_t alignment, size_t size);
 
 static _Thread_local size_t fail_at;
 static _Thread_local size_t seen;
@@ -49,6 +52,11 @@ void *__wrap_realloc(void *p, size_t size)
 void *__wrap_aligned_alloc(size_t align, size_t size)
 {
 	return fails() ? NULL : __real_aligned_alloc(align, size);
+}
+
+int __wrap_posix_memalign(void **at, size_t alignment, size_t size)
+{
+	return fails() ? ENOMEM : __real_posix_memalign(at, alignment, size);
 }
 
 void *__wrap_slab_alloc(struct slab *s, size_t size)

@@ -50,11 +50,11 @@ BUDGETS = {
 # Of a proxy that knows 10,000 endpoints in 1000 services (an endpoint's share of its service is in it), from the bytes of the resource to the
 # published snapshot, alone and fifty in one answer of the mesh controller; of the controller with 1000 discovery streams. What hashes lay out differs from run to run by 1 %.
 CONFIG_BUDGETS = {
-    ("endpoint", "bytes"): 145,
-    ("endpoint loaded", "instructions"): 12180,
-    ("endpoint changed", "instructions"): 13700,
+    ("endpoint", "bytes"): 125,
+    ("endpoint loaded", "instructions"): 10950,
+    ("endpoint changed", "instructions"): 13450,
     ("endpoint changed", "allocations"): 1.2,
-    ("endpoint changed of 50", "instructions"): 11950,
+    ("endpoint changed of 50", "instructions"): 11650,
     ("endpoint changed of 50", "allocations"): 1.3,
     ("change pushed to a stream", "instructions"): 5400,
     ("change pushed to a stream", "allocations"): 3,

@@ -127,6 +127,75 @@ static void starting_over_closes_the_holes(void **state)
 	assert_int_equal(slab_bytes(), 0);
 }
 
+/* Of every size, and of a place inside, too. */
+static void each_object_is_found_by_its_number(void **state)
+{
+	enum { SOME = 3000 };
+	static uint32_t refs[SOME];
+	struct slab s;
+
+	(void)state;
+	slab_init(&s);
+	assert_null(slab_at(0));
+	for (unsigned i = 0; i < SOME; i++) {
+		fill(&s, &objects[i], 1 + i % (2 * SLAB_OBJECT_MAX), i);
+		refs[i] = slab_ref(objects[i].at);
+		assert_int_not_equal(refs[i], 0);
+		assert_true(refs[i] < (uint32_t)1 << SLAB_REF_BITS);
+	}
+	for (unsigned i = 0; i < SOME; i += 2) {	/* what comes and goes leaves the others theirs */
+		drop(&s, &objects[i]);
+		fill(&s, &objects[i], 1 + i * 7 % (2 * SLAB_OBJECT_MAX), i);
+		refs[i] = slab_ref(objects[i].at);
+	}
+	for (unsigned i = 0; i < SOME; i++) {
+		assert_ptr_equal(slab_at(refs[i]), objects[i].at);
+		if (objects[i].size > 5 * SLAB_GRAIN)
+			assert_ptr_equal(slab_at(refs[i] + 5), objects[i].at + 5 * SLAB_GRAIN);
+	}
+	for (unsigned i = 0; i < SOME; i++)
+		drop(&s, &objects[i]);
+
+	unsigned char *last = slab_alloc(&s, SLAB_REACH);
+	assert_non_null(last);
+	assert_ptr_equal(slab_at(slab_ref(last) + 1000), last + (size_t)1000 * SLAB_GRAIN);
+	slab_free(&s, last, SLAB_REACH);
+	slab_deinit(&s);
+}
+
+static void numbers_of_regions_are_given_again(void **state)
+{
+	struct slab s;
+
+	(void)state;
+	slab_init(&s);
+	for (unsigned i = 0; i < 2 * SLAB_N_REGIONS; i++)
+		slab_free(&s, slab_zalloc(&s, SLAB_OBJECT_MAX + 1), SLAB_OBJECT_MAX + 1);
+	void *p = slab_alloc(&s, SLAB_OBJECT_MAX + 1);
+	assert_non_null(p);
+	slab_free(&s, p, SLAB_OBJECT_MAX + 1);
+	slab_deinit(&s);
+}
+
+static void what_stays_for_the_next_one_is_trimmed(void **state)
+{
+	struct slab s;
+
+	(void)state;
+	slab_init(&s);
+	for (size_t size = 1; size <= SLAB_OBJECT_MAX; size++)
+		slab_free(&s, slab_zalloc(&s, size), size);
+	assert_int_equal(slab_used(&s), 0);
+	slab_trim(&s);
+	assert_int_equal(slab_bytes(), 0);
+	assert_int_equal(slab_holes(&s), 0);
+	fill(&s, &objects[0], 24, 1);
+	slab_trim(&s);
+	drop(&s, &objects[0]);
+	slab_deinit(&s);
+	assert_int_equal(slab_bytes(), 0);
+}
+
 static void without_memory_there_is_none(void **state)
 {
 	static const size_t sizes[] = { 8, SLAB_OBJECT_MAX, SLAB_OBJECT_MAX + 1 };
@@ -151,6 +220,9 @@ int main(void)
 		cmocka_unit_test(small_objects_take_what_is_in_them),
 		cmocka_unit_test(what_was_given_back_is_used_again),
 		cmocka_unit_test(starting_over_closes_the_holes),
+		cmocka_unit_test(each_object_is_found_by_its_number),
+		cmocka_unit_test(numbers_of_regions_are_given_again),
+		cmocka_unit_test(what_stays_for_the_next_one_is_trimmed),
 		cmocka_unit_test(without_memory_there_is_none),
 	};
 
