@@ -613,6 +613,11 @@ int tls_shutdown(struct tls_session *s)
 
 /* --- what became of it --- */
 
+uint32_t tls_work(const struct tls_session *s)
+{
+	return s->hs ? 0 : s->records.work;
+}
+
 bool tls_is_open(const struct tls_session *s)
 {
 	return s->open;

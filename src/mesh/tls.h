@@ -144,6 +144,8 @@ void tls_rest(struct tls_session *s);
 /* Before bytes are read for one that holds: has that buffer again. -ENOMEM: what is read might be lost, so it had better wait where it is. */
 MUST_CHECK int tls_wake(struct tls_session *s);
 
+/* What the peer's records have cost beside their bytes: one each, a KeyUpdate TLS13_UPDATE_WORK. Wraps. */
+uint32_t tls_work(const struct tls_session *s);
 bool tls_is_open(const struct tls_session *s);		/* the handshake is over, tls_seal() may be called */
 const char *tls_alpn(const struct tls_session *s);	/* the protocol agreed on, or NULL */
 const char *tls_peer_id(const struct tls_session *s);	/* SPIFFE ID, or NULL (no certificate, or one without) */

@@ -161,6 +161,7 @@ struct h2 {
 	bool failed : 1;
 	uint32_t error_code;
 	const char *error;		/* constant text, after H2_E_FAILED */
+	uint32_t n_frames;		/* that have come: what they cost beside their bytes; wraps */
 	uint64_t bytes_in;		/* payload of DATA, both ways */
 	uint64_t bytes_out;
 };

@@ -19,8 +19,6 @@ static int set_initial_window(struct h2 *h, uint32_t value)
 {
 	int64_t delta = (int64_t)value - h->peer_window;
 
-	if (value > H2_WINDOW_MAX)
-		return h2_fail(h, H2_FLOW_CONTROL_ERROR, "an initial window over the maximum");
 	h->peer_window = value;
 	for (uint32_t i = 0; i < h->n_slots; i++)
 		for (struct h2_stream *s = h->slots[i]; s; s = s->next) {
@@ -31,7 +29,8 @@ static int set_initial_window(struct h2 *h, uint32_t value)
 	return 0;
 }
 
-static int set_one(struct h2 *h, uint16_t id, uint32_t value)
+/* @window: the initial one of the frame so far. */
+static int set_one(struct h2 *h, uint16_t id, uint32_t value, uint32_t *window)
 {
 	switch (id) {
 	case H2_SET_HEADER_TABLE_SIZE:
@@ -46,7 +45,10 @@ static int set_one(struct h2 *h, uint16_t id, uint32_t value)
 		h->peer_max_streams = value;
 		return 0;
 	case H2_SET_INITIAL_WINDOW_SIZE:
-		return set_initial_window(h, value);
+		if (value > H2_WINDOW_MAX)
+			return h2_fail(h, H2_FLOW_CONTROL_ERROR, "an initial window over the maximum");
+		*window = value;
+		return 0;
 	case H2_SET_MAX_FRAME_SIZE:
 		if (value < H2_FRAME_SIZE_MIN || value > H2_FRAME_SIZE_MAX)
 			return h2_fail(h, H2_PROTOCOL_ERROR, "MAX_FRAME_SIZE out of range");
@@ -79,6 +81,7 @@ static void wake_blocked(struct h2 *h)
 int h2_on_settings(struct h2 *h, const uint8_t *p, size_t len)
 {
 	bool ack = h->frame.flags & H2_FLAG_ACK;
+	uint32_t window = h->peer_window;
 	int r = 0;
 
 	if (h->frame.stream)
@@ -95,7 +98,9 @@ int h2_on_settings(struct h2 *h, const uint8_t *p, size_t len)
 		h->peer_max_streams = UINT32_MAX;	/* no limit, unless they name one */
 	h->settings_seen = true;
 	for (size_t i = 0; i < len && r == 0; i += 6)
-		r = set_one(h, (uint16_t)(p[i] << 8 | p[i + 1]), h2_read_u32(p + i + 2));
+		r = set_one(h, (uint16_t)(p[i] << 8 | p[i + 1]), h2_read_u32(p + i + 2), &window);
+	if (r == 0 && window != h->peer_window)
+		r = set_initial_window(h, window);	/* once: it goes through all streams */
 	if (r != 0)
 		return r;
 	h2_put_frame(h, H2_SETTINGS, H2_FLAG_ACK, 0, 0);
@@ -164,6 +169,7 @@ static int on_request(struct h2 *h, uint32_t id, const struct h2_message *m, int
 static void on_response(struct h2 *h, struct h2_stream *s, const struct h2_message *m, bool end)
 {
 	if (m->status < 200) {		/* an interim response, section 8.1 */
+		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
 		if (end)
 			h2_lose(h, s, s->id, H2_PROTOCOL_ERROR);
 		return;

@@ -139,9 +139,13 @@ static int on_window_update(struct h2 *h, const uint8_t *p)
 	if (!id) {
 		if (!n)
 			return h2_fail(h, H2_PROTOCOL_ERROR, "WINDOW_UPDATE of 0");
+		bool was_shut = h->send_window <= 0;
+
 		h->send_window += n;
 		if (h->send_window > H2_WINDOW_MAX)
 			return h2_fail(h, H2_FLOW_CONTROL_ERROR, "a connection window over the maximum");
+		if (!was_shut)			/* who waits does so for his own: there may be a thousand */
+			return 0;
 
 		struct list ready;			/* callbacks may block streams anew */
 		list_init(&ready);
@@ -257,6 +261,7 @@ static int begin_frame(struct h2 *h, const uint8_t *header)
 	struct h2_frame *f = &h->frame;
 
 	*f = h2_frame_read(header);
+	h->n_frames++;
 	if (f->len > h->settings.max_frame_size)
 		return h2_fail(h, H2_FRAME_SIZE_ERROR, "a frame longer than we allow");
 	if (!h->settings_seen && f->type != H2_SETTINGS)
@@ -341,8 +346,9 @@ static const uint8_t *gather(struct h2 *h, const uint8_t **data, size_t *len, si
 /* What was put together has been dealt with. */
 static void gathered(struct h2 *h)
 {
-	bytes_clear(&h->part);
 	h->n_small = 0;
+	if (h->part.base)
+		bytes_clear(&h->part);
 }
 
 static int on_preface(struct h2 *h, const uint8_t **data, size_t *len)

@@ -139,20 +139,23 @@ static int half_update(struct tls13 *t, struct tls13_half *h)
 	return r;
 }
 
-/* The expanded key for one record, to be given back by half_done(). NULL: out of memory, without a spare one too. */
-static struct aead_key *half_ready(struct tls13 *t, struct tls13_half *h)
+static struct aead_key *half_expand(struct tls13 *t, struct tls13_half *h)
 {
 	unsigned use = h == &t->tx ? AEAD_SEAL : AEAD_OPEN;
 
-	if (h->expanded)
-		return h->expanded;
 	if (t->aead->key_new(t->suite->alg, use, h->key, &h->expanded) < 0)
 		return aead_spare(t->aead, t->suite->alg, h->key);
 	aead_spare_make(t->aead, t->suite->alg);
 	return h->expanded;
 }
 
-static void half_done(struct tls13 *t, struct tls13_half *h, struct aead_key *k)
+/* The expanded key for one record, to be given back by half_done(). NULL: out of memory, without a spare one too. */
+static inline struct aead_key *half_ready(struct tls13 *t, struct tls13_half *h)
+{
+	return h->expanded ? h->expanded : half_expand(t, h);
+}
+
+static inline void half_done(struct tls13 *t, struct tls13_half *h, struct aead_key *k)
 {
 	if (k != h->expanded)
 		aead_spare_done(t->aead, k);
@@ -427,6 +430,7 @@ static int on_key_update(struct tls13 *t, uint8_t request, bool last)
 		return broken(t, TLS13_ALERT_ILLEGAL_PARAMETER, "a KeyUpdate that asks for something unknown");
 	if (!last)			/* section 5.1: a key change ends its record */
 		return broken(t, TLS13_ALERT_UNEXPECTED_MESSAGE, "a message behind a KeyUpdate");
+	t->work += TLS13_UPDATE_WORK;
 	if (request == UPDATE_REQUESTED)
 		t->update_owed = true;	/* one answer will do for several, section 4.6.3 */
 	return half_update(t, &t->rx);
@@ -497,6 +501,7 @@ int tls13_open_record(struct tls13 *t, const uint8_t *record, size_t len, uint8_
 
 	if (!key)
 		return -ENOMEM;
+	t->work++;
 	half_nonce(&t->rx, nonce);
 	authentic = t->aead->open(key, nonce, record, TLS13_HEADER_LEN, record + TLS13_HEADER_LEN, len - TLS13_HEADER_LEN, out);
 	half_done(t, &t->rx, key);

@@ -29,6 +29,7 @@ enum {
 	TLS13_OPEN_ROOM = TLS13_CIPHERTEXT_MAX - AEAD_TAG_LEN,	/* least room for tls13_open() */
 	TLS13_SECRET_MAX = 48,
 	TLS13_SEAL_PARTS = 62,			/* most parts of one tls13_seal() */
+	TLS13_UPDATE_WORK = 48,			/* a KeyUpdate, compared with a short record */
 	TLS13_PENDING_MAX = 2 * (TLS13_OVERHEAD + 5),
 };
 
@@ -81,6 +82,7 @@ struct tls13 {
 	struct tls13_half tx;
 	uint64_t tx_limit;		/* records under one key, then KeyUpdate (section 5.5) */
 	const char *why;		/* after TLS13_E_BROKEN */
+	uint32_t work;			/* records that have come, and what else costs beside bytes; wraps */
 	uint32_t message_left;		/* bytes of a handshake message still to come */
 	uint8_t message[4];		/* its header */
 	uint8_t n_message;		/* bytes of the header that are there */

@@ -35,6 +35,24 @@ static void charge(struct hbone *t)
 	hbone_break(t, "too many bytes wait in this VM's proxy");
 }
 
+/* Nobody keeps others out by tunnels that he does not use: the one that has been without streams for longest goes. */
+static bool make_room(struct worker_vm *v)
+{
+	struct hbone *oldest = NULL;
+
+	list_for_each(l, &v->tunnels) {
+		struct hbone *t = list_entry(l, struct hbone, of_vm);
+
+		if (t->server && t->open && !t->broken && list_empty(&t->flows) && (!oldest || t->idle_ms < oldest->idle_ms))
+			oldest = t;
+	}
+	if (!oldest)
+		return false;
+	h2_goaway(&oldest->h2, H2_NO_ERROR);
+	hbone_break(oldest, "another tunnel needed its place");
+	return true;
+}
+
 /* A peer that has not shown yet who it is may keep others of the same VM waiting, and nobody else. */
 static bool count_in(struct worker_vm *v)
 {
@@ -42,9 +60,11 @@ static bool count_in(struct worker_vm *v)
 	struct vm *vm = v->vm;
 
 	if (__atomic_add_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED) > limits->tunnels) {
-		__atomic_sub_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED);
 		worker_over(v, VM_B_TUNNELS);
-		return false;
+		if (!make_room(v)) {		/* what was found is gone at the end of this turn */
+			__atomic_sub_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED);
+			return false;
+		}
 	}
 	if (__atomic_add_fetch(&vm->n_handshakes, 1, __ATOMIC_RELAXED) > limits->handshakes) {
 		__atomic_sub_fetch(&vm->n_handshakes, 1, __ATOMIC_RELAXED);
@@ -394,6 +414,17 @@ static void feed(struct hbone *t, const uint8_t *data, size_t len)
 		mark_dirty(t);
 }
 
+/* Records and frames: a read may bring tens of thousands, which do nothing else that is counted. */
+static void charge_pieces(struct hbone *t)
+{
+	uint32_t n = tls_work(t->tls) + t->h2.n_frames - t->n_pieces;
+
+	if (n < SHARE_PIECES)
+		return;
+	share_use(&t->v->w->share, &t->v->share, n / SHARE_PIECES);
+	t->n_pieces += n;
+}
+
 static void on_readable(struct hbone *t)
 {
 	struct worker *w = t->v->w;
@@ -408,6 +439,7 @@ static void on_readable(struct hbone *t)
 	}
 	t->rx_ms = loop_now_ms(w->loop);
 	feed(t, w->net, (size_t)n);
+	charge_pieces(t);
 	if (share_contended(&w->share))
 		t->read_max = share_read_max(max, t->v->share.used - before, n == max, WORKER_NET_SIZE);
 }

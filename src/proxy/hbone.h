@@ -49,6 +49,7 @@ struct hbone {
 	struct ip_port local;		/* server: the VM's address that was dialled */
 	struct ip_port remote;
 	struct flow_peer *stranger;	/* whoever speaks through it and is no workload that we know; NULL: not made yet */
+	uint32_t n_pieces;		/* records and frames that were charged */
 	uint32_t read_max;		/* bytes at once, while neighbours have something to do */
 	uint64_t rx_ms;			/* when bytes last came */
 	uint64_t idle_ms;		/* since when it has no streams; 0: it has */

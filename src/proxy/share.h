@@ -22,6 +22,7 @@ enum {
 	SHARE_BYTES = 16384,	/* so many bytes moved are a unit, like an event */
 	SHARE_ACCEPT = 8,	/* a new connection, with what follows of it */
 	SHARE_HANDSHAKE = 32,	/* a message of a TLS handshake: signatures */
+	SHARE_PIECES = 16,	/* so many records and frames that came are a unit, however short they are */
 	SHARE_READ_LEAST = 4096,	/* bytes */
 };
 

@@ -67,6 +67,7 @@ def on_one_stream(one, n):
 
 FLOODS = {
     "settings": on_one_stream(frame(SETTINGS, payload=struct.pack(">HI", 4, 65535)), 2500),
+    "settings-in-a-frame": on_one_stream(frame(SETTINGS, payload=struct.pack(">HI", 4, 65535) * 33), 1),
     "settings-ack": on_one_stream(frame(SETTINGS, ACK), 2500),
     "ping": on_one_stream(frame(PING, payload=bytes(8)), 2500),
     "priority": on_one_stream(frame(PRIORITY, 0, 3, struct.pack(">IB", 1, 7)), 2500),

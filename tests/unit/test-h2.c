@@ -1032,6 +1032,42 @@ static void a_client_checks_responses(void **state)
 	expect_failure(H2_PROTOCOL_ERROR);
 }
 
+static void interim_responses_without_end_are_cut(void **state)
+{
+	struct h2_header list[] = { h2_header(":method", "CONNECT"), h2_header(":authority", "x:1") };
+
+	(void)state;
+	start_server();				/* for the deflater */
+	a = free_end(a);
+	a = new_end(false, NULL);
+	n_script = 0;
+	frame(H2_SETTINGS, 0, 0, "", 0);
+	assert_int_equal(h2_open(&a->h, &a->streams[0], list, 2, false), 0);
+	a->h.out.len = 0;
+	for (int n = 0; n < 1900; n++)
+		headers(0, 1, ":status\0" "103\0");
+	assert_int_equal(play(0), 0);
+	a->h.out.len = 0;
+	for (int n = 0; n < 200; n++)
+		headers(0, 1, ":status\0" "103\0");
+	expect_failure(H2_ENHANCE_YOUR_CALM);
+}
+
+/* Each look at every stream is for the last window that a frame sets. */
+static void the_last_window_of_a_frame_counts(void **state)
+{
+	static const uint8_t settings[] = { 0, 4, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff, 0, 4, 0, 0, 0, 31 };
+
+	(void)state;
+	start_server();
+	headers(0, 1, CONNECT);
+	frame(H2_WINDOW_UPDATE, 0, 1, "\0\0\0\1", 4);
+	frame(H2_SETTINGS, 0, 0, (const char *)settings, sizeof(settings));
+	assert_int_equal(play(0), 0);
+	assert_int_equal(a->h.peer_window, 31);
+	assert_int_equal(a->streams[0].send_window, 32);
+}
+
 static void a_ping_is_answered_once(void **state)
 {
 	(void)state;
@@ -1075,6 +1111,8 @@ int main(void)
 		T(streams_that_a_goaway_leaves_out_are_reset),
 		T(a_client_keeps_the_servers_limit),
 		T(a_client_checks_responses),
+		T(interim_responses_without_end_are_cut),
+		T(the_last_window_of_a_frame_counts),
 		T(a_ping_is_answered_once),
 	};
 	int r = cmocka_run_group_tests(tests, NULL, NULL);

@@ -520,6 +520,21 @@ static void a_flood_of_key_updates_is_cut(void **state)
 	expect_broken(&client, &server, 22, "\30\0\0\1\0", 5, 0, TLS13_ALERT_UNEXPECTED_MESSAGE);
 }
 
+/* They are let through with data between them, but not for nothing. */
+static void key_updates_are_work(void **state)
+{
+	uint32_t before;
+
+	(void)state;
+	send_data(&client, &server, "x");
+	before = server.work;
+	for (int i = 0; i < 100; i++) {
+		key_update(&client, &server, 0);
+		send_data(&client, &server, "x");
+	}
+	assert_int_equal(server.work - before, 100 * (2 + TLS13_UPDATE_WORK));
+}
+
 static void a_flood_of_empty_records_is_cut(void **state)
 {
 	size_t n, n_out;
@@ -642,6 +657,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_key_update_may_come_in_pieces, setup, teardown),
 		cmocka_unit_test_setup_teardown(keys_are_updated_when_the_peer_asks, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_flood_of_key_updates_is_cut, setup, teardown),
+		cmocka_unit_test_setup_teardown(key_updates_are_work, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_flood_of_empty_records_is_cut, setup, teardown),
 		cmocka_unit_test_setup_teardown(our_own_key_is_updated_at_its_limit, setup, teardown),
 		cmocka_unit_test_setup_teardown(every_truncation_waits_for_more, setup, teardown),

@@ -1429,6 +1429,125 @@ static void few_connections(struct vm_conf *c)
 	c->limits.connections = 2;
 }
 
+static void one_more_try(int fd, const void *data, size_t len)
+{
+	assert_int_equal(send(fd, data, len, MSG_NOSIGNAL), (ssize_t)len);
+}
+
+/* Sends what @t has to say and reads once. False: the end. */
+static bool exchange(int fd, struct tls_session *t)
+{
+	uint8_t wire[16384], plain[TLS_PLAINTEXT_MAX + 16384];
+	size_t n = tls_take(t, wire, sizeof(wire));
+	struct tls_in in = { .data = wire, .out = plain, .out_size = sizeof(plain) };
+	ssize_t r;
+
+	if (n)
+		one_more_try(fd, wire, n);
+	r = recv(fd, wire, sizeof(wire), 0);
+	if (r <= 0)
+		return false;
+	in.len = (size_t)r;
+	assert_int_equal(tls_feed(t, &in), 0);
+	return true;
+}
+
+/* A peer of the mesh that has opened a tunnel to the server, and does nothing with it; -1: it was not let in. */
+static int idle_tunnel(void)
+{
+	static const uint8_t start[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";
+	struct ip_port addr = at(SERVER, SNAP_HBONE_PORT);
+	struct tls_ctx *ctx = ctx_of(TLS_CLIENT, client_leaf);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct iovec iov = { (void *)(uintptr_t)start, sizeof(start) };	/* the last zero is the frame's */
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&addr, AF_INET, &sa);
+	struct tls_session *t;
+	uint8_t wire[1024];
+	bool open = true;
+	size_t n;
+
+	set_timeouts(fd);
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, len), 0);
+	assert_int_equal(tls_session_new(ctx, NULL, &t), 0);
+	while (open && !tls_is_open(t))
+		open = exchange(fd, t);
+	if (open) {
+		assert_int_equal(tls_seal(t, &iov, 1, wire, sizeof(wire), &n), 0);
+		one_more_try(fd, wire, n);
+		open = exchange(fd, t);		/* its SETTINGS */
+	}
+	tls_session_free(t);
+	tls_ctx_unref(ctx);
+	if (!open)
+		close(fd);
+	return open ? fd : -1;
+}
+
+static void four_tunnels(struct vm_conf *c)
+{
+	c->limits.tunnels = 4;
+}
+
+static void drain_to_end(int fd)
+{
+	char buf[4096];
+
+	while (recv(fd, buf, sizeof(buf), 0) > 0)
+		;
+	close(fd);
+}
+
+static void who_holds_tunnels_for_nothing_keeps_nobody_out(void **state)
+{
+	enum { N = 4, MORE = 8 };
+	int idle[N + MORE], c, s;
+
+	(void)state;
+	configure(&rig.b, 0, server_leaf, SERVER, "server", four_tunnels);
+	for (int i = 0; i < N; i++) {
+		idle[i] = idle_tunnel();
+		assert_true(idle[i] >= 0);
+	}
+	c = dial(VIP);			/* one more than there may be: the first of those goes */
+	s = take(rig.app);
+	drain_to_end(idle[0]);
+	for (int i = N; i < N + MORE; i++) {
+		idle[i] = idle_tunnel();
+		assert_true(idle[i] >= 0);
+		drain_to_end(idle[i - N + 1]);
+		say(c, "a");		/* what is used stays */
+		hear(s, "a");
+	}
+	assert_int_equal(counters_of(rig.b.vm[0]).over_budget[VM_B_TUNNELS], 1 + MORE);
+	for (int i = MORE + 1; i < N + MORE; i++)
+		close(idle[i]);
+	close(c);
+	close(s);
+}
+
+static void one_tunnel(struct vm_conf *c)
+{
+	c->limits.tunnels = 1;
+}
+
+static void tunnels_that_are_used_stay(void **state)
+{
+	int c, s;
+
+	(void)state;
+	configure(&rig.b, 0, server_leaf, SERVER, "server", one_tunnel);
+	c = dial(VIP);
+	s = take(rig.app);
+	assert_int_equal(idle_tunnel(), -1);
+	say(c, "a");
+	hear(s, "a");
+	close(c);
+	hear_end(s);
+	close(s);
+	assert_int_equal(counters_of(rig.b.vm[0]).over_budget[VM_B_TUNNELS], 1);
+}
+
 static void budgets_hold(void **state)
 {
 	int c[3];
@@ -1872,6 +1991,8 @@ int main(void)
 		T(a_neighbour_that_goes_takes_what_reaches_it_along),
 		T(a_busy_vm_leaves_room_for_its_neighbours),
 		T(strangers_at_the_door_are_limited),
+		T(who_holds_tunnels_for_nothing_keeps_nobody_out),
+		T(tunnels_that_are_used_stay),
 		T(budgets_hold),
 		T(connections_beyond_the_rate_wait_and_are_served),
 		T(the_client_s_worker_may_want_memory_at_any_time),
