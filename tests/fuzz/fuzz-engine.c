@@ -48,6 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct engine_limits limits = {
 		.max_guests = 4, .max_flows_per_guest = 4, .max_flow_bytes = 16384, .max_guest_bytes = 20000, .max_total_bytes = 30000,
+		.max_guest_held = 1000, .max_total_held = 1500,
 	};
 	struct pcapfile p;
 	struct engine *e;
