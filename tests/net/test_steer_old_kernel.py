@@ -73,6 +73,6 @@ def test_programs_load_and_work_on_linux_6_1(vm):
     vm.run("echo register | /sbin/ip netns exec vm nc -w 2 10.61.1.1 2181", 30)
     assert b"register\n".hex() in vm.run("cat /tmp/out")[1]
     vm.run("echo '%s' > /tmp/in" % json.dumps({"cmd": "counters", "vm": 1}))
-    out = vm.run("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do tail -n 1 /tmp/out | grep divert_new && break; sleep 1; done", 60)[1]
+    out = vm.run("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do tail -n 1 /tmp/out | grep 'divert_new.*}$' && break; sleep 1; done", 60)[1]
     counters = json.loads(out)
     assert counters["divert_new"] == 2 and counters["sniffed"] >= 3
