@@ -8,6 +8,8 @@ struct map_ports ports SEC(".maps");
 struct map_guests guests SEC(".maps");
 struct map_vms vms SEC(".maps");
 struct map_sniff_budgets sniff_budgets SEC(".maps");
+struct map_stranger_budgets stranger_budgets SEC(".maps");
+struct map_talks talks SEC(".maps");
 struct map_counters counters SEC(".maps");
 struct map_port_flags port_flags SEC(".maps");
 struct map_diverts diverts SEC(".maps");

@@ -33,6 +33,7 @@ enum steer_counter {
 	STEER_C_DNS_ANSWERS,		/* servers' answers given to the proxy */
 	STEER_C_DNS_STUCK,		/* passed, since the proxy does nothing with what it has */
 	STEER_C_DNS_BUDGET,		/* passed, since there were too many in this second */
+	STEER_C_STRANGER_BUDGET,	/* not copied: others have sent the VM too much that it did not ask for */
 	_STEER_C_N
 };
 

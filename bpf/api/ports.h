@@ -54,8 +54,19 @@ struct steer_sniff_budget {
 	__u64 bytes;		/* that are left */
 };
 
+/* With whom a VM talks, as their client. */
+struct steer_talk {
+	struct steer_addr addr;
+	__u32 vm;
+	__u16 port;		/* network byte order */
+	__u16 protocol;
+};
+
 /* What a copied packet costs of it besides its bytes: to look at a small one takes as long. */
-enum { STEER_SNIFF_COST = 512 };
+enum {
+	STEER_SNIFF_COST = 512,
+	STEER_STRANGERS_SHARE = 8,	/* beside the VM's own bytes, an eighth of as many for those who send to it unasked */
+};
 
 /*
  * What is done with a port number at all, to spare most packets all the
@@ -79,3 +90,4 @@ _Static_assert(sizeof(struct steer_port) == 16, "shared layout");
 _Static_assert(sizeof(struct steer_guest) == 16, "shared layout");
 _Static_assert(sizeof(struct steer_vm) == 24, "shared layout");
 _Static_assert(sizeof(struct steer_sniff_budget) == 16, "shared layout");
+_Static_assert(sizeof(struct steer_talk) == 24, "shared layout");

@@ -41,6 +41,22 @@ struct map_sniff_budgets {
 	__type(value, struct steer_sniff_budget);
 };
 
+/* By VM slot, what comes for it from those with whom it does not talk. */
+struct map_stranger_budgets {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct steer_sniff_budget);
+};
+
+/* Whose entry is pushed out has the answer to its next question counted as a stranger's: it is copied all the same. */
+struct map_talks {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct steer_talk);
+	__type(value, __u8);
+};
+
 struct map_counters {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1024);
@@ -111,6 +127,8 @@ extern struct map_ports ports SEC(".maps");
 extern struct map_guests guests SEC(".maps");
 extern struct map_vms vms SEC(".maps");
 extern struct map_sniff_budgets sniff_budgets SEC(".maps");
+extern struct map_stranger_budgets stranger_budgets SEC(".maps");
+extern struct map_talks talks SEC(".maps");
 extern struct map_counters counters SEC(".maps");
 extern struct map_port_flags port_flags SEC(".maps");
 extern struct map_diverts diverts SEC(".maps");

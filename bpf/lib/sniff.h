@@ -47,13 +47,10 @@ static __always_inline int within_rate(__u32 vm)
  * Whoever floods what we listen to fills neither the ring, which all VMs share,
  * nor the agent's time. Races cost some bytes, no more.
  */
-static __always_inline int within_budget(__u32 vm, __u32 len)
+static __always_inline int take_bytes(struct steer_sniff_budget *b, __u64 most, __u32 len)
 {
-	struct steer_sniff_budget *b = bpf_map_lookup_elem(&sniff_budgets, &vm);
-	__u64 now = bpf_ktime_get_ns(), cost = (__u64)len + STEER_SNIFF_COST, most = settings.sniff_bytes_per_s, passed;
+	__u64 now = bpf_ktime_get_ns(), cost = (__u64)len + STEER_SNIFF_COST, passed;
 
-	if (!b)
-		return 0;
 	passed = now - b->since_ns;
 	if (passed >= NSEC_PER_SEC) {
 		b->since_ns = now;
@@ -64,12 +61,37 @@ static __always_inline int within_budget(__u32 vm, __u32 len)
 		if (b->bytes > most)
 			b->bytes = most;
 	}
-	if (b->bytes < cost) {
-		count(vm, STEER_C_SNIFF_BUDGET);
+	if (b->bytes < cost)
 		return 0;
-	}
 	b->bytes -= cost;
 	return 1;
+}
+
+/* Is this an answer of somebody whom the VM has asked? A question is noted. */
+static __always_inline int is_talk(const struct packet *p, __u32 vm, int to_vm)
+{
+	struct steer_talk t = {
+		.addr = to_vm ? p->saddr : p->daddr, .port = to_vm ? p->sport : p->dport, .protocol = p->protocol, .vm = vm,
+	};
+	__u8 one = 1;
+
+	if (bpf_map_lookup_elem(&talks, &t))
+		return 1;
+	return !to_vm && !bpf_map_update_elem(&talks, &t, &one, BPF_ANY);
+}
+
+/* What nobody asked for, from wherever, must not use up what the VM may say and hear. */
+static __always_inline int within_budget(const struct packet *p, __u32 vm, __u32 len, int to_vm)
+{
+	int strange = !is_talk(p, vm, to_vm) && to_vm;
+	struct steer_sniff_budget *b = strange ? bpf_map_lookup_elem(&stranger_budgets, &vm) : bpf_map_lookup_elem(&sniff_budgets, &vm);
+
+	if (!b)
+		return 0;
+	if (take_bytes(b, strange ? settings.sniff_bytes_per_s / STEER_STRANGERS_SHARE : settings.sniff_bytes_per_s, len))
+		return 1;
+	count(vm, strange ? STEER_C_STRANGER_BUDGET : STEER_C_SNIFF_BUDGET);
+	return 0;
 }
 
 static __always_inline void record_lost(__u32 vm)
@@ -226,7 +248,7 @@ static __always_inline void sniff(struct __sk_buff *skb, const struct packet *p,
 		.kind = p->protocol == IPPROTO_TCP ? STEER_RECORD_TCP : STEER_RECORD_UDP,
 	};
 
-	if (!within_budget(vm, s.total))
+	if (!within_budget(p, vm, s.total, flags & STEER_RECORD_TO_VM))
 		return;
 	if (p->fragment)
 		s.flags |= STEER_RECORD_CUT;

@@ -20,6 +20,7 @@ static const struct {
 	int counter;			/* enum steer_counter, or NO_COUNTER */
 } rows[] = {
 	[GUEST_B_SNIFFED] = { "sniffed_bytes", STEER_C_SNIFF_BUDGET },
+	[GUEST_B_STRANGERS] = { "stranger_bytes", STEER_C_STRANGER_BUDGET },
 	[GUEST_B_UNVERIFIED] = { "unverified_packets", STEER_C_RATE_LIMITED },
 	[GUEST_B_FLOWS] = { "flows", STEER_C_FLOW_LIMIT },
 	[GUEST_B_CLAIMS] = { "claims", NO_COUNTER },

@@ -14,6 +14,7 @@ struct worker;
 
 enum guest_budget {
 	GUEST_B_SNIFFED,
+	GUEST_B_STRANGERS,	/* what others send it unasked */
 	GUEST_B_UNVERIFIED,
 	GUEST_B_FLOWS,
 	GUEST_B_CLAIMS,

@@ -72,6 +72,9 @@ static int set_sizes(struct steer_skel *s, const struct steer_conf *conf)
 	r = bpf_map__set_max_entries(s->maps.sniff_budgets, conf->max_vms);
 	if (r < 0)
 		return r;
+	r = bpf_map__set_max_entries(s->maps.stranger_budgets, conf->max_vms);
+	if (r < 0)
+		return r;
 	r = bpf_map__set_max_entries(s->maps.counters, conf->max_vms);
 	if (r < 0)
 		return r;

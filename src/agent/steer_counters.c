@@ -27,6 +27,7 @@ static const char *const names[] = {
 	[STEER_C_ANSWER_REFUSED] = "answer_refused",
 	[STEER_C_PROBE_ANSWERS] = "probe_answers",
 	[STEER_C_SNIFF_BUDGET] = "sniff_budget",
+	[STEER_C_STRANGER_BUDGET] = "stranger_budget",
 	[STEER_C_DNS_QUERIES] = "dns_queries",
 	[STEER_C_DNS_ANSWERS] = "dns_answers",
 	[STEER_C_DNS_STUCK] = "dns_stuck",

@@ -12,6 +12,7 @@ from agentlab import AGENT, REGISTRY, AgentLab  # noqa: E402
 from faultlab import children  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
+HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "hostile.py")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
 # One request after the other at Consul: registers COUNT names and withdraws each again ("churn"), or renews one registration COUNT times (a large one: "fat").
@@ -106,6 +107,21 @@ def test_what_a_proxy_copies_for_the_agent_has_a_budget(mesh):
         return mesh.service("orders", port=8085)
     wait_until("a registration when it has become quiet", again, 60)
     assert over_at_proxy(mesh, honest, "sniffed_bytes") == 0
+
+
+@pytest.mark.parametrize("mesh", ["limits: { sniffed_per_second: 64KiB }\n"], indirect=True)
+def test_who_sends_a_vm_what_it_did_not_ask_for_does_not_use_up_what_it_may_say(mesh):
+    vm = mesh.vms[0]
+    wait_until("the guest", lambda: mesh.register(vm, instance="early", port=8084) or mesh.guest(vm), 60)
+    flood = mesh.edge.popen([sys.executable, HOSTILE, "babble", vm.address], "flood")
+    wait_until("the counter", lambda: over(mesh, vm, "stranger_bytes") > 1000, 60)
+    mesh.register(vm, instance="late", port=8085)           # once, in the middle of it
+    wait_until("the claim", lambda: mesh.service("orders", port=8085), 60)
+    wait_until("the message", lambda: said(mesh, vm, "stranger_bytes"), 60)
+    assert flood.poll() is None
+    assert over(mesh, vm, "sniffed_bytes") == 0
+    flood.terminate()
+    flood.wait(10)
 
 
 def nice(pid):
