@@ -21,6 +21,7 @@ SLACK = {"private_kib": (512, 0.05), "heap_kib": (96, 0.02), "descriptors": (8, 
 SANITIZED_SLACK = {"private_kib": (65536, 0)}
 ENOUGH = 6      # samples after the first pass
 SWEPT_S = 60    # a flow without a connection is gone after 40 s (src/agent/monitor.c)
+FILLS_S = 300   # so long a proxy keeps a tunnel that nobody uses (HBONE_IDLE_MS): a younger one still fills up, with those of each fault
 STEADY = 1 / 6  # of the whole rise: the least that each quarter of the time has to do with it (its share would be a third)
 
 
@@ -147,6 +148,7 @@ class Growth:
         self.slack = dict(SLACK, **(SANITIZED_SLACK if sanitized else {}))
         self.series = {}        # (what, of whom): values in the order of time
         self.warm = False
+        self.seen = {}          # pid: when first
 
     def add(self, what, whom, value):
         self.series.setdefault((what, whom), []).append(value)
@@ -154,6 +156,8 @@ class Growth:
     def sample(self):
         lab = self.lab
         for role, pid in processes(lab).items():
+            if role.startswith("proxy") and time.monotonic() < self.seen.setdefault(pid, time.monotonic()) + FILLS_S:
+                continue
             for what, value in process_values(pid, lab.heaps).items():
                 self.add(what, "%s (%d)" % (role, pid), value)
         for name, nic in lab.nics.items():
