@@ -12,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from h2raw import (ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, GOAWAY, HEADERS,  # noqa: E402
-                   NO_ERROR, PADDED, PING, PRIORITY, PRIORITY_FLAG, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WAIT_S, WINDOW_UPDATE, Forwarder, Raw, frame, served_echo)
+                   COMPRESSION_ERROR, FRAME_SIZE_ERROR, NO_ERROR, PADDED, PING, PRIORITY, PRIORITY_FLAG, PROTOCOL_ERROR, PUSH_PROMISE, RST_STREAM, SETTINGS,
+                   STREAM_CLOSED, WAIT_S, WINDOW_UPDATE, Forwarder, Raw, frame, served_echo)
 from meshlab import wait_for  # noqa: E402
 
 GROWTH_KB = 24 * 1024           # of the proxy, whatever a client sends
@@ -104,6 +105,92 @@ def test_a_flood_is_cut(served, neighbour, name):
 
 def test_the_log_names_who_flooded(served):
     assert re.search(r'tunnel ended by a fault of the peer.* vm=b .*peer=127\.\S+:\d+ .*identity=spiffe://example.org/ns/shop/sa/web', served.proxy.log.read_text())
+
+
+def u32(*values):
+    return struct.pack(">%dI" % len(values), *values)
+
+
+def closed(raw, served):
+    """A stream that has had its request, its answer and both ends."""
+    raw.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, raw.connect_headers(served.authority)))
+    assert raw.until(DATA, 1)[1] & END_STREAM
+    return b""
+
+
+def opening(raw, served, flags=END_HEADERS, stream=1, before=b"", after=b""):
+    return frame(HEADERS, flags, stream, before + raw.connect_headers(served.authority) + after)
+
+
+# What the connection does not survive, and the code by which it is told so.
+FATAL = {
+    "data-on-a-closed-stream": (lambda r, s: closed(r, s) + frame(DATA, 0, 1, b"x") * 2500, ENHANCE_YOUR_CALM),
+    "ends-of-a-closed-stream": (lambda r, s: closed(r, s) + frame(DATA, END_STREAM, 1) * 2500, ENHANCE_YOUR_CALM),
+    "windows-of-a-closed-stream": (lambda r, s: closed(r, s) + frame(WINDOW_UPDATE, 0, 1, u32(1)) * 4000, ENHANCE_YOUR_CALM),
+    "headers-on-a-closed-stream": (lambda r, s: closed(r, s) + opening(r, s), STREAM_CLOSED),
+    "padding-longer-than-data": (lambda r, s: opening(r, s) + frame(DATA, PADDED, 1, b"\5abcd"), PROTOCOL_ERROR),
+    "padding-longer-than-headers": (lambda r, s: frame(HEADERS, PADDED | END_HEADERS, 1, b"\5abcd"), PROTOCOL_ERROR),
+    "the-connections-window-overflows": (lambda r, s: frame(WINDOW_UPDATE, 0, 0, u32(0x3fffffff)) * 3, FLOW_CONTROL_ERROR),
+    "settings-overflow-a-window": (lambda r, s: opening(r, s) + frame(WINDOW_UPDATE, 0, 1, u32(0x7fff0000)) + frame(SETTINGS, 0, 0, b"\0\4" + u32(0x7fffffff)), FLOW_CONTROL_ERROR),
+    "a-thousand-continuations": (lambda r, s: opening(r, s, 0) + frame(CONTINUATION, 0, 1, b" ") * 1000, ENHANCE_YOUR_CALM),
+    "a-ping-inside-a-block": (lambda r, s: opening(r, s, 0) + frame(PING, 0, 0, bytes(8)), PROTOCOL_ERROR),
+    "another-stream-inside-a-block": (lambda r, s: opening(r, s, 0) + frame(CONTINUATION, END_HEADERS, 3), PROTOCOL_ERROR),
+    "a-table-that-is-too-large": (lambda r, s: opening(r, s, before=b"\x3f\xff\xff\xff\x0f"), COMPRESSION_ERROR),
+    "a-table-size-behind-a-field": (lambda r, s: opening(r, s, after=b" "), COMPRESSION_ERROR),
+    "the-fields-index-0": (lambda r, s: frame(HEADERS, END_HEADERS, 1, b"\x80"), COMPRESSION_ERROR),
+    "an-index-without-end": (lambda r, s: frame(HEADERS, END_HEADERS, 1, b"\xff" + b"\x80" * 20 + b"\1"), COMPRESSION_ERROR),
+    "huffman-that-ends-wrong": (lambda r, s: frame(HEADERS, END_HEADERS, 1, b"\0\x81\xff\x81\xff"), COMPRESSION_ERROR),
+    "an-even-stream": (lambda r, s: opening(r, s, stream=2), PROTOCOL_ERROR),
+    "a-stream-below-the-last": (lambda r, s: opening(r, s, stream=7) + opening(r, s, stream=5), STREAM_CLOSED),
+    "a-reset-of-nothing": (lambda r, s: frame(RST_STREAM, 0, 9, bytes(4)), PROTOCOL_ERROR),
+    "a-window-of-nothing": (lambda r, s: frame(WINDOW_UPDATE, 0, 9, u32(1)), PROTOCOL_ERROR),
+    "a-promise": (lambda r, s: frame(PUSH_PROMISE, END_HEADERS, 1, u32(2) + r.connect_headers(s.authority)), PROTOCOL_ERROR),
+    "a-frame-of-16-mb": (lambda r, s: b"\xff\xff\xff\0\0" + u32(1) + bytes(1000), FRAME_SIZE_ERROR),
+    "no-frames": (lambda r, s: bytes(100000), PROTOCOL_ERROR),
+}
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_what_breaks_the_protocol_ends_the_connection(served, neighbour, name):
+    make, code = FATAL[name]
+    with Raw(served) as raw:
+        with contextlib.suppress(ConnectionError):
+            raw.send(make(raw, served))
+        assert raw.goaway() == code
+    assert neighbour.works()
+
+
+def fields(raw, *more):
+    return frame(HEADERS, END_HEADERS, 1, raw.encoder.encode(list(more)))
+
+
+# What a stream does not survive; the connection goes on.
+SPOILT = {
+    "data-behind-its-end": (lambda r, s: opening(r, s, END_HEADERS | END_STREAM) + frame(DATA, 0, 1, b"x"), STREAM_CLOSED),
+    "trailers-behind-its-end": (lambda r, s: opening(r, s, END_HEADERS | END_STREAM) + frame(HEADERS, END_HEADERS | END_STREAM, 1), STREAM_CLOSED),
+    "trailers-that-are-no-end": (lambda r, s: opening(r, s) + fields(r, ("a", "b")), PROTOCOL_ERROR),
+    "trailers-that-ask": (lambda r, s: opening(r, s) + frame(HEADERS, END_HEADERS | END_STREAM, 1, r.encoder.encode([(":method", "GET")])), PROTOCOL_ERROR),
+    "its-window-overflows-by-and-by": (lambda r, s: opening(r, s) + frame(WINDOW_UPDATE, 0, 1, u32(0x3fffffff)) * 3, FLOW_CONTROL_ERROR),
+    "two-authorities": (lambda r, s: fields(r, (":method", "CONNECT"), (":authority", s.authority), (":authority", "127.0.0.1:1")), PROTOCOL_ERROR),
+    "a-pseudo-field-late": (lambda r, s: fields(r, (":method", "CONNECT"), ("a", "b"), (":authority", s.authority)), PROTOCOL_ERROR),
+    "a-connect-with-a-path": (lambda r, s: fields(r, (":method", "CONNECT"), (":authority", s.authority), (":path", "/"), (":scheme", "https")), PROTOCOL_ERROR),
+    "an-upper-case-field": (lambda r, s: opening(r, s, after=b"\0\1A\1b"), PROTOCOL_ERROR),
+    "a-field-of-the-connection": (lambda r, s: fields(r, (":method", "CONNECT"), (":authority", s.authority), ("transfer-encoding", "chunked")), PROTOCOL_ERROR),
+    "a-length-without-a-body": (lambda r, s: frame(HEADERS, END_HEADERS | END_STREAM, 1, r.encoder.encode([(":method", "CONNECT"), (":authority", s.authority), ("content-length", "5")])),
+                                PROTOCOL_ERROR),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_is_wrong_with_a_stream_ends_that_one(served, neighbour, name):
+    make, code = SPOILT[name]
+    with Raw(served) as raw:
+        raw.send(make(raw, served))
+        assert rst_code(raw, 1) == code
+        raw.open(3, served.authority)
+        raw.send(frame(DATA, 0, 3, b"hello"))
+        assert echoed(raw, 3)
+    assert neighbour.works()
 
 
 def rst_code(raw, stream):
