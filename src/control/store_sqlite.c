@@ -26,8 +26,8 @@ static const char *const statements[] = {
 	[ST_TOKEN_PRUNE] = "DELETE FROM tokens WHERE expires_at < ?",
 	[ST_NIC_PUT] = ("INSERT OR REPLACE INTO nics(id, fingerprint, previous, enrolled_at, renewed_at, not_after, revoked_at, revoke_reason, hostname, software) "
 			"VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
-	[ST_NIC_GET] = "SELECT " NIC_COLUMNS " FROM nics WHERE id = ?",
-	[ST_NIC_EACH] = "SELECT " NIC_COLUMNS " FROM nics ORDER BY id",
+	[ST_NIC_GET] = ("SELECT " NIC_COLUMNS " FROM nics WHERE id = ?"),
+	[ST_NIC_EACH] = ("SELECT " NIC_COLUMNS " FROM nics ORDER BY id"),
 	[ST_NIC_USED] = "INSERT OR REPLACE INTO nics_used(id, fingerprint) VALUES(?, ?)",
 	[ST_REVOKED_ADD] = "INSERT OR REPLACE INTO revoked(origin, until) VALUES(?, ?)",
 	[ST_REVOKED_EACH] = "SELECT origin, until FROM revoked",
