@@ -362,12 +362,12 @@ static int64_t age_of(const struct reg_guest *g, const struct reg_claim *c)
 {
 	enum { SANE_MS = 3600000 };
 	uint64_t now = clock_mono_ms();
-	int64_t by_clock = clock_wall_ms() - (int64_t)c->pb->first_seen_ms;
+	uint64_t by_clock = (uint64_t)clock_wall_ms() - c->pb->first_seen_ms;	/* beyond all measure when that is to come */
 
-	if (g->proxy && g->proxy->ready_ms && g->proxy_received_ms >= c->received_ms)
+	if (g->proxy && g->proxy->ready_ms && g->proxy->ready_ms <= INT32_MAX && g->proxy_received_ms >= c->received_ms)
 		return (int64_t)(g->proxy->ready_ms + now - g->proxy_received_ms);
-	if (c->pb->first_seen_ms && by_clock >= 0 && by_clock < SANE_MS)
-		return by_clock;
+	if (c->pb->first_seen_ms && by_clock < SANE_MS)
+		return (int64_t)by_clock;
 	return (int64_t)(now - c->received_ms);
 }
 

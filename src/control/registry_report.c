@@ -217,9 +217,9 @@ bool reg_guest_has_ip(const struct reg_guest *g, const struct ip *ip)
 static int64_t age_by_clock(uint64_t first_ms)
 {
 	enum { SANE_MS = 600000 };
-	int64_t age = clock_wall_ms() - (int64_t)first_ms;
+	uint64_t age = (uint64_t)clock_wall_ms() - first_ms;	/* beyond all measure when @first_ms is to come */
 
-	return first_ms && age >= 0 && age < SANE_MS ? age : -1;
+	return first_ms && age < SANE_MS ? (int64_t)age : -1;
 }
 
 static void touched(struct reg_guest *g)

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/wire.h"
 #include "control/registry.h"
+#include "mesh/names.h"
 #include "mesh/pb.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -120,6 +121,7 @@ static void say_claim(unsigned nic, char *id, uint8_t how, uint8_t more)
 	c.health = ONE_OF(more, "", "passing", "critical", "waiting");
 	c.refusal = ONE_OF(more >> 2u, "", "cut \xe2\x82", "no", "\x01");
 	c.health_reason = ONE_OF(more >> 4u, "", "\xff\xfe");
+	c.first_seen_ms = more & 0x80 ? UINT64_C(1) << 63 : more;
 	c.address = ONE_OF(more >> 5u, "", "10.0.0.1", "10.0.0.9");
 	SAY(nic, CLAIM, claim, &c);
 }
@@ -138,6 +140,7 @@ static void say_of(unsigned nic, char *id, unsigned what, uint8_t how)
 	less.port = how & 0x80 ? 80 : 8080;
 	p.state = ONE_OF(how, "ready", "starting", "draining", "\xc0");
 	p.detail = ONE_OF(how >> 2u, "", "cut \xe2\x82");
+	p.ready_ms = how & 0x80 ? UINT64_MAX - 5 : how;
 	if (what == 0)
 		SAY(nic, VERDICT, verdict, &v);
 	else if (what == 1)
@@ -188,6 +191,25 @@ static void ask_token(unsigned nic, const char *id)
 		abort();
 }
 
+static void all_know(const char *id)
+{
+	char uid[NAMES_UID_LEN];
+	const struct reg_workload *workload;
+
+	if (names_vm_uid(id, uid) < 0)
+		abort();
+	registry_in_mesh(reg, uid);
+	workload = reg_workload_find(reg, uid);
+	if (!workload)
+		return;
+	list_for_each(l, &workload->guest->claims) {
+		const struct reg_claim *c = list_entry(l, struct reg_claim, link);
+
+		if (c->joined_ms && c->in_mesh_ms < 0)
+			abort();
+	}
+}
+
 static void step(struct wire *w)
 {
 	uint8_t op = wire_u8(w);
@@ -217,6 +239,8 @@ static void step(struct wire *w)
 		say_raw(nic, w);
 	} else if (what == 12) {
 		ask_token(nic, id);
+	} else if (what == 13) {
+		all_know(id);
 	} else {
 		turn();
 	}
