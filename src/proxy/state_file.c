@@ -82,8 +82,8 @@ static int read_one(int fd, struct found *found, struct diag *d)
 		return diag_set(d, "its version is %u, this program reads %u", v, version);
 	if (sscanf(header + sizeof(magic) - 1, "%u %llu %zu %64s", &v, &serial, &len, must) != 4)
 		return 0;
-	/* It was cut, or says so to have us take memory; behind the last number there is no next one. */
-	if (len > STATE_MAX || len > (size_t)st.st_size - HEADER_LEN || serial == UINT64_MAX)
+	/* It was cut, or says so to have us take memory; behind the last number there is no next one, which nobody gets near. */
+	if (len > STATE_MAX || len > (size_t)st.st_size - HEADER_LEN || serial > UINT64_MAX / 2)
 		return 0;
 	to = bytes_reserve(&found->content, len ? len : 1);
 	if (!to)
