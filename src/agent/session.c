@@ -24,6 +24,8 @@
 enum {
 	PROTOCOL_VERSION = 1,
 	CALL_DEADLINE_MS = 20000,
+	KEEPALIVE_MS = 10000,
+	KEEPALIVE_TIMEOUT_MS = 10000,
 	CHECK_MS = 5000,	/* how often it is seen whether the certificate wants renewal */
 	SETTLED_MS = 3000,	/* a session that lasted so long was a good one */
 	RETRY_MIN_MS = 100,
@@ -154,7 +156,10 @@ static int connect_controller(struct session *s, bool with_certificate)
 	static const char *const alpn[] = { "h2", NULL };
 	struct tls_config tls = { .role = TLS_CLIENT, .verify = TLS_VERIFY_REQUIRE, .roots_pem = s->conf.roots_pem, .alpn = alpn };
 	struct tls_expect expect = { .server_name = s->conf.server_name };
-	struct grpc_client_options options = { .target = s->conf.address, .expect = s->conf.server_name ? &expect : NULL };
+	struct grpc_client_options options = {
+		.target = s->conf.address, .expect = s->conf.server_name ? &expect : NULL,
+		.keepalive_ms = KEEPALIVE_MS, .keepalive_timeout_ms = KEEPALIVE_TIMEOUT_MS,
+	};
 	struct diag d = {};
 	int r;
 

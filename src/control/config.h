@@ -193,6 +193,7 @@ struct config_authorization {
 };
 
 struct config {
+	struct config *half_taken;	/* one to which parts of the registry still refer, because there was no memory to go back to this one */
 	char *trust_domain;
 	char *state_dir;
 	char *user;

@@ -19,6 +19,8 @@ enum {
 	MAX_NAMES = 64,			/* in the listeners' certificates */
 	CHECK_CERTIFICATES_MS = 60000,
 	FIRST_CHECK_MS = 100,		/* how long they live is looked at then */
+	NIC_KEEPALIVE_MS = 5000,	/* a server without power says nothing: its VMs are to leave the mesh all the same, soon */
+	NIC_KEEPALIVE_TIMEOUT_MS = 5000,
 	MESH_MAX_MESSAGE = 16 << 20,
 	MESH_MAX_QUEUED = 64 << 20,
 };
@@ -177,12 +179,13 @@ static int start_grpc(struct server *s, struct tls_ctx *tls, struct diag *d)
 {
 	struct grpc_server_options options = {
 		.tls = tls, .trust_domain = s->config->trust_domain, .methods = provisioner_methods, .n_methods = ELEMENTS(provisioner_methods),
-		.data = s,
+		.keepalive_ms = NIC_KEEPALIVE_MS, .keepalive_timeout_ms = NIC_KEEPALIVE_TIMEOUT_MS, .data = s,
 	};
 	int r = grpc_server_new(s->loop, &options, &s->provisioner_server);
 
 	if (r < 0)
 		return r;
+	options.keepalive_ms = options.keepalive_timeout_ms = 0;
 	options.methods = mesh_methods;
 	options.n_methods = ELEMENTS(mesh_methods);
 	options.max_message = MESH_MAX_MESSAGE;
@@ -520,9 +523,13 @@ static void apply(struct server *s, struct config *next)
 
 	if (registry_apply(s->registry, next) < 0) {
 		log_error("out of memory: the configuration was not taken");
-		if (registry_apply(s->registry, before) < 0)
-			log_error("out of memory: the registry is incomplete until the next change");
-		config_free(next);
+		if (registry_apply(s->registry, before) == 0) {
+			config_free(next);
+			return;
+		}
+		log_error("out of memory: the registry is incomplete until the next change");
+		next->half_taken = before->half_taken;
+		before->half_taken = next;
 		return;
 	}
 	s->config = next;

@@ -942,3 +942,13 @@ def test_a_nic_that_was_away_for_longer_than_its_certificate_lives_comes_back(me
     load.goes_on(who="orders-1").goes_on(who="orders-2")
     load.end()
     came_back(mesh, 1)
+
+
+def test_a_server_without_power_leaves_no_endpoints(mesh):
+    """Nobody says good-bye for it: neither its VMs, nor agent and proxies, nor its kernel, which would reset connections."""
+    shopper, vip = served(mesh)
+    b, vm = mesh.nics["b"], mesh.vms["orders-2"]
+    mesh.power_off(b, [vm])
+    # By gRPC's defaults a silent peer is noticed after 80 s.
+    wait_until("its VM is out", lambda: not mesh.workload(vm) and mesh.endpoints("orders") == [mesh.vms["orders-1"].address + ":8080"], 60)
+    mesh.load(shopper, vip).goes_on(who="orders-1").end()
