@@ -12,10 +12,12 @@
 
 #include "agent/netlink.h"
 
-enum { REQUEST_BUF = 4096, OWN_MAX = 65536, TRIES = 100 };
+enum { REQUEST_BUF = 4096, OWN_MAX = 65536, TRIES = 100, RETRY_MS = 1000 };
 
 struct own_addresses {
+	struct loop *loop;
 	struct watch watch;
+	struct timer retry;
 	struct netlink news;
 	struct ip *ips;
 	size_t n;
@@ -102,23 +104,38 @@ static int read_all(struct own_addresses *o)
 	return r;
 }
 
-/* Without memory or descriptors for it, or where changes do not stop, what was known stays in force until the next one. */
+static int read_news(struct own_addresses *o);
+
+static int on_retry(struct timer *t)
+{
+	return read_news(container_of(t, struct own_addresses, retry));
+}
+
+/* Without memory or descriptors for it, or where changes do not stop, what was known stays in force for another moment. */
+static int read_news(struct own_addresses *o)
+{
+	int r = read_all(o);
+
+	if (r != -EINTR && r != -ENOMEM && r != -ENOBUFS && r != -EMFILE && r != -ENFILE)
+		return r;
+	(void)!timer_arm(o->loop, &o->retry, RETRY_MS, on_retry);	/* no memory for that either: until the next change */
+	return 0;
+}
+
 static int on_news(struct watch *w, uint32_t events)
 {
 	struct own_addresses *o = container_of(w, struct own_addresses, watch);
 	char buf[NETLINK_BUF];
-	int r;
 
 	(void)events;
 	while (recv(w->fd, buf, sizeof(buf), MSG_DONTWAIT) >= 0 || errno == ENOBUFS)
 		;
 	if (errno != EAGAIN && errno != EINTR)
 		return -errno;
-	r = read_all(o);
-	return r == -EINTR || r == -ENOMEM || r == -ENOBUFS || r == -EMFILE || r == -ENFILE ? 0 : r;
+	return read_news(o);
 }
 
-static int follow(struct own_addresses *o, struct loop *l)
+static int follow(struct own_addresses *o)
 {
 	static const int groups[] = { RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR };
 
@@ -128,7 +145,7 @@ static int follow(struct own_addresses *o, struct loop *l)
 		if (mnl_socket_setsockopt(o->news.sock, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)) < 0)
 			return -errno;
 	}
-	return watch_add(l, &o->watch, mnl_socket_get_fd(o->news.sock), EPOLLIN, false, on_news);
+	return watch_add(o->loop, &o->watch, mnl_socket_get_fd(o->news.sock), EPOLLIN, false, on_news);
 }
 
 int own_addresses_new(struct loop *l, own_addresses_fn *fn, void *data, struct own_addresses **ret_own)
@@ -138,11 +155,12 @@ int own_addresses_new(struct loop *l, own_addresses_fn *fn, void *data, struct o
 
 	if (!o)
 		return -ENOMEM;
+	o->loop = l;
 	o->fn = fn;
 	o->data = data;
 	r = netlink_open(&o->news);
 	if (r == 0)
-		r = follow(o, l);	/* before all are read, so that none is missed */
+		r = follow(o);	/* before all are read, so that none is missed */
 	if (r == 0)
 		r = read_all(o);
 	if (r < 0) {
@@ -158,6 +176,7 @@ struct own_addresses *own_addresses_free(struct own_addresses *o)
 	if (!o)
 		return NULL;
 	watch_remove(&o->watch);
+	timer_cancel(&o->retry);
 	netlink_close(&o->news);
 	free(o->ips);
 	free(o);

@@ -390,9 +390,9 @@ def gone(s, vm):
 def dies(s, vm, how):
     """At once, by @how. What was inside may fail; what comes before it is found out goes elsewhere."""
     envoy = s.excuse_envoy()
-    s.excuse(who=[vm.title])
+    inside = s.excuse(who=[vm.title])
     how()
-    s.excuse(who=[vm.title])    # from then up to here
+    inside.end = time.time()    # it was at some moment up to here
     gone(s, vm)
     s.goes_on(1, s.asking("orders"))
     envoy.end = time.time()
@@ -457,10 +457,10 @@ def vm_migrated(s):
     old = orders(s)
     identity = ready(old)["identity"]
     envoy = s.excuse_envoy()
-    s.excuse(who=[old.title])   # here its connections do not go with it: they are cut, as those of a VM that is killed
+    inside = s.excuse(who=[old.title])  # here its connections do not go with it: they are cut, as those of a VM that is killed
     vm = s.lab.migrate(old.title, "b" if old.nic.name == "a" else "a", serves=False)
     s.stop_servers(old)
-    s.excuse(who=[vm.title])    # ... up to here
+    inside.end = time.time()    # ... at some moment up to here
     s.serve(vm)
     s.wait_in(vm)
     envoy.end = time.time()

@@ -1178,8 +1178,10 @@ static void strict_vms_refuse_plaintext(void **state)
 	add_vm(&rig.b, "plain", -1, listen_at(&addr));
 	configure(&rig.b, 1, server_leaf, PLAIN, "plain", NULL);
 	set_timeouts(c);
-	assert_int_equal(connect(c, (struct sockaddr *)&sa, len), 0);
-	hear_reset(c);
+	if (connect(c, (struct sockaddr *)&sa, len) == 0)
+		hear_reset(c);
+	else
+		assert_int_equal(errno, ECONNRESET);	/* which came before connect() had returned */
 	close(c);
 	assert_int_equal(report_of(FLOW_CLOSED, FLOW_INBOUND)->result, FLOW_R_PLAINTEXT);
 }
