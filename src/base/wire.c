@@ -3,27 +3,6 @@
  */
 #include "base/wire.h"
 
-struct wire wire_init(const void *data, size_t size)
-{
-	const uint8_t *p = data;
-
-	if (!p)
-		return (struct wire){ .bad = size != 0 };
-	return (struct wire){ .pos = p, .end = p + size };
-}
-
-const uint8_t *wire_take(struct wire *w, size_t size)
-{
-	const uint8_t *p = w->pos;
-
-	if (w->bad || (size_t)(w->end - w->pos) < size) {
-		w->bad = true;
-		return NULL;
-	}
-	w->pos = p ? p + size : NULL;
-	return p;
-}
-
 static uint64_t take_be(struct wire *w, size_t size)
 {
 	const uint8_t *p = wire_take(w, size);
@@ -32,16 +11,6 @@ static uint64_t take_be(struct wire *w, size_t size)
 	for (size_t i = 0; p && i < size; i++)
 		v = v << 8 | p[i];
 	return v;
-}
-
-uint8_t wire_u8(struct wire *w)
-{
-	return (uint8_t)take_be(w, 1);
-}
-
-uint16_t wire_u16(struct wire *w)
-{
-	return (uint16_t)take_be(w, 2);
 }
 
 uint32_t wire_u24(struct wire *w)

@@ -17,16 +17,45 @@ struct wire {
 	bool bad;
 };
 
-struct wire wire_init(const void *data, size_t size);
+static inline struct wire wire_init(const void *data, size_t size)
+{
+	const uint8_t *p = data;
 
-uint8_t  wire_u8(struct wire *w);
-uint16_t wire_u16(struct wire *w);
+	if (!p)
+		return (struct wire){ .bad = size != 0 };
+	return (struct wire){ .pos = p, .end = p + size };
+}
+
+/* The next @size bytes in place, or NULL (and @bad) where there are fewer. */
+static inline const uint8_t *wire_take(struct wire *w, size_t size)
+{
+	const uint8_t *p = w->pos;
+
+	if (w->bad || (size_t)(w->end - w->pos) < size) {
+		w->bad = true;
+		return NULL;
+	}
+	w->pos = p ? p + size : NULL;
+	return p;
+}
+
+static inline uint8_t wire_u8(struct wire *w)
+{
+	const uint8_t *p = wire_take(w, 1);
+
+	return p ? p[0] : 0;
+}
+
+static inline uint16_t wire_u16(struct wire *w)
+{
+	const uint8_t *p = wire_take(w, 2);
+
+	return p ? (uint16_t)(p[0] << 8 | p[1]) : 0;
+}
+
 uint32_t wire_u24(struct wire *w);
 uint32_t wire_u32(struct wire *w);
 uint64_t wire_u64(struct wire *w);
-
-/* The next @size bytes in place, or NULL (and @bad) where there are fewer. */
-const uint8_t *wire_take(struct wire *w, size_t size);
 
 /* A cursor over the next @size bytes, which @w steps over. */
 struct wire wire_sub(struct wire *w, size_t size);
