@@ -301,13 +301,13 @@ def test_memory_comes_back():
     path = Path()
     try:
         idle = path.proxies.memory_kb()[0]
-        holder = path.ns.popen([LOAD, "hold", path.proxies.addresses[0], 3000], LOAD_CPU, "hold", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert holder.stdout.readline() == b"held 3000\n"
+        holder = path.ns.popen([LOAD, "hold", path.proxies.addresses[0], 4000], LOAD_CPU, "hold", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout.readline() == b"held 4000\n"
         held = path.proxies.memory_kb()[0]
         assert held > idle + 2048
         holder.stdin.close()
         deadline = time.monotonic() + 60
-        while path.proxies.memory_kb()[0] > idle + (held - idle) / 3:
+        while path.proxies.memory_kb()[0] > idle + (held - idle) / 2:        # the tunnels stay, and what the first connections need once
             assert time.monotonic() < deadline, "%d KiB idle, %d with connections, %d after them" % (idle, held, path.proxies.memory_kb()[0])
             time.sleep(0.2)
     finally:
