@@ -459,7 +459,7 @@ static const struct conf_item config_items[] = {
 	{ "virtual_addresses", CONF_PREFIX, OFF(virtual_addresses), .dflt = "240.240.0.0/16", .reload = CONF_RESTART,
 	  .doc = "Where services get their virtual addresses from. A service keeps its address." },
 	{ "session_grace", CONF_DURATION, OFF(session_grace_ms), .max = 86400000, .dflt = "10s",
-	  .doc = "How long a NIC's VMs stay in the mesh when its session is lost. That a NIC has fallen silent, as without power, is noticed within ten seconds." },
+	  .doc = "How long a NIC's VMs stay in the mesh when its session is lost. That a NIC has fallen silent, as without power, is noticed within twenty seconds." },
 	{ "restart_grace", CONF_DURATION, OFF(restart_grace_ms), .max = 86400000, .dflt = "60s",
 	  .doc = "How long after a start of the controller the VMs that it knew before stay in the mesh without their NICs having come back." },
 	{ "namespaces", CONF_STRINGS, OFF(namespaces), .check = check_label,

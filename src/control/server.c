@@ -19,8 +19,8 @@ enum {
 	MAX_NAMES = 64,			/* in the listeners' certificates */
 	CHECK_CERTIFICATES_MS = 60000,
 	FIRST_CHECK_MS = 100,		/* how long they live is looked at then */
-	NIC_KEEPALIVE_MS = 5000,	/* a server without power says nothing: its VMs are to leave the mesh all the same, soon */
-	NIC_KEEPALIVE_TIMEOUT_MS = 5000,
+	NIC_KEEPALIVE_MS = 10000,	/* a server without power says nothing: its VMs are to leave the mesh all the same, soon */
+	NIC_KEEPALIVE_TIMEOUT_MS = 10000,
 	MESH_MAX_MESSAGE = 16 << 20,
 	MESH_MAX_QUEUED = 64 << 20,
 };
