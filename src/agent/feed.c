@@ -321,7 +321,7 @@ void feed_tee(struct proxy_vm *vm, const Outrigger__Ipc__Tee *m, void *data)
 	enum discover_dir dir = m->from_server ? DISCOVER_FROM_REGISTRY : DISCOVER_TO_REGISTRY;
 	struct tee *t = tee_find(w, m);
 
-	if (!g)
+	if (!g || !member_of(g))
 		return;
 	if (t && (t->conn_id != m->conn_id || t->guest != g)) {
 		tee_close(w, t);	/* the ports were used again */
@@ -394,7 +394,7 @@ void feed_observation(const struct observation *o, void *data)
 	struct guest *g = w->current ? w->current : guest_by_ip(&w->guests, &o->guest);
 	int r;
 
-	if (!g)
+	if (!g || !member_of(g))
 		return;
 	log_debug("observed", log_str("kind", observation_kind_name(o->kind)), log_str("protocol", o->protocol),
 		  log_str("service", o->service ? o->service : ""), log_str("guest", g->id));

@@ -238,12 +238,7 @@ void loop_defer_next(struct loop *l, struct defer *d, defer_fn *fn)
 /* Those that were put off to this turn are now deferred to its end. */
 static void take_next(struct loop *l)
 {
-	while (!list_empty(&l->next)) {
-		struct list *d = l->next.next;
-
-		list_unlink(d);
-		list_append(&l->deferred, d);
-	}
+	list_splice(&l->deferred, &l->next);
 }
 
 void defer_cancel(struct defer *d)

@@ -313,15 +313,20 @@ int store_vip_put(struct store *s, const char *key, const struct ip *ip)
 	return sql_finish(q);
 }
 
-int store_vip_remove(struct store *s, const char *key)
+static int remove_row(struct store *s, enum store_statement st, const char *key)
 {
 	int r;
-	sqlite3_stmt *q = sql_start(s, ST_VIP_REMOVE, &r);
+	sqlite3_stmt *q = sql_start(s, st, &r);
 
 	if (r < 0)
 		return r;
 	sql_bind_text(q, 1, key);
 	return sql_finish(q);
+}
+
+int store_vip_remove(struct store *s, const char *key)
+{
+	return remove_row(s, ST_VIP_REMOVE, key);
 }
 
 struct vip_walk {
@@ -362,13 +367,7 @@ int store_guest_put(struct store *s, const char *id, const char *nic, const void
 
 int store_guest_remove(struct store *s, const char *id)
 {
-	int r;
-	sqlite3_stmt *q = sql_start(s, ST_GUEST_REMOVE, &r);
-
-	if (r < 0)
-		return r;
-	sql_bind_text(q, 1, id);
-	return sql_finish(q);
+	return remove_row(s, ST_GUEST_REMOVE, id);
 }
 
 struct guest_walk {

@@ -149,12 +149,7 @@ static int on_window_update(struct h2 *h, const uint8_t *p)
 
 		struct list ready;			/* callbacks may block streams anew */
 		list_init(&ready);
-		while (!list_empty(&h->blocked)) {
-			struct list *l = h->blocked.next;
-
-			list_unlink(l);
-			list_append(&ready, l);
-		}
+		list_splice(&ready, &h->blocked);
 		while (!list_empty(&ready)) {
 			s = list_entry(ready.next, struct h2_stream, blocked);
 			list_unlink(&s->blocked);

@@ -241,12 +241,7 @@ static void go_on(struct pool_entry *p, const struct hbone *failed)
 	if (!failed && dial(p, no_dial))
 		return;
 	leave_alone(p, failed && failed->refused, failed ? failed->why : no_dial);
-	while (!list_empty(&p->waiting)) {	/* a list of their own: they may come back to this very entry, and be told to wait */
-		struct list *l = p->waiting.next;
-
-		list_unlink(l);
-		list_append(&p->lost, l);
-	}
+	list_splice(&p->lost, &p->waiting);	/* a list of their own: they may come back to this very entry, and be told to wait */
 	fail_some(p);
 }
 

@@ -195,12 +195,7 @@ static void feed_starved(struct worker *w)
 	struct list now;
 
 	list_init(&now);
-	while (!list_empty(&w->starved)) {
-		struct list *l = w->starved.next;
-
-		list_unlink(l);
-		list_append(&now, l);
-	}
+	list_splice(&now, &w->starved);
 	while (!list_empty(&now)) {
 		struct watch *watch = list_entry(now.next, struct watch, put_off);
 

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/wire.h"
 #include "control/registry.h"
+#include "lib/registry_yaml.h"
 #include "mesh/names.h"
 #include "mesh/pb.h"
 
@@ -20,14 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 enum { N_NICS = 2 };
 
 static const char first_yaml[] =
-	"trust_domain: t.mesh\n"
-	"onboarding:\n"
-	"- {name: off, match: {guest_name: off-*}, mode: off}\n"
-	"- {name: vms, match: {nic: nic-*, addresses: [10.0.0.0/24]}, mode: strict, namespace: shop, service_account: vm, services: [a, b, big]}\n"
-	"- {name: clients, match: {guest_name: client-*}, mode: permissive, namespace: shop, service_account: client, client: true}\n"
-	"services:\n"
-	"- {name: b, namespace: shop, ports: [{port: 80, protocol: http}, {port: 90, protocol: grpc}]}\n"
-	"workloads:\n"
+	REGISTRY_YAML
 	"- {name: fixed, namespace: shop, addresses: [10.0.0.3], services: [b]}\n";
 static const char second_yaml[] =
 	"trust_domain: t.mesh\n"
