@@ -54,13 +54,10 @@ static const struct option dns_options[] = {
 	{ SOL_IPV6, IPV6_RECVORIGDSTADDR, 1 },
 };
 
-/*
- * The port it is bound to does not matter to anybody, since connections come
- * by assignment: with many VMs it is a free one.
- */
-static int bind_any(int fd, uint16_t port)
+/* The port does not matter to anybody, since what comes is assigned or has its port replaced: with many VMs it is a free one. */
+static int bind_to(int fd, const struct in6_addr *address, uint16_t port)
 {
-	struct sockaddr_in6 sa = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	struct sockaddr_in6 sa = { .sin6_family = AF_INET6, .sin6_addr = *address, .sin6_port = htons(port) };
 
 	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0)
 		return 0;
@@ -69,6 +66,16 @@ static int bind_any(int fd, uint16_t port)
 	sa.sin6_port = 0;
 	return bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ? -errno : 0;
 }
+
+/*
+ * The address is nobody's either: 192.0.0.8, the dummy address (RFC 7600,
+ * section 4.8). A listener on any address would have its port on the VMs'
+ * addresses, too, and a proxy could not bind to a VM's own port of the same
+ * number; and whoever reaches the NIC could connect to it. As an IPv4 address it
+ * leaves the socket good for both families (SYN cookies are refused to one that
+ * is for IPv6 alone).
+ */
+static const struct in6_addr nobody = { .s6_addr = { [10] = 0xff, [11] = 0xff, [12] = 192, [13] = 0, [14] = 0, [15] = 8 } };
 
 int steer_socket_listen(const struct steer_conf *conf, uint16_t port)
 {
@@ -80,7 +87,7 @@ int steer_socket_listen(const struct steer_conf *conf, uint16_t port)
 	if (r == 0)
 		r = set_transparent(fd, conf->mark_base + STEER_MARK_ANSWER);
 	if (r == 0)
-		r = bind_any(fd, port);
+		r = bind_to(fd, &nobody, port);
 	if (r < 0)
 		return r;
 	if (listen(fd, BACKLOG) < 0)
@@ -98,7 +105,7 @@ int steer_socket_dns(const struct steer_conf *conf, enum steer_mark mark)
 	if (r == 0)
 		r = set_options(fd, dns_options, ELEMENTS(dns_options));
 	if (r == 0)
-		r = bind_any(fd, 0);
+		r = bind_to(fd, &in6addr_any, 0);
 	return r < 0 ? r : steal_fd(&fd);
 }
 

@@ -130,9 +130,9 @@ class Asker:
 class Stream:
     """The same over TCP: as many queries as one likes, whose answers come in any order."""
 
-    def __init__(self, vm, server=REGISTRY, timeout=30):
+    def __init__(self, vm, server=REGISTRY, timeout=30, port=0):
         with vm.inside():
-            self.sock = socket.create_connection((server, 53), timeout)
+            self.sock = socket.create_connection((server, 53), timeout, (vm.address, port) if port else None)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 

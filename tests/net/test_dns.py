@@ -290,6 +290,21 @@ def test_a_connection_to_a_silent_server_or_to_none_gets_the_names_of_the_mesh(m
 
 
 @modes("answer")
+def test_a_listeners_port_is_the_vms_too(mesh):
+    """A VM may have any port: those of its proxy's listeners, which are the NIC's, are in nobody's way, and nobody reaches them."""
+    listeners = [line.split()[3].rsplit(":", 1) for line in mesh.nic.run("ss", "-Hltn").splitlines()]
+    ports = [int(port) for address, port in listeners if "192.0.0.8" in address]
+    assert len(ports) == 4                  # two VMs, two directions
+    for port in ports:
+        s = Stream(mesh.vms[1], port=port)
+        assert answers(s.ask(OUTSIDE)) == ["192.0.2.80"], port
+        s.close()
+        with mesh.reg.inside(), pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("10.66.0.3", port), 30)
+    assert "result=connect-failed" not in mesh.log("nic.agent")
+
+
+@modes("answer")
 def test_what_is_no_dns_is_passed_on(mesh):
     """Port 53 may be anybody's: those who speak first, those who say something else, and floods of nonsense."""
     script = """
