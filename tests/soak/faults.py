@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from faultlab import NIC_ADDRESS, REGISTRY, alive, limit
+from faultlab import EDGE, NIC_ADDRESS, REGISTRY, alive, limit
 from flavour import sanitizer
 from netlab import wait_until
 from soak import CART, ECHO, LOSS, OUTRIGGER, PATIENCE_S, SPARE, VMS, WEB, Failed
@@ -221,20 +221,43 @@ def controller_cut_off(s):
 
 def cut_off_for_long(s):
     """A NIC and the controller know that they have lost each other, and its VMs are given up: nothing may fail, and they are taken back."""
+    edge = s.lab.edge
+
+    def cut(nic):
+        edge.run("nft", "add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in ip saddr %s drop" % NIC_ADDRESS[nic])
+        edge.run("ss", "-tK", "dst", NIC_ADDRESS[nic])      # which resets them
+    give_up(s, cut, lambda nic: edge.run("nft", "delete table inet cut"))
+
+
+def cut_off_silently(s):
+    """As long, both ways, and nobody is told: who still reaches its VMs by a tunnel that is there goes on, and nothing may fail."""
+    edge, nics = s.lab.edge, s.lab.nics
+    rule = "add table netdev cut; add chain netdev cut in { type filter hook ingress device %s priority 0; }; add rule netdev cut in ip saddr %s drop"
+
+    def cut(nic):
+        edge.run("nft", rule % ("eth0", NIC_ADDRESS[nic]))
+        nics[nic].host.run("nft", rule % ("up0", EDGE))
+
+    def mend(nic):
+        for host in (edge, nics[nic].host):
+            host.run("nft", "delete table netdev cut")
+    give_up(s, cut, mend)
+
+
+def give_up(s, cut, mend):
+    """cut() parts a NIC and the controller for longer than it is waited for."""
     lab = s.lab
     nic = s.rng.choice("ab")
     somebody_else(s, lab.nics[nic])
-    edge, address = lab.edge, NIC_ADDRESS[nic]
     vms = [lab.vms[title] for title in VMS if lab.vms[title].nic.name == nic]
     with open(lab.dir + "/controller.yaml") as f:
         good = f.read()
     lab.replace("controller.yaml", good.replace("session_grace: " + lab.grace, "session_grace: 1s", 1))
     reload(lab)
-    edge.run("nft", "add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in ip saddr %s drop" % address)
-    edge.run("ss", "-tK", "dst", address)       # which resets them
+    cut(nic)
     until("they are given up", lambda: not any(lab.workload(vm) for vm in vms))
     s.goes_on(12)
-    edge.run("nft", "delete table inet cut")
+    mend(nic)
     sessions(s)
     until("all are in again", lambda: all(lab.workload(vm) for vm in vms))
     until("all are offered", lambda: all(lab.offers(vm, "orders", WEB) for vm in vms if vm.title.startswith("orders")))
@@ -631,6 +654,7 @@ FAULTS = [
     Fault("controller hangs", controller_hangs),
     Fault("controller cut off", controller_cut_off),
     Fault("cut off for long", cut_off_for_long),
+    Fault("cut off silently", cut_off_silently),
     Fault("controller's disk full", disk_full),
     Fault("NIC's disk full", nic_disk_full),
     Fault("bad configuration", bad_configuration),
