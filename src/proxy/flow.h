@@ -127,6 +127,8 @@ void flow_tunnel_lost(struct flow *f, const char *why);
 void flow_out_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
 void flow_out_decide(struct flow *f);		/* at first, and when something new is known */
 void flow_out_failed(struct flow *f, const char *why);	/* this endpoint; tries the next */
+/* It does not answer for now: tries another that is well if there is one, else waits on. */
+void flow_out_hesitate(struct flow *f, const char *why);
 void flow_out_refused(struct flow *f, const char *why);	/* it has not looked at it; tries again */
 void flow_out_connected(struct flow *f);	/* a plain upstream */
 void flow_out_request(struct flow *f, struct hbone *t);	/* on a tunnel that takes it */

@@ -204,8 +204,7 @@ static void dial(struct flow *f, const struct snap_endpoint *e, const struct sna
 	}
 }
 
-/* @way: how it is reached; @meant NULL: as it was dialled, else that was @meant, and @way leads to its waypoint. */
-static void pick(struct flow *f, const struct snap_route *way, const struct snap_route *meant)
+static int pick_one(const struct flow *f, const struct snap_route *way, size_t n_tried, struct snap_endpoint *ret_endpoint)
 {
 	struct worker *w = f->v->w;
 	struct balance_ask ask = {
@@ -213,12 +212,19 @@ static void pick(struct flow *f, const struct snap_route *way, const struct snap
 		.route = way,
 		.source = snapshot_workload(w->snap, f->v->conf->uid),
 		.tried = f->tried,
-		.n_tried = f->n_tried,
+		.n_tried = n_tried,
 		.now_ms = loop_now_ms(w->loop),
 	};
+
+	return balance_pick(w->balance, &ask, ret_endpoint);
+}
+
+/* @way: how it is reached; @meant NULL: as it was dialled, else that was @meant, and @way leads to its waypoint. */
+static void pick(struct flow *f, const struct snap_route *way, const struct snap_route *meant)
+{
 	struct snap_endpoint e;
 
-	switch (balance_pick(w->balance, &ask, &e)) {
+	switch (pick_one(f, way, f->n_tried, &e)) {
 	case 0:
 		if (meant)
 			snap_endpoint_through(&e, &f->destination);
@@ -340,6 +346,32 @@ void flow_out_failed(struct flow *f, const char *why)
 	}
 	worker_add(&f->v->count->retries, 1);
 	flow_out_decide(f);
+}
+
+/* Is there an endpoint that is well, besides the one at hand? */
+static bool has_other(struct flow *f)
+{
+	struct worker *w = f->v->w;
+	const struct model_gateway *waypoint;
+	struct snap_route route, way;
+	struct snap_endpoint e;
+
+	if (f->workload_id == UINT32_MAX || f->attempts >= FLOW_ATTEMPTS_MAX || f->n_tried >= ELEMENTS(f->tried))
+		return false;
+	if (!w->snap || snapshot_route(w->snap, &f->destination, &route) != 0)
+		return false;
+	waypoint = snap_route_waypoint(&route);
+	if (waypoint && snapshot_route_gateway(w->snap, waypoint, &way) != 0)
+		return false;
+	f->tried[f->n_tried] = f->workload_id;
+	return pick_one(f, waypoint ? &way : &route, f->n_tried + 1u, &e) == 0 &&
+	       (!e.workload || !balance_is_out(w->balance, e.workload->id, loop_now_ms(w->loop)));
+}
+
+void flow_out_hesitate(struct flow *f, const char *why)
+{
+	if ((f->state == FLOW_REQUESTED || f->state == FLOW_WAITING) && has_other(f))
+		flow_out_failed(f, why);
 }
 
 void flow_out_timeout(struct flow *f)

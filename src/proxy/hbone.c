@@ -7,6 +7,7 @@
 #include "proxy/hbone.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -188,6 +189,7 @@ static void send_bytes(struct hbone *t, const uint8_t *data, size_t len)
 		}
 		n = MAX(n, 0);
 	}
+	t->unheard = true;
 	int r = bytes_append(&t->out, data + n, len - (size_t)n);
 	if (r == -ENOMEM)
 		no_memory(t);
@@ -438,6 +440,7 @@ static void on_readable(struct hbone *t)
 		return;
 	}
 	t->rx_ms = loop_now_ms(w->loop);
+	t->unheard = t->silent = false;
 	feed(t, w->net, (size_t)n);
 	charge_pieces(t);
 	if (share_contended(&w->share))
@@ -462,7 +465,6 @@ static int on_events(struct watch *w, uint32_t events)
 			error = errno;
 		if (error) {
 			worker_add(&t->v->count->tunnels_failed[FLOW_OUTBOUND], 1);
-			t->refused = error == ECONNREFUSED;
 			hbone_break(t, strerror(error));
 			return 0;
 		}
@@ -501,7 +503,7 @@ static struct hbone *hbone_new(struct worker_vm *v, int fd, bool server, struct 
 	t->conf = vm_conf_ref(v->conf);
 	t->fd = fd;
 	t->server = server;
-	t->connecting = !server;
+	t->connecting = t->unheard = !server;
 	t->read_max = WORKER_NET_SIZE;
 	t->rx_ms = loop_now_ms(v->w->loop);
 	list_init(&t->of_pool);
@@ -603,8 +605,54 @@ void hbone_flow_gone(struct hbone *t)
 		pool_tunnel_open(t->pool);
 }
 
+/*
+ * Does the peer's kernel still acknowledge what we send? A server that has lost
+ * its power does not, a process that is busy does. A retransmission may be the
+ * wire's fault, several in a row hardly are. Of a SYN the first says as much:
+ * it comes after a second.
+ */
+static void look_for_silence(struct hbone *t)
+{
+	struct tcp_info info = {};
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(t->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+		return;
+	t->unheard = info.tcpi_unacked || t->out.len;
+	t->silent = info.tcpi_retransmits >= (t->connecting ? 1 : HBONE_LOST_IN_A_ROW);
+}
+
+/*
+ * Requests that a silent peer has not taken go to others, new ones get another
+ * tunnel to it: that one opens as soon as there is a server again. What is open
+ * may go on yet, unless the mesh has lost the peer as well.
+ */
+static void listen_for(struct hbone *t, uint64_t now_ms)
+{
+	static const char why[] = "the peer acknowledges nothing";
+
+	if (!t->pool || !t->unheard || now_ms - t->rx_ms < HBONE_UNHEARD_MS)
+		return;
+	look_for_silence(t);
+	if (!t->silent) {
+		if (!list_empty(&t->pool->waiting) && hbone_takes_streams(t))
+			pool_tunnel_open(t->pool);
+		return;
+	}
+	if (t->v->w->snap && !snapshot_workload_by_ip(t->v->w->snap, &t->remote.ip)) {
+		worker_add(&t->v->count->tunnels_failed[FLOW_OUTBOUND], !t->open);
+		hbone_break(t, "the peer acknowledges nothing and has left the mesh");
+		return;
+	}
+	list_for_each_safe(l, &t->flows)
+		flow_out_hesitate(list_entry(l, struct flow, of_other), why);
+	pool_tunnel_silent(t->pool, why);
+}
+
 void hbone_tick(struct hbone *t, uint64_t now_ms)
 {
+	if (!t->broken)
+		listen_for(t, now_ms);
 	if (!t->open || t->broken)
 		return;
 	bool waits = t->watch.put_off.next && !list_empty(&t->watch.put_off);	/* what the peer says is not read */

@@ -15,6 +15,8 @@ enum {
 	HBONE_OPEN_TIMEOUT_MS = 10000,
 	HBONE_IDLE_MS = 300 * 1000,	/* without streams, one that we dialled is closed */
 	HBONE_REST_MS = 5000,		/* quiet for so long: expanded keys go */
+	HBONE_UNHEARD_MS = 1000,	/* nothing came for so long since something went out: does its kernel acknowledge that? */
+	HBONE_LOST_IN_A_ROW = 2,	/* by so many timeouts of retransmission it does not, 600 ms at least */
 	HBONE_PING_MS = 10000,		/* nothing came for so long: is the peer there? */
 	HBONE_PING_TIMEOUT_MS = 20000,
 };
@@ -33,13 +35,14 @@ struct hbone {
 	int fd;
 	bool server : 1;
 	bool connecting : 1;
-	bool refused : 1;		/* nobody listens there: its kernel says so at once */
 	bool open : 1;			/* h2 is there */
 	bool broken : 1;		/* ends at the next occasion */
 	bool draining : 1;
 	bool faulty : 1;		/* the peer made a mistake, which it is told */
 	bool counted : 1;		/* server: in the VM's tunnels */
 	bool handshaking : 1;		/* and in its handshakes */
+	bool unheard : 1;		/* bytes went out since any last came */
+	bool silent : 1;		/* dialled: the peer's kernel does not acknowledge them, so no new streams */
 	struct vm_conf *conf;		/* of when it began: the handshake borrows from it */
 	struct tls_session *tls;
 	struct h2 h2;
@@ -77,7 +80,7 @@ static inline bool hbone_is_stuffed(const struct hbone *t)
 }
 static inline bool hbone_takes_streams(const struct hbone *t)
 {
-	return t->open && !t->broken && !t->draining && h2_can_open(&t->h2);
+	return t->open && !t->broken && !t->draining && !t->silent && h2_can_open(&t->h2);
 }
 
 /* h2_ops.room: lends @h a buffer of this turn. */

@@ -11,9 +11,9 @@
 #include "proxy/hbone.h"
 
 enum {
-	REFUSED_MS = 100,
+	NOT_THERE_MS = 100,
 	FIRST_BACKOFF_MS = 100,
-	MAX_BACKOFF_MS = 5000,
+	MAX_BACKOFF_MS = 1000,		/* ten handshakes a second at first, one later: no load to speak of */
 	FLOWS_A_TURN = 64,		/* so many are sent on their way at once: others have their turn */
 };
 
@@ -208,15 +208,16 @@ static int on_more(struct defer *d)
 }
 
 /*
- * A program that is not there is cheap to ask for, and starts in a moment: who
- * remembered for longer that it refused would refuse in its name, when another
- * worker's connections get through already.
+ * Who remembers that a peer was not there refuses in its name, when another
+ * worker's connections get through already. To ask for one is cheap: if it
+ * refuses a packet, and if it is silent a dial at a time, for which all wait.
+ * Only a handshake that fails takes work, on both sides.
  */
-static void leave_alone(struct pool_entry *p, bool refused, const char *why)
+static void leave_alone(struct pool_entry *p, bool not_there, const char *why)
 {
-	if (refused) {
+	if (not_there) {
 		p->backoff_ms = 0;
-		p->retry_ms = loop_now_ms(p->v->w->loop) + REFUSED_MS;
+		p->retry_ms = loop_now_ms(p->v->w->loop) + NOT_THERE_MS;
 	} else {
 		p->backoff_ms = p->backoff_ms ? MIN(p->backoff_ms * 2, (uint32_t)MAX_BACKOFF_MS) : FIRST_BACKOFF_MS;
 		p->retry_ms = loop_now_ms(p->v->w->loop) + p->backoff_ms;
@@ -240,7 +241,7 @@ static void go_on(struct pool_entry *p, const struct hbone *failed)
 		return;
 	if (!failed && dial(p, no_dial))
 		return;
-	leave_alone(p, failed && failed->refused, failed ? failed->why : no_dial);
+	leave_alone(p, failed && failed->connecting, failed ? failed->why : no_dial);
 	list_splice(&p->lost, &p->waiting);	/* a list of their own: they may come back to this very entry, and be told to wait */
 	fail_some(p);
 }
@@ -255,6 +256,12 @@ void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
 	list_unlink(&t->of_pool);
 	/* One that was retired while it was being opened (there is a new certificate) says nothing of the peer. */
 	go_on(p, was_open || t->draining ? NULL : t);
+}
+
+void pool_tunnel_silent(struct pool_entry *p, const char *why)
+{
+	list_for_each_safe(l, &p->waiting)
+		flow_out_hesitate(list_entry(l, struct flow, waiting), why);
 }
 
 void pool_tick(struct worker_vm *v, uint64_t now_ms)

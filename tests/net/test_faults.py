@@ -952,3 +952,24 @@ def test_a_server_without_power_leaves_no_endpoints(mesh):
     # By gRPC's defaults a silent peer is noticed after 80 s.
     wait_until("its VM is out", lambda: not mesh.workload(vm) and mesh.endpoints("orders") == [mesh.vms["orders-1"].address + ":8080"], 60)
     mesh.load(shopper, vip).goes_on(who="orders-1").end()
+
+
+def test_what_goes_to_a_server_without_power_goes_elsewhere(mesh):
+    """Its peers' kernels have no answer: what they have not handed over yet goes to others, and what is open ends when the mesh has lost it, too."""
+    shopper, vip = served(mesh)
+    b, vm = mesh.nics["b"], mesh.vms["orders-2"]
+    held = []
+    with shopper.inside():
+        for _ in range(8):
+            held.append(socket.create_connection((vip, 8080), 30))     # they say nothing
+    load = mesh.load(shopper, vip, seconds=600).goes_on(who="orders-2")
+    mesh.power_off(b, [vm])
+    dead = time.time()
+    load.goes_on(200)
+    wait_until("its VM is out", lambda: not mesh.workload(vm), 60)
+    wait_until("those that it had are ended", lambda: [x for x in mesh.access(mesh.nics["a"]) if "has left the mesh" in (x.get("error") or "")], 60)
+    load.goes_on(200)
+    load.end()
+    assert not [r for r in load.failed() if r["at"] > dead], load.failed()
+    for c in held:
+        c.close()

@@ -752,6 +752,63 @@ static void a_peer_that_starts_late_is_soon_spoken_to(void **state)
 	close(s);
 }
 
+static void patient(struct vm_conf *c)
+{
+	c->limits.connect_timeout_ms = 3600 * 1000;
+}
+
+/* A port at which SYNs are lost, as at a server without power: its queue is full. Returns how many descriptors @ret_fds has. */
+static size_t be_silent(int n, int ret_fds[static 8])
+{
+	struct ip_port addr = { ip_at(n), SNAP_HBONE_PORT };
+	struct sockaddr_storage sa;
+	socklen_t len = ip_port_to_sockaddr(&addr, AF_INET, &sa);
+	size_t i = 0;
+
+	ret_fds[i++] = listen_at(&addr);
+	assert_int_equal(listen(ret_fds[0], 0), 0);
+	for (struct pollfd p = { .events = POLLOUT }; i < 8; ) {
+		p.fd = ret_fds[i++] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		assert_true(connect(p.fd, (struct sockaddr *)&sa, len) == 0 || errno == EINPROGRESS);
+		if (poll(&p, 1, 200) == 0)
+			return i;
+	}
+	fail_msg("a queue that is never full");
+	return 0;
+}
+
+static bool is_waited_for(void *arg)
+{
+	return __atomic_load_n(&((struct vm *)arg)->n_connections, __ATOMIC_RELAXED) == 1;
+}
+
+static void who_waits_for_a_silent_peer_goes_to_another_one(void **state)
+{
+	int quiet[8], c, s;
+	size_t n = be_silent(NOBODY, quiet);
+
+	(void)state;
+	configure(&rig.a, 0, client_leaf, CLIENT, "client", patient);
+	put_service("half", VIP + 1);
+	put_workload("nobody", NOBODY, "server", TUNNEL_HBONE, "shop/half", NULL);
+	publish();
+	c = dial(VIP + 1);
+	wait_until(is_waited_for, rig.a.vm[0]);
+	put_workload("server-2", SERVER_2, "server", TUNNEL_HBONE, "shop/half", NULL);
+	add_vm(&rig.b, "server-2", -1, listen_at(&(struct ip_port){ ip_at(SERVER_2), SNAP_HBONE_PORT }));
+	configure(&rig.b, 1, server_leaf, SERVER_2, "server-2", NULL);
+	publish();
+	s = take(rig.app_2);
+	say(c, "a");
+	hear(s, "a");
+	assert_int_equal(counters_of(rig.a.vm[0]).retries, 1);
+	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_failed[FLOW_OUTBOUND], 0);	/* it is asked still */
+	close(c);
+	close(s);
+	while (n)
+		close(quiet[--n]);
+}
+
 static void a_peer_with_another_identity_is_not_spoken_to(void **state)
 {
 	const struct flow_report *r;
@@ -1988,6 +2045,7 @@ int main(void)
 		T(the_next_endpoint_is_tried),
 		T(an_endpoint_whose_application_is_gone_is_passed_over),
 		T(a_peer_that_starts_late_is_soon_spoken_to),
+		T(who_waits_for_a_silent_peer_goes_to_another_one),
 		T(a_peer_with_another_identity_is_not_spoken_to),
 		T(a_destination_is_resolved_first),
 		T(what_the_mesh_does_not_know_is_refused_where_it_must_be),
