@@ -36,43 +36,34 @@ static void charge(struct hbone *t)
 	hbone_break(t, "too many bytes wait in this VM's proxy");
 }
 
-/* Nobody keeps others out by tunnels that he does not use: the one that has been without streams for longest goes. */
-static bool make_room(struct worker_vm *v)
-{
-	struct hbone *oldest = NULL;
-
-	list_for_each(l, &v->tunnels) {
-		struct hbone *t = list_entry(l, struct hbone, of_vm);
-
-		if (t->server && t->open && !t->broken && list_empty(&t->flows) && (!oldest || t->idle_ms < oldest->idle_ms))
-			oldest = t;
-	}
-	if (!oldest)
-		return false;
-	h2_goaway(&oldest->h2, H2_NO_ERROR);
-	hbone_break(oldest, "another tunnel needed its place");
-	return true;
-}
-
 /* A peer that has not shown yet who it is may keep others of the same VM waiting, and nobody else. */
 static bool count_in(struct worker_vm *v)
 {
-	const struct vm_limits *limits = &v->conf->limits;
-	struct vm *vm = v->vm;
+	if (__atomic_add_fetch(&v->vm->n_handshakes, 1, __ATOMIC_RELAXED) <= v->conf->limits.handshakes)
+		return true;
+	__atomic_sub_fetch(&v->vm->n_handshakes, 1, __ATOMIC_RELAXED);
+	worker_over(v, VM_B_HANDSHAKES);
+	return false;
+}
 
-	if (__atomic_add_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED) > limits->tunnels) {
-		worker_over(v, VM_B_TUNNELS);
-		if (!make_room(v)) {		/* what was found is gone at the end of this turn */
-			__atomic_sub_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED);
-			return false;
-		}
-	}
-	if (__atomic_add_fetch(&vm->n_handshakes, 1, __ATOMIC_RELAXED) > limits->handshakes) {
-		__atomic_sub_fetch(&vm->n_handshakes, 1, __ATOMIC_RELAXED);
-		__atomic_sub_fetch(&vm->n_tunnels, 1, __ATOMIC_RELAXED);
-		worker_over(v, VM_B_HANDSHAKES);
+/*
+ * Only who has shown who it is takes a place, and another's only by peer_share.h's
+ * rule. What had it is gone at the end of this turn.
+ */
+static bool take_place(struct hbone *t)
+{
+	struct worker_vm *v = t->v;
+	struct hbone *other;
+
+	t->counted = true;
+	if (__atomic_add_fetch(&v->vm->n_tunnels, 1, __ATOMIC_RELAXED) <= v->conf->limits.tunnels)
+		return true;
+	worker_over(v, VM_B_TUNNELS);
+	other = peer_share_makes_room(t);
+	if (!other)
 		return false;
-	}
+	h2_goaway(&other->h2, H2_NO_ERROR);
+	hbone_break(other, "another tunnel needed its place");
 	return true;
 }
 
@@ -86,6 +77,7 @@ static void end_handshake(struct hbone *t)
 static void count_out(struct hbone *t)
 {
 	end_handshake(t);
+	peer_share_leave(t);
 	if (t->counted)
 		__atomic_sub_fetch(&t->v->vm->n_tunnels, 1, __ATOMIC_RELAXED);
 	t->counted = false;
@@ -338,6 +330,14 @@ static void opened(struct hbone *t)
 		hbone_break(t, "the peer speaks no HTTP/2");
 		return;
 	}
+	if (t->server && peer_share_join(t) < 0) {
+		no_memory(t);
+		return;
+	}
+	if (t->server && !take_place(t)) {
+		hbone_break(t, "there are as many tunnels as there may be");
+		return;
+	}
 	t->open = true;
 	tls_hold(t->tls);
 	if (h2_init(&t->h2, t->server, NULL, &hbone_stream_ops) < 0) {
@@ -508,6 +508,7 @@ static struct hbone *hbone_new(struct worker_vm *v, int fd, bool server, struct 
 	t->rx_ms = loop_now_ms(v->w->loop);
 	list_init(&t->of_pool);
 	list_init(&t->of_vm);
+	list_init(&t->of_share);
 	list_init(&t->flows);
 	list_init(&t->stalled);
 	list_init(&t->dirty);
@@ -564,12 +565,11 @@ void hbone_accept(struct worker_vm *v, int fd, const struct ip_port *src, const 
 		if (v->conf->server)
 			worker_over(v, VM_B_MEMORY);
 		__atomic_sub_fetch(&v->vm->n_handshakes, 1, __ATOMIC_RELAXED);
-		__atomic_sub_fetch(&v->vm->n_tunnels, 1, __ATOMIC_RELAXED);
 		worker_add(&v->count->tunnels_failed[FLOW_INBOUND], 1);
 		close_fd(fd);
 		return;
 	}
-	t->counted = t->handshaking = true;
+	t->handshaking = true;
 	t->local = *dst;
 	t->remote = *src;
 }

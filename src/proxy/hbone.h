@@ -2,6 +2,7 @@
 #include "base/bytes.h"
 #include "mesh/tls.h"
 #include "proto/h2.h"
+#include "proxy/peer_share.h"
 #include "proxy/worker_internal.h"
 
 /*
@@ -26,6 +27,8 @@ struct hbone {
 	struct pool_entry *pool;	/* one that we dialled */
 	struct list of_pool;
 	struct list of_vm;
+	struct list of_share;
+	struct peer_share *share;	/* server, once the peer is known */
 	struct list flows;
 	struct list stalled;		/* flows that wait for it to take bytes */
 	struct list dirty;		/* in the worker's list */

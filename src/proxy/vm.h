@@ -46,7 +46,7 @@ struct vm_limits {			/* vm_conf_new() fills in the defaults */
 	uint64_t buffered_bytes;	/* in user memory, all connections and tunnels together; 64 MiB */
 	uint64_t teed_bytes;		/* copied of its conversations with registries, a second; 8 MiB */
 	uint32_t handshakes;		/* inbound tunnels that are not open yet; 512 */
-	uint32_t tunnels;		/* inbound ones; 4096 */
+	uint32_t tunnels;		/* inbound ones that are open; 4096 */
 	uint32_t connect_timeout_ms;	/* of one attempt; 5000 */
 	uint32_t resolve_timeout_ms;	/* 5000 */
 	uint32_t idle_timeout_s;	/* of a connection; 0: none */
@@ -59,8 +59,8 @@ struct vm {				/* fixed, but for atomics */
 	int outbound_fd;		/* listeners; closed with the last reference; -1: none */
 	int inbound_fd;
 	uint32_t n_connections;		/* atomic, of all workers */
-	uint32_t n_tunnels;		/* likewise: inbound ones */
-	uint32_t n_handshakes;		/* likewise: of these, those that are not open yet */
+	uint32_t n_tunnels;		/* likewise: inbound ones that are open */
+	uint32_t n_handshakes;		/* likewise: those that are not yet */
 	uint64_t buffered_bytes;	/* atomic, of all workers */
 	struct pace pace;		/* of connections that it opens */
 	struct pace teed;		/* of bytes that are copied */

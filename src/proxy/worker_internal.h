@@ -116,6 +116,7 @@ struct worker_vm {
 	struct list flows;
 	struct list from_neighbours;	/* flows of other VMs of this process to this one: struct flow.of_other */
 	struct list tunnels;
+	struct map shares;		/* struct peer_share: of those that we serve */
 	struct map pool;		/* struct pool_entry: tunnels that we dial */
 	struct timer drain_timer;
 	uint32_t drain_ms;		/* once it has lingered */

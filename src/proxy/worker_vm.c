@@ -317,6 +317,7 @@ static int vm_add(struct worker *w, struct vm_conf *c)
 		list_init(&v->paced);
 		list_init(&v->from_neighbours);
 		map_init(&v->pool);
+		map_init(&v->shares);
 		r = vm_begin(v);
 	}
 	if (r < 0) {
@@ -383,6 +384,7 @@ static int really_free(struct defer *d)
 	map_remove(&w->vms, &v->link);
 	forget_addresses(v);
 	pool_free_all(v);
+	map_deinit(&v->shares);
 	vm_conf_unref(v->conf);
 	*m = (struct removed_mail){ .mail.fn = removed, .w = w, .vm = v->vm };
 	worker_post(w, &m->mail);	/* behind the reports of its last connections */

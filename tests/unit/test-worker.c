@@ -1500,6 +1500,7 @@ static bool exchange(int fd, struct tls_session *t)
 	size_t n = tls_take(t, wire, sizeof(wire));
 	struct tls_in in = { .data = wire, .out = plain, .out_size = sizeof(plain) };
 	ssize_t r;
+	int end;
 
 	if (n)
 		one_more_try(fd, wire, n);
@@ -1507,25 +1508,41 @@ static bool exchange(int fd, struct tls_session *t)
 	if (r <= 0)
 		return false;
 	in.len = (size_t)r;
-	assert_int_equal(tls_feed(t, &in), 0);
-	return true;
+	end = tls_feed(t, &in);
+	assert_true(end == 0 || end == TLS_E_CLOSED);
+	return end == 0;
 }
 
-/* A peer of the mesh that has opened a tunnel to the server, and does nothing with it; -1: it was not let in. */
-static int idle_tunnel(void)
+/* HEADERS of a CONNECT to the server (RFC 7541: literals that are not indexed). */
+static size_t connect_frame(uint8_t *to, unsigned stream)
 {
-	static const uint8_t start[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";
+	struct ip_port addr = at(SERVER, APP_PORT);
+	char authority[IP_PORT_TEXT_LEN];
+	size_t len = strlen(ip_port_format(&addr, authority));
+	const uint8_t head[] = { 0, 0, (uint8_t)(9 + 2 + len), 1, 4, 0, 0, 0, (uint8_t)stream, 2, 7, 'C', 'O', 'N', 'N', 'E', 'C', 'T', 1, (uint8_t)len };
+
+	memcpy(to, head, sizeof(head));
+	memcpy(to + sizeof(head), authority, len);
+	return sizeof(head) + len;
+}
+
+/* A peer of the mesh that has opened a tunnel to the server, and begun so many streams; -1: it was not let in. */
+static int tunnel_with(const struct pki_leaf *leaf, unsigned n_streams)
+{
+	uint8_t start[1024] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";
 	struct ip_port addr = at(SERVER, SNAP_HBONE_PORT);
-	struct tls_ctx *ctx = ctx_of(TLS_CLIENT, client_leaf);
+	struct tls_ctx *ctx = ctx_of(TLS_CLIENT, leaf);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct iovec iov = { (void *)(uintptr_t)start, sizeof(start) };	/* the last zero is the frame's */
+	struct iovec iov = { start, 24 + 9 };	/* the preface, SETTINGS */
 	struct sockaddr_storage sa;
 	socklen_t len = ip_port_to_sockaddr(&addr, AF_INET, &sa);
 	struct tls_session *t;
-	uint8_t wire[1024];
+	uint8_t wire[2048];
 	bool open = true;
 	size_t n;
 
+	for (unsigned i = 0; i < n_streams; i++)
+		iov.iov_len += connect_frame(start + iov.iov_len, 2 * i + 1);
 	set_timeouts(fd);
 	assert_int_equal(connect(fd, (struct sockaddr *)&sa, len), 0);
 	assert_int_equal(tls_session_new(ctx, NULL, &t), 0);
@@ -1541,6 +1558,11 @@ static int idle_tunnel(void)
 	if (!open)
 		close(fd);
 	return open ? fd : -1;
+}
+
+static int idle_tunnel(void)
+{
+	return tunnel_with(client_leaf, 0);
 }
 
 static void four_tunnels(struct vm_conf *c)
@@ -1605,6 +1627,44 @@ static void tunnels_that_are_used_stay(void **state)
 	hear_end(s);
 	close(s);
 	assert_int_equal(counters_of(rig.b.vm[0]).over_budget[VM_B_TUNNELS], 1);
+}
+
+/* One identity with a stream on each of its tunnels has them all, until others come: then it has as many as they. */
+static void one_identity_does_not_hold_all_tunnels(void **state)
+{
+	int flood[4], streams[5], fresh[2], first, second;
+
+	(void)state;
+	configure(&rig.b, 0, server_leaf, SERVER, "server", four_tunnels);
+	for (int i = 0; i < 4; i++) {
+		flood[i] = tunnel_with(client_leaf, i == 1 ? 1 : 2);
+		assert_true(flood[i] >= 0);
+		streams[i] = take(rig.app);
+		fresh[0] = i == 1 ? -1 : take(rig.app);
+		close_fd(fresh[0]);
+	}
+	assert_int_equal(tunnel_with(client_leaf, 1), -1);	/* it has its share: all */
+	first = tunnel_with(server_leaf, 1);
+	assert_true(first >= 0);
+	fresh[0] = take(rig.app);
+	drain_to_end(flood[1]);					/* with the fewest streams */
+	second = tunnel_with(server_leaf, 1);
+	assert_true(second >= 0);
+	fresh[1] = take(rig.app);
+	assert_int_equal(tunnel_with(server_leaf, 1), -1);	/* two and two */
+	assert_int_equal(tunnel_with(client_leaf, 1), -1);
+	say(fresh[0], "a");
+	say(fresh[1], "a");
+	assert_int_equal(counters_of(rig.b.vm[0]).over_budget[VM_B_TUNNELS], 5);
+	for (int i = 0; i < 4; i++)
+		close(streams[i]);
+	close(flood[0]);
+	close(flood[2]);
+	close(flood[3]);
+	close(first);
+	close(second);
+	close(fresh[0]);
+	close(fresh[1]);
 }
 
 static void budgets_hold(void **state)
@@ -2070,6 +2130,7 @@ int main(void)
 		T(strangers_at_the_door_are_limited),
 		T(who_holds_tunnels_for_nothing_keeps_nobody_out),
 		T(tunnels_that_are_used_stay),
+		T(one_identity_does_not_hold_all_tunnels),
 		T(budgets_hold),
 		T(connections_beyond_the_rate_wait_and_are_served),
 		T(the_client_s_worker_may_want_memory_at_any_time),
