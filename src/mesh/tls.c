@@ -279,12 +279,14 @@ struct tls_session *tls_session_free(struct tls_session *s)
 	return NULL;
 }
 
-void tls_rest(struct tls_session *s)
+bool tls_rest(struct tls_session *s)
 {
 	if (!s->hs)
 		tls13_rest(&s->records);
-	if (!s->part.len)
-		bytes_clear(&s->part);
+	if (s->part.len || !s->part.size)
+		return false;
+	bytes_clear(&s->part);
+	return true;
 }
 
 void tls_hold(struct tls_session *s)

@@ -139,8 +139,8 @@ MUST_CHECK int tls_shutdown(struct tls_session *s);
 
 /* Much hangs on this connection, which is open: its buffer for records that come in parts stays until tls_rest(), so that they do not fail for want of one. */
 void tls_hold(struct tls_session *s);
-/* The connection is idle: drops what can be made again (expanded keys, 2 kB; that buffer). Of the keys it wakes without memory. */
-void tls_rest(struct tls_session *s);
+/* The connection is idle: drops what can be made again (expanded keys, 2 kB; that buffer). Of the keys it wakes without memory. True: that buffer has gone. */
+bool tls_rest(struct tls_session *s);
 /* Before bytes are read for one that holds: has that buffer again. -ENOMEM: what is read might be lost, so it had better wait where it is. */
 MUST_CHECK int tls_wake(struct tls_session *s);
 

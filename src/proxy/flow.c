@@ -48,7 +48,6 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 	f->workload_id = UINT32_MAX;
 	f->counted = true;
 	sock_init(&f->local);
-	sock_init(&f->far);
 	list_init(&f->of_other);
 	list_init(&f->waiting);
 	list_init(&f->stream.blocked);
@@ -162,7 +161,7 @@ static void leave_tunnel(struct flow *f, bool clean)
 {
 	struct hbone *t = f->tunnel;
 
-	if (f->pool)
+	if (!f->has_far && f->pool)
 		pool_leave(f);
 	if (!t)
 		return;
@@ -175,11 +174,22 @@ static void leave_tunnel(struct flow *f, bool clean)
 	hbone_flow_gone(t);
 }
 
+/* Its place is that of a stream again. */
+static void leave_far(struct flow *f, bool rst)
+{
+	if (!f->has_far)
+		return;
+	unbuffer(f, sock_close(&f->far, rst));
+	f->has_far = false;
+	f->stream = (struct h2_stream){};
+	f->pool = NULL;
+	list_init(&f->stream.blocked);
+}
+
 void flow_leave(struct flow *f)
 {
 	leave_tunnel(f, false);
-	unbuffer(f, sock_close(&f->far, true));
-	sock_init(&f->far);
+	leave_far(f, true);
 }
 
 static void count_end_at(struct vm_counters *c, enum flow_direction direction, enum flow_result result, bool opened)
@@ -263,7 +273,7 @@ void flow_end(struct flow *f, enum flow_result result, const char *why)
 	list_unlink(&f->waiting);
 	leave_tunnel(f, result == FLOW_OK || f->refused);
 	unbuffer(f, sock_close(&f->local, result != FLOW_OK));
-	unbuffer(f, sock_close(&f->far, result != FLOW_OK));
+	leave_far(f, result != FLOW_OK);
 	if (f->workload_id != UINT32_MAX)
 		balance_closed(w->balance, f->workload_id);
 	f->workload_id = UINT32_MAX;
@@ -273,6 +283,7 @@ void flow_end(struct flow *f, enum flow_result result, const char *why)
 	if (f->counted)
 		__atomic_sub_fetch(&f->v->vm->n_connections, 1, __ATOMIC_RELAXED);
 	__atomic_store_n(&w->load.n_flows, w->load.n_flows - 1, __ATOMIC_RELAXED);
+	f->free_defer = (struct defer){};
 	loop_defer(w->loop, &f->free_defer, really_free);
 }
 
@@ -283,6 +294,8 @@ int flow_take_local(struct flow *f, int fd, bool connecting)
 
 int flow_take_far(struct flow *f, int fd, bool connecting)
 {
+	f->has_far = true;
+	sock_init(&f->far);
 	return sock_add(&f->far, f->v->w->loop, fd, connecting, on_far);
 }
 
@@ -292,6 +305,7 @@ void flow_open(struct flow *f)
 
 	f->state = FLOW_OPEN;
 	f->opened = true;
+	f->tee_lost[0] = f->tee_lost[1] = 0;
 	f->connect_ms = (uint32_t)(loop_now_ms(w->loop) - f->started_ms);
 	f->active_ms = loop_now_ms(w->loop);
 	timer_cancel(&f->timer);

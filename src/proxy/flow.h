@@ -43,26 +43,34 @@ struct flow {
 	struct list of_other;		/* among the flows of @tunnel, or of @target: it has one of them at most */
 	struct list waiting;		/* parked, no_socket, pool entry, or tunnel's stalled */
 	struct sock local;
-	struct sock far;
-	struct h2_stream stream;
+	union {				/* the other side; what it does not have takes no room */
+		struct sock far;	/* if @has_far */
+		struct {		/* if not */
+			struct h2_stream stream;
+			struct pool_entry *pool;	/* while it waits for a tunnel of it */
+		};
+	};
 	struct hbone *tunnel;
-	struct pool_entry *pool;	/* while it waits for a tunnel of it */
 	struct worker_vm *target;	/* a VM of this process that it reaches directly */
-	struct timer timer;		/* of connecting and of deciding */
-	struct defer free_defer;
+	union {
+		struct timer timer;	/* of connecting and of deciding */
+		struct defer free_defer;	/* of FLOW_DEAD */
+	};
 	struct flow_peer *peer;
 	uint64_t bytes_sent;		/* by the client */
 	uint64_t bytes_received;
 	uint64_t active_ms;		/* when bytes last moved */
-	uint32_t tried[FLOW_ATTEMPTS_MAX];
+	union {
+		uint32_t tried[FLOW_ATTEMPTS_MAX - 1];	/* until it is @opened; after the last one nothing is picked any more */
+		uint32_t tee_lost[2];	/* from then on: bytes; at most UINT32_MAX */
+	};
 	uint32_t workload_id;		/* of the endpoint at hand, known to the balancer; UINT32_MAX: none */
 	uint32_t connect_ms;
 	uint32_t reported_s;		/* last progress; monotonic */
-	uint32_t tee_lost[2];		/* bytes; at most UINT32_MAX */
 	enum flow_direction direction : 8;	/* fixed */
 	enum flow_state state : 8;
-	uint8_t n_tried;
-	uint8_t attempts;
+	uint16_t n_tried : 2;
+	uint16_t attempts : 3;
 	bool tee : 1;
 	bool tee_begun : 1;
 	bool asked : 1;			/* the main thread was asked to resolve the destination */
@@ -73,10 +81,11 @@ struct flow {
 	bool opened : 1;
 	bool hbone : 1;
 	bool refused : 1;		/* inbound: its CONNECT was answered with an error */
+	bool has_far : 1;
 	char *why;
 };
 
-_Static_assert(sizeof(struct flow) <= 472, "a connection costs little besides its sockets");
+_Static_assert(sizeof(struct flow) <= 376, "a connection costs little besides its sockets");
 
 /* A new flow of @v in state DECIDING. NULL: out of memory, or over the VM's budget (which is counted). */
 struct flow *flow_new(struct worker_vm *v, enum flow_direction direction);

@@ -666,6 +666,9 @@ void hbone_tick(struct hbone *t, uint64_t now_ms)
 		t->ping_ms = now_ms;
 		h2_ping(&t->h2);
 	} else if (now_ms - t->rx_ms > HBONE_REST_MS) {
-		tls_rest(t->tls);
+		struct worker_load *load = &t->v->w->load;
+
+		if (tls_rest(t->tls))
+			__atomic_store_n(&load->n_rests, load->n_rests + 1, __ATOMIC_RELAXED);
 	}
 }

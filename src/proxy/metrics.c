@@ -82,22 +82,28 @@ struct series {
 	char text[];			/* labels as they are written, without braces */
 };
 
+enum { ENDS = 3, OPEN_FIRST_SLOTS = 64 };	/* source, destination, upstream */
+
+/* There is one for each connection, idle ones too: its addresses take 6 bytes each if they are IPv4. */
 struct open_flow {
-	struct map_link link;		/* by @id */
+	struct open_flow *next;		/* in the table */
 	uint64_t id;
 	struct series *series;
 	uint64_t sent, received;	/* counted so far, as the client sees it */
 	int64_t start_ms;
-	struct ip_port source, destination, upstream;
-	bool inbound;
-	bool hbone;
 	struct vm *vm;			/* a reference */
 	struct flow_peer *peer;		/* a reference, or NULL */
+	bool inbound : 1;
+	bool hbone : 1;
+	bool v4 : 1;			/* all of @ends are */
+	uint8_t ends[];
 };
 
 struct metrics {
 	struct map series;
-	struct map open;
+	struct open_flow **open;	/* table by id */
+	size_t n_slots;			/* a power of two, or 0 */
+	size_t n_open;
 	struct series *other;
 	uint64_t untracked;		/* connections over METRICS_OPEN_MAX */
 };
@@ -243,44 +249,127 @@ static struct series *series_of(struct metrics *m, const struct flow_report *r, 
 
 /* --- connections --- */
 
-static struct open_flow *open_find(const struct metrics *m, uint64_t id)
+/* Ids are numbers of ours, one after the other, behind that of a worker: nobody else chooses them. */
+static struct open_flow **open_slot(const struct metrics *m, uint64_t id)
 {
-	struct map_link *l = map_find(&m->open, &id, sizeof(id));
-
-	return l ? container_of(l, struct open_flow, link) : NULL;
+	return &m->open[(id >> 8 ^ id << 6 ^ id >> 56) & (m->n_slots - 1)];
 }
 
-static void open_drop(struct metrics *m, struct open_flow *f)
+/* The place that leads to it, or where it would be. */
+static struct open_flow **open_place(const struct metrics *m, uint64_t id)
 {
-	map_remove(&m->open, &f->link);
+	struct open_flow **p = open_slot(m, id);
+
+	while (*p && (*p)->id != id)
+		p = &(*p)->next;
+	return p;
+}
+
+static struct open_flow *open_find(const struct metrics *m, uint64_t id)
+{
+	return m->n_slots ? *open_place(m, id) : NULL;
+}
+
+/* To @n_slots, a power of two. */
+static int open_resize(struct metrics *m, size_t n_slots)
+{
+	struct open_flow **old = m->open, **slots = calloc(n_slots, sizeof(struct open_flow *));
+	size_t n_old = m->n_slots;
+
+	if (!slots)
+		return -ENOMEM;
+	m->open = slots;
+	m->n_slots = n_slots;
+	for (size_t i = 0; i < n_old; i++) {
+		struct open_flow *next;
+
+		for (struct open_flow *f = old[i]; f; f = next) {
+			next = f->next;
+			f->next = *open_slot(m, f->id);
+			*open_slot(m, f->id) = f;
+		}
+	}
+	free(old);
+	return 0;
+}
+
+static void open_free(struct open_flow *f)
+{
 	vm_unref(f->vm);
 	flow_peer_unref(f->peer);
 	free(f);
 }
 
+static void open_drop(struct metrics *m, struct open_flow *f)
+{
+	*open_place(m, f->id) = f->next;
+	m->n_open--;
+	open_free(f);
+	/* When a wave of them has gone, so does its table; without memory it stays. */
+	if (m->n_slots > OPEN_FIRST_SLOTS && m->n_open < m->n_slots / 8)
+		(void)!open_resize(m, m->n_slots / 4);
+}
+
+static size_t end_size(bool v4)
+{
+	return (v4 ? sizeof(struct in_addr) : sizeof(struct ip)) + sizeof(uint16_t);
+}
+
+static void put_end(struct open_flow *f, size_t i, const struct ip_port *end)
+{
+	size_t size = end_size(f->v4), n_ip = size - sizeof(end->port);
+
+	memcpy(f->ends + i * size, end->ip.b + sizeof(end->ip.b) - n_ip, n_ip);
+	memcpy(f->ends + i * size + n_ip, &end->port, sizeof(end->port));
+}
+
+static struct ip_port get_end(const struct open_flow *f, size_t i)
+{
+	size_t size = end_size(f->v4), n_ip = size - sizeof(uint16_t);
+	struct ip_port end = {};
+
+	if (f->v4)
+		end.ip = ip_from_v4(f->ends + i * size);
+	else
+		memcpy(end.ip.b, f->ends + i * size, n_ip);
+	memcpy(&end.port, f->ends + i * size + n_ip, sizeof(end.port));
+	return end;
+}
+
+static struct open_flow *open_new(const struct flow_report *r)
+{
+	bool v4 = ip_is_v4(&r->source.ip) && ip_is_v4(&r->destination.ip) && ip_is_v4(&r->upstream.ip);
+	struct open_flow *f = calloc(1, offsetof(struct open_flow, ends) + ENDS * end_size(v4));
+
+	if (!f)
+		return NULL;
+	f->v4 = v4;
+	put_end(f, 0, &r->source);
+	put_end(f, 1, &r->destination);
+	put_end(f, 2, &r->upstream);
+	return f;
+}
+
 static void open_add(struct metrics *m, const struct flow_report *r, struct series *s)
 {
-	struct open_flow *f = m->open.n < METRICS_OPEN_MAX ? calloc(1, sizeof(*f)) : NULL;
+	struct open_flow *f = NULL;
 
+	if (m->n_open < METRICS_OPEN_MAX && (m->n_open < m->n_slots || open_resize(m, MAX(m->n_slots * 2, (size_t)OPEN_FIRST_SLOTS)) == 0))
+		f = open_new(r);
 	if (!f) {
 		m->untracked++;
 		return;
 	}
 	f->id = r->id;
-	if (map_add(&m->open, &f->link, &f->id, sizeof(f->id)) < 0) {
-		free(f);
-		m->untracked++;
-		return;
-	}
 	f->series = s;
 	f->start_ms = r->start_ms;
-	f->source = r->source;
-	f->destination = r->destination;
-	f->upstream = r->upstream;
 	f->vm = vm_ref(r->vm);
 	f->peer = r->peer ? flow_peer_ref(r->peer) : NULL;
 	f->inbound = r->direction == FLOW_INBOUND;
 	f->hbone = r->hbone;
+	f->next = *open_slot(m, f->id);
+	*open_slot(m, f->id) = f;
+	m->n_open++;
 }
 
 static void count_bytes(struct open_flow *f, const struct flow_report *r)
@@ -366,7 +455,7 @@ int metrics_write(const struct metrics *m, struct bytes *out)
 	for (int c = 0; c < _COUNTER_N && r == 0; c++)
 		r = write_counter(m, (enum counter)c, out);
 	if (r == 0)
-		r = metrics_line(out, "istio_tcp_sockets_open", "gauge", NULL, NULL, m->open.n);
+		r = metrics_line(out, "istio_tcp_sockets_open", "gauge", NULL, NULL, m->n_open);
 	if (r == 0)
 		r = metrics_line(out, "outrigger_proxy_series", "gauge", NULL, NULL, m->series.n);
 	if (r == 0)
@@ -376,16 +465,17 @@ int metrics_write(const struct metrics *m, struct bytes *out)
 
 size_t metrics_n_open(const struct metrics *m)
 {
-	return m->open.n;
+	return m->n_open;
 }
 
 static json_t *connection_json(const struct open_flow *f, int64_t now_ms)
 {
 	char source[IP_PORT_TEXT_LEN], destination[IP_PORT_TEXT_LEN], upstream[IP_PORT_TEXT_LEN];
+	const struct ip_port ends[ENDS] = { get_end(f, 0), get_end(f, 1), get_end(f, 2) };
 
 	return json_pack("{s:I s:s s:s s:s s:s s:s s:s s:b s:I s:I s:I}", "id", (json_int_t)f->id, "vm", f->vm->id,
-			 "direction", f->inbound ? "inbound" : "outbound", "source", ip_port_format(&f->source, source),
-			 "destination", ip_port_format(&f->destination, destination), "upstream", ip_port_format(&f->upstream, upstream),
+			 "direction", f->inbound ? "inbound" : "outbound", "source", ip_port_format(&ends[0], source),
+			 "destination", ip_port_format(&ends[1], destination), "upstream", ip_port_format(&ends[2], upstream),
 			 "peer", f->peer ? f->peer->identity : "", "hbone", f->hbone, "bytes_sent", (json_int_t)f->sent,
 			 "bytes_received", (json_int_t)f->received, "age_ms", (json_int_t)(now_ms - f->start_ms));
 }
@@ -395,14 +485,12 @@ json_t *metrics_connections(const struct metrics *m, size_t max, int64_t now_ms)
 	json_t *list = json_array();
 	size_t n = 0;
 
-	map_for_each(l, &m->open) {
-		if (!list || n++ == max)
-			break;
-		if (json_array_append_new(list, connection_json(container_of(l, struct open_flow, link), now_ms)) < 0) {
-			json_decref(list);
-			return NULL;
-		}
-	}
+	for (size_t i = 0; i < m->n_slots && n < max && list; i++)
+		for (const struct open_flow *f = m->open[i]; f && n < max && list; f = f->next, n++)
+			if (json_array_append_new(list, connection_json(f, now_ms)) < 0) {
+				json_decref(list);
+				list = NULL;
+			}
 	return list;
 }
 
@@ -414,7 +502,6 @@ int metrics_new(struct metrics **ret_metrics)
 	if (!m)
 		return -ENOMEM;
 	map_init(&m->series);
-	map_init(&m->open);
 	for (int i = 0; i < _LABEL_N; i++)
 		values[i] = "_other";
 	m->other = series_get(m, values);
@@ -430,13 +517,16 @@ struct metrics *metrics_free(struct metrics *m)
 {
 	if (!m)
 		return NULL;
-	map_for_each(l, &m->open)
-		open_drop(m, container_of(l, struct open_flow, link));
+	for (size_t i = 0; i < m->n_slots; i++)
+		for (struct open_flow *f = m->open[i], *next; f; f = next) {
+			next = f->next;
+			open_free(f);
+		}
 	map_for_each(s, &m->series) {
 		map_remove(&m->series, s);
 		free(container_of(s, struct series, link));
 	}
-	map_deinit(&m->open);
+	free(m->open);
 	map_deinit(&m->series);
 	free(m);
 	return NULL;

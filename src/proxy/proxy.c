@@ -441,17 +441,33 @@ static void tell_dropped(struct proxy *p)
 	p->dropped_quiet_ms = now_ms + QUIET_MS;
 }
 
+static uint64_t count_rests(const struct proxy *p)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < p->n_workers; i++) {
+		struct worker_load load;
+
+		worker_load(p->workers[i], &load);
+		n += load.n_rests;
+	}
+	return n;
+}
+
 /*
  * What connections and handshakes took is free but not given back: malloc()
  * keeps a heap whose end is in use. It goes when a tick has passed without news
- * of a connection, and under traffic after many of them have ended. Such a wave
+ * of a connection (again when a tunnel has fallen quiet after that), and under
+ * traffic after many of them have ended. Such a wave
  * may take longer than a tick, so that it is done again until a tick has passed
  * in which none ended.
  */
 static void return_memory(struct proxy *p)
 {
 	size_t n = metrics_n_open(p->metrics), before = p->trimmed_open;
-	bool news = p->n_reports != p->reports_at_tick, rested = !news && p->reports_at_tick != p->reports_at_trim;
+	uint64_t rests = count_rests(p);
+	bool news = p->n_reports != p->reports_at_tick;
+	bool rested = !news && (p->reports_at_tick != p->reports_at_trim || rests != p->rests_at_trim);
 
 	p->reports_at_tick = p->n_reports;
 	p->most_open = MAX(p->most_open, n);
@@ -459,6 +475,7 @@ static void return_memory(struct proxy *p)
 		return;
 	malloc_trim(0);
 	p->reports_at_trim = p->n_reports;
+	p->rests_at_trim = rests;
 	p->most_open = n;
 	p->trimmed_open = !before || n + 1 < before ? n + 1 : 0;
 }

@@ -83,6 +83,7 @@ struct proxy {
 	size_t most_open;		/* connections, since memory was last given back */
 	uint64_t n_reports;		/* of connections */
 	uint64_t reports_at_tick, reports_at_trim;	/* how many there were at the last tick, and when memory was last given back */
+	uint64_t rests_at_trim;		/* likewise: how often tunnels had fallen quiet */
 	size_t trimmed_open;		/* one more than there were when it was last given back; 0: no wave of ends */
 	struct timer stop_timer;
 	bool stopping;

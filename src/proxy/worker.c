@@ -646,4 +646,5 @@ void worker_load(const struct worker *w, struct worker_load *ret_load)
 	ret_load->n_tunnels = __atomic_load_n(&w->load.n_tunnels, __ATOMIC_RELAXED);
 	ret_load->n_turns = __atomic_load_n(&w->load.n_turns, __ATOMIC_RELAXED);
 	ret_load->bytes_tls = __atomic_load_n(&w->load.bytes_tls, __ATOMIC_RELAXED);
+	ret_load->n_rests = __atomic_load_n(&w->load.n_rests, __ATOMIC_RELAXED);
 }

@@ -173,6 +173,60 @@ static void the_number_of_series_is_bounded(void **state)
 	assert_int_equal(value(g->m, "outrigger_proxy_series", ""), METRICS_SERIES_MAX);
 }
 
+/* The addresses of the connection @id, "source destination upstream", or "" when it is not open. */
+static void ends_of(const struct metrics *m, json_int_t id, char text[static 256])
+{
+	json_t *list = metrics_connections(m, SIZE_MAX, 0);
+	size_t i;
+	json_t *o;
+
+	*text = 0;
+	assert_non_null(list);
+	assert_int_equal(json_array_size(list), metrics_n_open(m));
+	json_array_foreach(list, i, o)
+		if (json_integer_value(json_object_get(o, "id")) == id)
+			snprintf(text, 256, "%s %s %s", json_string_value(json_object_get(o, "source")),
+				 json_string_value(json_object_get(o, "destination")), json_string_value(json_object_get(o, "upstream")));
+	json_decref(list);
+}
+
+/* As a worker numbers them: its own number in the low byte. The table grows with them, and shrinks. */
+static void open_connections_are_found_by_number_and_listed_with_their_addresses(void **state)
+{
+	enum { N = 3000 };
+	struct rig *g = *state;
+	struct flow_report r = report(g->vm, 0, FLOW_OPENED);
+	struct ip_port v6;
+	char text[256];
+
+	assert_int_equal(ip_port_parse("[2001:db8::1]:443", &v6), 0);
+	for (uint64_t i = 0; i < N; i++) {
+		r.id = i / 3 << 8 | i % 3;
+		r.upstream = i == 7 ? v6 : r.source;
+		r.source.port = (uint16_t)i;
+		metrics_report(g->m, &r, &self);
+	}
+	assert_int_equal(metrics_n_open(g->m), N);
+	ends_of(g->m, 2999 / 3 << 8 | 2999 % 3, text);
+	assert_string_equal(text, "10.0.0.1:2999 10.96.0.1:80 10.0.0.1:2998");
+	ends_of(g->m, 7 / 3 << 8 | 7 % 3, text);
+	assert_string_equal(text, "10.0.0.1:7 10.96.0.1:80 [2001:db8::1]:443");
+
+	r.event = FLOW_CLOSED;
+	for (uint64_t i = 0; i < N; i++) {
+		if (i == 7)
+			continue;
+		r.id = i / 3 << 8 | i % 3;
+		metrics_report(g->m, &r, &self);
+		metrics_report(g->m, &r, &self);	/* it is not there any more: counted as one that nobody saw opening */
+	}
+	assert_int_equal(metrics_n_open(g->m), 1);
+	ends_of(g->m, 7 / 3 << 8 | 7 % 3, text);
+	assert_string_equal(text, "10.0.0.1:7 10.96.0.1:80 [2001:db8::1]:443");
+	ends_of(g->m, 0, text);
+	assert_string_equal(text, "");
+}
+
 static void a_line_of_the_access_log_has_ztunnels_keys(void **state)
 {
 	struct rig *g = *state;
@@ -315,6 +369,7 @@ int main(void)
 		RIGGED(a_failure_has_its_flag),
 		RIGGED(a_hostile_name_does_not_break_a_line),
 		RIGGED(the_number_of_series_is_bounded),
+		RIGGED(open_connections_are_found_by_number_and_listed_with_their_addresses),
 		RIGGED(a_line_of_the_access_log_has_ztunnels_keys),
 		RIGGED(lines_of_two_writers_to_one_pipe_stay_whole),
 		RIGGED(a_slow_reader_loses_lines_and_nothing_waits),
