@@ -138,8 +138,9 @@ void waiting_settle(struct catalog *c, struct catalog_guest *g, uint64_t now_ns)
 				continue;
 			}
 			r = catalog_register(c, g, &u->o, now_ns);
+			u->for_address = r == CATALOG_E_UNPROVEN;	/* it was the guest's, and may be again */
 		}
-		if (r < 0 || r == CATALOG_E_PACED)
+		if (r < 0 || r == CATALOG_E_PACED || r == CATALOG_E_UNPROVEN)
 			i++;		/* not now either */
 		else
 			drop(g, i);

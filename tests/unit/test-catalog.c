@@ -548,6 +548,39 @@ static void what_waits_gives_way_to_what_is_said_later(void **state)
 	world_deinit(&w);
 }
 
+/* What waited for its turn waits for its address when the guest has lost that meanwhile. */
+static void what_waits_outlives_its_address(void **state)
+{
+	enum { LIFE = 3600 * SECOND };
+	struct observation o = obs(OBS_REGISTER, "zookeeper", "late", "late", 80);
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	w.catalog.claims_per_s = 10;
+	assert_ptr_equal(guest(&w, "tap0", 1, "10.0.0.7"), w.a);
+	for (unsigned i = 0; i <= CATALOG_CLAIMS_BURST; i++) {
+		assert_int_equal(register_one(&w, i, 80, 1000), 0);
+		assert_int_equal(deregister_one(&w, i, 1000), 0);
+	}
+	o.address = ip("10.0.0.7");
+	assert_int_equal(see(&w, &o, 1000), CATALOG_E_PACED);
+
+	struct guest_sighting alive = { .link = { .port = "tap0", .mac = { 2, 0, 0, 0, 0, 1 } }, .source = GUEST_BY_ARP, .ip = ip("10.0.0.1") };
+	struct guest *g;
+
+	assert_int_equal(guest_learn(&w.guests, &alive, LIFE, &g), 0);
+	guest_expire(&w.guests, LIFE + SECOND);
+	assert_false(guest_owns(w.a, &o.address));
+	catalog_retry(&w.catalog, 9000 * 1000000ull);
+	assert_int_equal(catalog_of(w.a)->n_claims, 0);
+	alive.ip = o.address;
+	assert_int_equal(guest_learn(&w.guests, &alive, LIFE + 2 * SECOND, &g), 0);
+	catalog_retry(&w.catalog, 20000 * 1000000ull);
+	assert_string_equal(only_claim(&w)->service, "late");
+	world_deinit(&w);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -568,6 +601,7 @@ int main(void)
 		cmocka_unit_test(a_flood_of_claims_hurts_its_guest_only),
 		cmocka_unit_test(new_claims_have_a_rate_and_the_last_ones_wait),
 		cmocka_unit_test(what_waits_gives_way_to_what_is_said_later),
+		cmocka_unit_test(what_waits_outlives_its_address),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
