@@ -181,6 +181,16 @@ int watch_modify(struct watch *w, uint32_t events)
 	return r;
 }
 
+/* What this turn's wait has told of it is not dispatched any more. In its own callback that was all: a descriptor is told of once. */
+static void forget_events(struct loop *l, const struct watch *w)
+{
+	if (l->at_event < l->n_events && l->events[l->at_event].data.ptr == w)
+		return;
+	for (int i = l->at_event + 1; i < l->n_events; i++)
+		if (l->events[i].data.ptr == w)
+			l->events[i].data.ptr = NULL;
+}
+
 void watch_remove(struct watch *w)
 {
 	struct loop *l = w->loop;
@@ -193,9 +203,7 @@ void watch_remove(struct watch *w)
 		return;
 	}
 	epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
-	for (int i = l->at_event + 1; i < l->n_events; i++)
-		if (l->events[i].data.ptr == w)
-			l->events[i].data.ptr = NULL;
+	forget_events(l, w);
 }
 
 void watch_put_off(struct watch *w, uint32_t events, struct list *queue)
@@ -203,6 +211,7 @@ void watch_put_off(struct watch *w, uint32_t events, struct list *queue)
 	if (!w->loop || is_put_off(w))
 		return;
 	epoll_ctl(w->loop->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
+	forget_events(w->loop, w);
 	w->ready = events & UINT8_MAX;
 	list_append(queue, &w->put_off);
 }

@@ -67,9 +67,11 @@ MUST_CHECK int watch_modify(struct watch *w, uint32_t events);
 void watch_remove(struct watch *w);	/* before the fd is closed; harmless when it is in no loop */
 
 /*
- * For a callback that has no time for @w now: nothing is heard of it until it
- * is taken up, so that the turns for which it waits cost nothing. @events are
- * those of the call; @queue is the caller's, and a watch that is removed leaves it.
+ * For who has no time for @w now: nothing is heard of it until it is taken up,
+ * so that the turns for which it waits cost nothing, also of what this turn has
+ * brought for it already. @events: those of the call in its callback; elsewhere 0,
+ * as the kernel tells again of what there is when it is taken up. @queue is the
+ * caller's, and a watch that is removed leaves it.
  */
 void watch_put_off(struct watch *w, uint32_t events, struct list *queue);
 /* Calls back with what had come and is still asked for. -ENOMEM, -ENOSPC: @w has kept its place, try again later. */

@@ -185,6 +185,59 @@ static void what_is_taken_up_may_be_put_off_again_or_removed(void **state)
 	busy_end(&b);
 }
 
+/* Of two that the same wait tells of, the first to be called puts off the other. */
+struct rivals {
+	struct watch w[2];
+	struct list queue;
+	int calls[2];
+};
+
+static struct rivals rivals;
+
+static int on_rival(struct watch *w, uint32_t events)
+{
+	size_t i = (size_t)(w - rivals.w);
+
+	(void)events;
+	rivals.calls[i]++;
+	if (rivals.w[!i].loop)
+		watch_put_off(&rivals.w[!i], 0, &rivals.queue);
+	return 0;
+}
+
+static void what_another_puts_off_is_quiet_at_once(void **state)
+{
+	int a[2], b[2];
+	struct loop *l;
+
+	(void)state;
+	rivals = (struct rivals){};
+	list_init(&rivals.queue);
+	assert_int_equal(loop_new(&l), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, a), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, b), 0);
+	assert_int_equal(watch_add(l, &rivals.w[0], a[0], EPOLLIN, false, on_rival), 0);
+	assert_int_equal(watch_add(l, &rivals.w[1], b[0], EPOLLIN, false, on_rival), 0);
+	assert_int_equal(write(a[1], "x", 1), 1);
+	assert_int_equal(write(b[1], "x", 1), 1);
+	assert_int_equal(loop_turn(l, 100), 0);
+	assert_int_equal(rivals.calls[0] + rivals.calls[1], 1);
+
+	size_t other = rivals.calls[0] ? 1 : 0;
+	assert_ptr_equal(list_first(&rivals.queue, struct watch, put_off), &rivals.w[other]);
+	watch_remove(&rivals.w[!other]);
+	assert_int_equal(watch_take_up(&rivals.w[other]), 0);
+	assert_int_equal(rivals.calls[other], 0);
+	assert_int_equal(loop_turn(l, 100), 0);
+	assert_int_equal(rivals.calls[other], 1);		/* what had come is told of again */
+	watch_remove(&rivals.w[other]);
+	loop_free(l);
+	for (int i = 0; i < 2; i++) {
+		close(a[i]);
+		close(b[i]);
+	}
+}
+
 static void what_cannot_be_taken_up_keeps_its_place(void **state)
 {
 	struct busy b;
@@ -306,6 +359,7 @@ int main(void)
 		cmocka_unit_test(what_is_put_off_is_quiet_until_it_is_taken_up),
 		cmocka_unit_test(what_is_put_off_may_change_its_mind),
 		cmocka_unit_test(what_is_taken_up_may_be_put_off_again_or_removed),
+		cmocka_unit_test(what_another_puts_off_is_quiet_at_once),
 		cmocka_unit_test(what_cannot_be_taken_up_keeps_its_place),
 		cmocka_unit_test(deferred_calls_run_once_and_errors_come_out),
 		cmocka_unit_test(what_is_put_off_to_the_next_turn_runs_once_a_turn_without_a_wait),
