@@ -52,11 +52,17 @@ size_t sock_close(struct sock *s, bool rst)
 
 static void sock_rewatch(struct sock *s)
 {
-	/* Either fails only for want of kernel memory: then at the next try. */
+	/* Either fails only for want of kernel memory: then at the next try, sock_tick() at the latest. */
 	if (s->watch.loop)
 		(void)!watch_modify(&s->watch, wanted(s));
 	else if (s->fd >= 0 && s->loop && wanted(s))
 		(void)!watch_add(s->loop, &s->watch, s->fd, wanted(s), false, s->watch.fn);
+}
+
+void sock_tick(struct sock *s)
+{
+	if (!s->watch.loop)
+		sock_rewatch(s);
 }
 
 void sock_unwatch(struct sock *s)

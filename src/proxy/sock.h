@@ -38,6 +38,8 @@ size_t sock_close(struct sock *s, bool rst);
  * asked until something is wanted.
  */
 void sock_unwatch(struct sock *s);
+/* From time to time: it is watched again, for which there was no memory before. */
+void sock_tick(struct sock *s);
 void sock_read(struct sock *s, bool on);
 
 /* The outcome of a connect() that epoll says is over: 0 or a negative errno. */
