@@ -20,10 +20,11 @@ enum {
 	SHARE_ALONE = 128,	/* that a VM has while no other has anything to do */
 	SHARE_DEBT = 8,		/* turns that it waits at most for what it took too much */
 	SHARE_BYTES = 16384,	/* so many bytes moved are a unit, like an event */
-	SHARE_ACCEPT = 8,	/* a new connection, with what follows of it */
+	SHARE_ACCEPT = 16,	/* a new connection, with what follows of it */
+	SHARE_END = 4,		/* a connection's end, or that of one of its directions: packets, and sockets that go */
 	SHARE_HANDSHAKE = 32,	/* a message of a TLS handshake: signatures */
 	SHARE_PIECES = 16,	/* so many records and frames that came are a unit, however short they are */
-	SHARE_READ_LEAST = 4096,	/* bytes */
+	SHARE_READ_LEAST = 1024,	/* bytes */
 };
 
 struct share_turn {		/* of a worker */

@@ -145,26 +145,52 @@ static void on_turn(void *data)
 	__atomic_store_n(&w->load.n_turns, w->load.n_turns + 1, __ATOMIC_RELAXED);
 }
 
-/* What was put off, as far as the shares of this turn go. What the kernel has no memory for is tried again at the tick. */
+/* What neighbours of the busy ones have to say does not wait until those are served. */
+static void flush_before_busy(struct worker *w)
+{
+	list_for_each_safe(l, &w->dirty) {
+		struct hbone *t = list_entry(l, struct hbone, dirty);
+
+		if (list_empty(&t->v->of_busy))
+			hbone_flush(t);
+	}
+}
+
+/* false: the kernel has no memory for what is left; it is tried again at the tick. */
+static bool take_up(struct worker_vm *v)
+{
+	struct watch *watch;
+	int r = 0;
+
+	while (r == 0 && (watch = list_first(&v->put_off, struct watch, put_off)) && share_left(&v->w->share, &v->share))
+		r = watch_take_up(watch);
+	list_unlink(&v->of_busy);
+	if (!list_empty(&v->put_off))
+		list_append(&v->w->busy, &v->of_busy);	/* behind those that this turn is too short for */
+	return r == 0;
+}
+
+/* What was put off, as far as the shares of this turn go. Many who come again and again take turns at turns. */
 static int on_busy(struct defer *d)
 {
 	struct worker *w = container_of(d, struct worker, busy_defer);
-	struct watch *watch;
+	struct list now;
+	uint32_t before = w->share.spent;
 	bool more = false;
 
+	flush_before_busy(w);
+	list_init(&now);
+	list_splice(&now, &w->busy);
 	w->taking_up = true;
-	list_for_each_safe(l, &w->busy) {
-		struct worker_vm *v = list_entry(l, struct worker_vm, of_busy);
-		int r = 0;
+	while (!list_empty(&now) && (w->share.spent - before < SHARE_LONG || !share_contended(&w->share))) {
+		struct worker_vm *v = list_first(&now, struct worker_vm, of_busy);
 
-		while (r == 0 && (watch = list_first(&v->put_off, struct watch, put_off)) && share_left(&w->share, &v->share))
-			r = watch_take_up(watch);
-		if (list_empty(&v->put_off))
-			list_unlink(&v->of_busy);
-		else
-			more |= r == 0;
+		more |= take_up(v) && !list_empty(&v->put_off);
 	}
 	w->taking_up = false;
+	more |= !list_empty(&now);
+	list_splice(&now, &w->busy);
+	list_splice(&w->busy, &now);
 	if (more)
 		loop_defer_next(w->loop, &w->busy_defer, on_busy);
 	return 0;

@@ -35,8 +35,8 @@ static const struct pki_leaf *client_leaf, *server_leaf, *other_leaf;
 
 struct side {
 	struct worker *w;
-	struct vm *vm[2];
-	struct vm_conf *conf[2];
+	struct vm *vm[6];
+	struct vm_conf *conf[6];
 	size_t n;
 };
 
@@ -1447,6 +1447,48 @@ static void a_busy_vm_leaves_room_for_its_neighbours(void **state)
 	}
 }
 
+/* More VMs than a turn is long enough for, each with more than its share of one: all of them get on, and so does who has little. */
+static void many_busy_vms_take_turns(void **state)
+{
+	enum { VMS = 5, KNOCKS = 40 };
+	struct ip_port door[VMS];
+	struct pause p;
+	bool busy = false;
+
+	(void)state;
+	for (int i = 0; i < VMS; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "busy-%d", i);
+		door[i] = at(CLIENT + 100 + i, APP_PORT + 1);
+		add_vm(&rig.a, name, listen_at(&door[i]), -1);
+		configure(&rig.a, 1 + (size_t)i, client_leaf, CLIENT + 100 + i, name, NULL);
+		assert_int_equal(snap_store_put_absent(rig.store, &door[i].ip), 0);
+	}
+	publish();
+	pause_worker(rig.a.w, &p);
+	for (int n = 0; n < KNOCKS; n++)
+		for (int i = 0; i < VMS; i++)
+			knock(&door[i]);
+	int c = dial(VIP);
+	sem_post(&p.over);
+	int s = take(rig.app);
+	say(c, "x");
+	hear(s, "x");
+	for (int i = 1; i <= VMS; i++) {
+		uint64_t end = clock_mono_ms() + WAIT_MS;
+
+		while (counters_of(rig.a.vm[i]).refused[FLOW_OUTBOUND] < KNOCKS) {
+			assert_true(clock_mono_ms() < end);
+			assert_int_equal(loop_turn(rig.loop, 20), 0);
+		}
+		busy |= counters_of(rig.a.vm[i]).over_budget[VM_B_TURN];
+	}
+	assert_true(busy);
+	close(c);
+	close(s);
+}
+
 /* Peers that do not say who they are may have so many places, and only of the VM that they dial. */
 static void few_handshakes(struct vm_conf *c)
 {
@@ -2127,6 +2169,7 @@ int main(void)
 		T(a_neighbour_is_not_given_more_than_it_may_have),
 		T(a_neighbour_that_goes_takes_what_reaches_it_along),
 		T(a_busy_vm_leaves_room_for_its_neighbours),
+		T(many_busy_vms_take_turns),
 		T(strangers_at_the_door_are_limited),
 		T(who_holds_tunnels_for_nothing_keeps_nobody_out),
 		T(tunnels_that_are_used_stay),
