@@ -263,7 +263,7 @@ roots: ca.pem
         return self.WORLD + "".join("%s:\n%s" % (key, "".join(row % n for n in every)) for key, row in parts)
 
     def make_identities(self):
-        for n in (self.names(i) for i in range(1, self.pairs)):
+        for n in (self.names(i) for i in range(self.pairs)):
             for name in (n["a"], n["b"]):
                 if not os.path.exists(os.path.join(self.ns.dir, name + ".pem")):
                     make_cert(self.ns.dir, name, "spiffe://bench.mesh/ns/bench/sa/" + name)

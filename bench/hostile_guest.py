@@ -4,13 +4,15 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import time
 
 import contenders as known
 from installation import REGISTRY, Installation, policy, wait_until
-from isolation import CONNECTIONS, RATE, REST_S, WHEN_NOTHING_ELSE, NoGroups, in_turns
+from isolation import CONNECTIONS, PAIRS_A_SECOND, REST_S, SETTLE_S, WHEN_NOTHING_ELSE, Comparison, NoGroups, Windows
 from lab import LOAD, LOAD_CPU, PROXY_CPU, TOP, Namespace, cpu_s, family
 from two_hop import TwoHop
 
@@ -75,22 +77,37 @@ class HostileGuest(Installation):
             self.report.fail("isolation-guest", "outrigger", "%d errors, %d requests" % (r["errors"], r["requests"]))
         return r
 
-    def once(self, flood):
+    def compare(self, name, flood, order):
         p = flood and self.hostile.popen([*WHEN_NOTHING_ELSE, sys.executable, HOSTILE, *flood], LOAD_CPU, "flood")
         time.sleep(REST_S)
-        before, begin = cpu_s(self.pids()), time.monotonic()
-        r = self.load("rate", CONNECTIONS, RATE, self.seconds)
-        cpu = (cpu_s(self.pids()) - before) / (time.monotonic() - begin)
+        load = Windows(self.caller, [self.address])
+        found = Comparison(self.report, "isolation-guest", name, order)
+
+        def window(on):
+            if p:
+                os.killpg(p.pid, signal.SIGCONT if on else signal.SIGSTOP)
+            time.sleep(SETTLE_S)
+            before, begin = cpu_s(self.pids()), time.monotonic()
+            r = load.once(0)
+            if on:
+                self.report.add("isolation-guest", "outrigger", "cpu of agents and proxies, " + name, "s per s", (cpu_s(self.pids()) - before) / (time.monotonic() - begin))
+            return r
+        for _ in range(PAIRS_A_SECOND * self.rounds * self.seconds):
+            found.pair(window)
+        found.end()
+        load.close()
         if p and p.poll() is not None:
             with open(p.log) as f:
                 raise RuntimeError("the flood ended: " + f.read()[-2000:])
         if p:
+            os.killpg(p.pid, signal.SIGCONT)
             self.hostile.stop(p)
             time.sleep(REST_S)
-        return dict(r, cpu=cpu)
 
     def run(self):
-        in_turns(self.report, "isolation-guest", FLOODS, self.rounds, self.seed, self.once)
+        order = random.Random(self.seed)
+        for name, flood in FLOODS.items():
+            self.compare(name, flood, order)
 
     def close(self):
         self.groups.close()

@@ -6,9 +6,10 @@
  *	load hold ADDR CONNECTIONS			opens them, one request each, prints "held", closes them when stdin ends
  *	load rounds ADDR CONNECTIONS ROUNDS		a request on each, all answers, the next round: the same work in every run
  *	load dials ADDR COUNT				connect, one request, close, one after the other: likewise
+ *	load windows ADDR CONNECTIONS RATE SECONDS	as rate, with as many to each address: once for each line of stdin, to the address whose index the line is
  *
  * ADDR is IPv4:port of an HTTP server (or a proxy before one), or several with
- * commas between: connections go to them in turn. Prints one JSON object. Every answer must be complete and begin with "HTTP/1.1 200"; what is
+ * commas between: connections go to them in turn. Prints one JSON object, or one for each line. Every answer must be complete and begin with "HTTP/1.1 200"; what is
  * not is counted as an error. The body's length is learnt from the first answer
  * and must not differ.
  */
@@ -229,38 +230,97 @@ static void handle(struct conn *c, struct idle *idle, size_t index)
 	idle_put(idle, index);
 }
 
-static void run_rate(size_t n_conns, double rate, double seconds)
-{
-	struct conn *conns = calloc(n_conns, sizeof(*conns));
-	struct idle idle = { .index = calloc(n_conns, sizeof(size_t)), .max = n_conns };
-	struct epoll_event events[MAX_EVENTS];
+/* A load at a fixed rate on connections of its own. */
+struct steady {
+	struct conn *conns;
+	struct idle idle;
+	uint64_t period_ns;
+};
 
-	if (!conns || !idle.index)
+static void steady_open(struct steady *s, size_t n_conns, double rate)
+{
+	*s = (struct steady){ .conns = calloc(n_conns, sizeof(*s->conns)), .idle = { .index = calloc(n_conns, sizeof(size_t)), .max = n_conns },
+			      .period_ns = (uint64_t)(1e9 / rate) };
+	if (!s->conns || !s->idle.index)
 		die("memory");
 	for (size_t i = 0; i < n_conns; i++) {
-		conn_open(&conns[i]);
-		idle_put(&idle, i);
+		conn_open(&s->conns[i]);
+		idle_put(&s->idle, i);
 	}
-	wait_connected(conns, n_conns);
+	wait_connected(s->conns, n_conns);
+}
 
-	uint64_t start = now_ns(), period = (uint64_t)(1e9 / rate), due = start + period;
-	uint64_t end = start + (uint64_t)(seconds * 1e9);
+/* Answers of @s that come within @wait_ns. What another one hears meanwhile, whose window is over, is not for now. */
+static void steady_take(struct steady *s, uint64_t wait_ns)
+{
+	struct timespec ts = { .tv_nsec = (long)(wait_ns > 100000000 ? 100000000 : wait_ns) };
+	struct epoll_event events[MAX_EVENTS];
+	int n = epoll_pwait2(load.epoll_fd, events, MAX_EVENTS, &ts, NULL);
+
+	for (int i = 0; i < n; i++) {
+		struct conn *c = events[i].data.ptr;
+		size_t index = ((uintptr_t)c - (uintptr_t)s->conns) / sizeof(*c);
+
+		if (index < s->idle.max)
+			handle(c, &s->idle, index);
+	}
+}
+
+static void steady_run(struct steady *s, double seconds)
+{
+	uint64_t start = now_ns(), due = start + s->period_ns, end = start + (uint64_t)(seconds * 1e9);
+
 	while (now_ns() < end) {
 		uint64_t now = now_ns();
 
-		for (; due <= now && idle.n; due += period)	/* with none idle it waits, and the wait counts as latency */
-			conn_send(&conns[idle_get(&idle)], due);
-
-		uint64_t wait = due > now ? due - now : 0;
-		struct timespec ts = { .tv_nsec = (long)(wait > 100000000 ? 100000000 : wait) };
-		int n = epoll_pwait2(load.epoll_fd, events, MAX_EVENTS, idle.n ? &ts : &(struct timespec){ .tv_nsec = 100000000 }, NULL);
-		for (int i = 0; i < n; i++) {
-			struct conn *c = events[i].data.ptr;
-
-			handle(c, &idle, (size_t)(c - conns));
-		}
+		for (; due <= now && s->idle.n; due += s->period_ns)	/* with none idle it waits, and the wait counts as latency */
+			conn_send(&s->conns[idle_get(&s->idle)], due);
+		steady_take(s, !s->idle.n ? UINT64_MAX : due > now ? due - now : 0);
 	}
+}
+
+static void run_rate(size_t n_conns, double rate, double seconds)
+{
+	struct steady s;
+	uint64_t start;
+
+	steady_open(&s, n_conns, rate);
+	start = now_ns();
+	steady_run(&s, seconds);
 	report((double)(now_ns() - start) / 1e9);
+}
+
+/* What is still on its way at the end of a window belongs to it. */
+static void run_window(struct steady *s, double seconds)
+{
+	uint64_t start = now_ns();
+
+	load.done = load.errors = 0;
+	load.n_latency = 0;
+	steady_run(s, seconds);
+	while (s->idle.n < s->idle.max && now_ns() - start < 30000000000u)
+		steady_take(s, UINT64_MAX);
+	load.errors += s->idle.max - s->idle.n;
+	report((double)(now_ns() - start) / 1e9);
+	fflush(stdout);
+}
+
+static void run_windows(size_t n_conns, double rate, double seconds)
+{
+	struct steady s[MAX_ADDRS];
+	size_t n = load.n_addrs, i;
+	char line[32];
+
+	for (i = 0; i < n; i++) {
+		load.addrs[0] = load.addrs[i];
+		load.n_addrs = 1;
+		steady_open(&s[i], n_conns, rate);
+	}
+	while (fgets(line, sizeof(line), stdin)) {
+		i = strtoul(line, NULL, 10);
+		if (i < n)
+			run_window(&s[i], seconds);
+	}
 }
 
 static void run_conn(size_t parallel, double seconds)
@@ -426,7 +486,7 @@ int main(int argc, char **argv)
 {
 	if (argc < 4) {
 		fprintf(stderr, "usage: load rate ADDR CONNECTIONS RATE SECONDS | conn ADDR PARALLEL SECONDS | hold ADDR CONNECTIONS | "
-			"rounds ADDR CONNECTIONS ROUNDS | dials ADDR COUNT\n");
+			"rounds ADDR CONNECTIONS ROUNDS | dials ADDR COUNT | windows ADDR CONNECTIONS RATE SECONDS\n");
 		return 2;
 	}
 	struct rlimit files;
@@ -446,6 +506,8 @@ int main(int argc, char **argv)
 	size_t n = strtoul(argv[3], NULL, 10);
 	if (!strcmp(argv[1], "rate") && argc == 6)
 		run_rate(n, strtod(argv[4], NULL), strtod(argv[5], NULL));
+	else if (!strcmp(argv[1], "windows") && argc == 6)
+		run_windows(n, strtod(argv[4], NULL), strtod(argv[5], NULL));
 	else if (!strcmp(argv[1], "conn") && argc == 5)
 		run_conn(n, strtod(argv[4], NULL));
 	else if (!strcmp(argv[1], "hold") && argc == 4)
