@@ -360,12 +360,13 @@ static void open_stream(struct ads *a, struct grpc_call *call, bool delta)
 	};
 	struct diag diag = {};
 	struct authn_caller caller;
+	enum grpc_code code = authn_call(a->authn, call, &caller, &diag);
 	struct ads_stream *s;
 
-	if (authn_call(a->authn, call, &caller, &diag) < 0) {
+	if (code != GRPC_OK) {
 		a->counters.n_refused++;
 		LOG_LIMITED(LOG_L_WARN, "a discovery stream was refused", log_str("reason", diag.msg));
-		grpc_call_finish(call, GRPC_UNAUTHENTICATED, "%s", diag.msg);
+		grpc_call_finish(call, code, "%s", diag.msg);
 		return;
 	}
 	s = malloc(sizeof(*s));
@@ -481,7 +482,7 @@ static void on_changed(void *data)
 	loop_defer(a->loop, &a->flush, on_flush);
 }
 
-int ads_new(struct loop *loop, struct resources *resources, const struct authn *authn, const char *network,
+int ads_new(struct loop *loop, struct resources *resources, struct authn *authn, const char *network,
 	    const struct ads_ops *ops, void *data, struct ads **ret_ads)
 {
 	struct ads *a = calloc(1, sizeof(*a));

@@ -35,7 +35,7 @@ struct ads_counters {
 };
 
 /* All but @network are borrowed for its life. It listens to the changes of @resources. */
-MUST_CHECK int ads_new(struct loop *loop, struct resources *resources, const struct authn *authn, const char *network,
+MUST_CHECK int ads_new(struct loop *loop, struct resources *resources, struct authn *authn, const char *network,
 		       const struct ads_ops *ops, void *data, struct ads **ret_ads);
 struct ads *ads_free(struct ads *a);	/* before its server is freed */
 

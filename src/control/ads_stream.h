@@ -73,7 +73,7 @@ struct ads_stream {
 struct ads {
 	struct loop *loop;
 	struct resources *resources;
-	const struct authn *authn;
+	struct authn *authn;
 	char *network;
 	const struct ads_ops *ops;
 	void *data;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/clock.h"
 #include "control/onboard.h"
 
 static int deny(struct diag *d, const char *why)
@@ -83,7 +84,12 @@ static int by_certificate(const struct authn *a, const struct grpc_call *call, c
 	return caller->through_nic && revoker_has(a->revoker, &caller->origin) ? deny(d, "the client's certificate was revoked") : 0;
 }
 
-int authn_call(const struct authn *a, const struct grpc_call *call, struct authn_caller *ret_caller, struct diag *reterr_diag)
+void authn_init(struct authn *a)
+{
+	limiter_set(&a->failures, AUTHN_TRIES, AUTHN_TRIES * 60);
+}
+
+static int identify(const struct authn *a, const struct grpc_call *call, struct authn_caller *ret_caller, struct diag *reterr_diag)
 {
 	const char *authorization = grpc_call_metadata(call, "authorization");
 	const char *peer = grpc_call_peer_id(call);
@@ -99,4 +105,21 @@ int authn_call(const struct authn *a, const struct grpc_call *call, struct authn
 	if (r == 0)
 		*ret_caller = caller;
 	return r;
+}
+
+enum grpc_code authn_call(struct authn *a, struct grpc_call *call, struct authn_caller *ret_caller, struct diag *reterr_diag)
+{
+	struct ip_port peer = grpc_call_peer_addr(call);
+	uint64_t now_ms = clock_mono_ms();
+	uint32_t wait_ms;
+
+	if (!limiter_has_ip(&a->failures, &peer.ip, now_ms, &wait_ms)) {
+		grpc_call_retry_after(call, wait_ms);
+		diag_set(reterr_diag, "too many callers from this address were nobody: wait before the next");
+		return GRPC_RESOURCE_EXHAUSTED;
+	}
+	if (identify(a, call, ret_caller, reterr_diag) == 0)
+		return GRPC_OK;
+	(void)limiter_take_ip(&a->failures, &peer.ip, now_ms, &wait_ms);
+	return GRPC_UNAUTHENTICATED;
 }

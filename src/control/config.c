@@ -208,6 +208,9 @@ static const struct conf_item limits_items[] = {
 	  .doc = "Enrolments that one address may try, good or bad; of IPv6 a /64 counts as one. A sixth of them may come at once." },
 	{ "requests_per_minute", CONF_UINT, OFF(requests_per_minute), .min = 1, .max = 1000000, .dflt = "1200",
 	  .doc = "What one NIC may ask for: sessions, renewals of its certificate, tokens for its VMs. All of them may come at once." },
+	{ "reports_per_second", CONF_UINT, OFF(reports_per_second), .min = 1, .max = 1000000, .dflt = "500",
+	  .doc = "What one NIC may report of its guests, services and proxies, after a minute's worth at once (all that it has to say when it connects). "
+		 "What is more waits at the NIC, which then reports what is so by that time; each report may be told to all proxies." },
 	{ "services_per_nic", CONF_UINT, OFF(services_per_nic), .max = 100000, .dflt = "0",
 	  .doc = "Services that are in the mesh because VMs of one NIC were the first to register them; declared ones and those of Kubernetes do not count. "
 		 "0: a tenth of what there can be (100,000, or the addresses of `virtual_addresses`), at least 16." },

@@ -85,6 +85,7 @@ struct config_tokens {
 struct config_limits {			/* so that one NIC, or one stranger, costs the others nothing */
 	uint32_t enrolments_per_minute;	/* of one address */
 	uint32_t requests_per_minute;	/* of one NIC */
+	uint32_t reports_per_second;	/* of one NIC */
 	uint32_t services_per_nic;	/* 0: a share of all (reg_services_share()) */
 };
 

@@ -28,3 +28,5 @@ void limiter_set(struct limiter *l, uint32_t burst, uint32_t per_hour);
 bool limiter_take(struct limiter *l, const void *name, size_t len, uint64_t now_ms, uint32_t *ret_wait_ms);
 /* The same by address. Who has one of IPv6 has 2^64: its /64 is the name. */
 bool limiter_take_ip(struct limiter *l, const struct ip *ip, uint64_t now_ms, uint32_t *ret_wait_ms);
+/* As that one, and takes nothing: for what is counted only when it turns out bad. */
+bool limiter_has_ip(struct limiter *l, const struct ip *ip, uint64_t now_ms, uint32_t *ret_wait_ms);

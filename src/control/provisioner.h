@@ -62,6 +62,7 @@ void provisioner_moved(struct provisioner *p, const struct reg_guest *from, cons
 
 struct provisioner_counters {
 	uint64_t n_enrolled, n_renewed, n_recovered, n_refused, n_tokens, n_tokens_refused;
+	uint64_t n_delayed;		/* times that a NIC's reports had to wait */
 	uint64_t n_limited;		/* of those refused: asked for too often */
 };
 struct provisioner_counters provisioner_counters(const struct provisioner *p);

@@ -20,6 +20,7 @@ struct session {
 	bool nodes_told;
 	uint8_t *nodes;			/* that it was told last, packed */
 	size_t n_nodes;
+	struct timer wait;		/* its reports are too many: nothing is heard of it */
 	struct list asks;		/* session_ask: tokens that are being asked for */
 	struct defer dead;
 };

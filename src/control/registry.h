@@ -8,6 +8,7 @@
 #include "base/list.h"
 #include "base/loop.h"
 #include "base/map.h"
+#include "base/pace.h"
 #include "control/config.h"
 #include "control/resources.h"
 #include "control/store.h"
@@ -180,6 +181,7 @@ struct reg_nic {
 	uint32_t n_proxies;
 	uint64_t n_reports, n_refused;
 	size_t told;			/* bytes, of REG_MAX_TOLD */
+	struct pace pace;		/* of its reports, over its sessions */
 };
 
 /*

@@ -394,6 +394,7 @@ static int start_parts(struct server *s, struct diag *d)
 	s->authn = (struct authn){
 		.issuer = s->issuer, .registry = s->registry, .store = s->store, .revoker = s->revoker, .trust_domain = s->config->trust_domain,
 	};
+	authn_init(&s->authn);
 	signing_init(&s->signing, &s->authn, s->authority, s->config);
 	r = ads_new(s->loop, &s->resources, &s->authn, s->config->mesh.network, &ads_ops, s, &s->ads);
 	if (r == 0)

@@ -11,7 +11,11 @@
 #include "control/provisioner_session.h"
 #include "mesh/pb.h"
 
-enum { PROTOCOL_VERSION = 1 };
+enum {
+	PROTOCOL_VERSION = 1,
+	REPORTS_BURST_MS = 60000,
+	REPORTS_PAUSE_MS = 100,
+};
 
 static char *word(const char *text)
 {
@@ -337,6 +341,39 @@ static void on_report(struct session *s, Outrigger__V1__Report *report)
 	}
 }
 
+static int on_wait(struct timer *t)
+{
+	struct session *s = container_of(t, struct session, wait);
+
+	if (s->call)
+		grpc_call_pause(s->call, false);
+	return 0;
+}
+
+/*
+ * What one NIC reports may be told to all of the mesh, again and again where it
+ * changes to and fro. Beyond a rate it is not read for a while; what a NIC cannot
+ * send it sends as it is by then.
+ */
+static void keep_pace(struct session *s)
+{
+	const struct pace_rate rate = { .per_s = s->p->config->limits.reports_per_second, .burst_ms = REPORTS_BURST_MS };
+	uint64_t now_ms = loop_now_ms(s->p->o.loop), wait_ms;
+
+	if (!s->call || !s->nic)
+		return;
+	pace_take(&s->nic->pace, rate, 1, now_ms);
+	wait_ms = pace_wait_ms(&s->nic->pace, rate, now_ms);
+	if (!wait_ms)
+		return;
+	/* Not for each: so many that they come in one go again. */
+	if (timer_arm(s->p->o.loop, &s->wait, (uint32_t)wait_ms + REPORTS_PAUSE_MS, on_wait) < 0)
+		return;
+	s->p->counters.n_delayed++;
+	LOG_LIMITED(LOG_L_WARN, "a NIC reports too much: its reports wait (limits.reports_per_second)", log_str("nic", s->nic_id));
+	grpc_call_pause(s->call, true);
+}
+
 static void on_message(struct grpc_call *call, void *data, const uint8_t *bytes, size_t len)
 {
 	struct session *s = data;
@@ -349,6 +386,7 @@ static void on_message(struct grpc_call *call, void *data, const uint8_t *bytes,
 	pb_drop_unknown(message);	/* most is kept */
 	on_report(s, (Outrigger__V1__Report *)message);
 	pb_free(message);
+	keep_pace(s);
 }
 
 static void on_writable(struct grpc_call *call, void *data)
@@ -375,6 +413,7 @@ static void on_half_closed(struct grpc_call *call, void *data)
 void session_free(struct session *s)
 {
 	defer_cancel(&s->dead);
+	timer_cancel(&s->wait);
 	list_for_each_safe(l, &s->asks)
 		ask_free(list_entry(l, struct session_ask, link));
 	list_unlink(&s->link);

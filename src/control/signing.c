@@ -71,10 +71,11 @@ static void handle(struct signing *s, struct grpc_call *call, const Istio__V1__A
 	struct diag diag = {};
 	struct authn_caller caller;
 	struct cert_csr csr;
+	enum grpc_code code = authn_call(s->authn, call, &caller, &diag);
 	uint32_t wait_ms;
 
-	if (authn_call(s->authn, call, &caller, &diag) < 0) {
-		refuse(s, call, GRPC_UNAUTHENTICATED, "", diag.msg);
+	if (code != GRPC_OK) {
+		refuse(s, call, code, "", diag.msg);
 		return;
 	}
 	identity_format(&caller.id, text);

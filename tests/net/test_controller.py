@@ -419,6 +419,56 @@ def test_what_one_nic_asks_for_is_rate_limited(controller):
     nic.close()
 
 
+def test_reports_that_flap_are_not_told_to_the_mesh_without_end(controller):
+    certs = {n: controller.enroll(n) for n in ("nic-a", "nic-b")}
+    controller.write(CONFIG + "limits: { reports_per_second: 5 }\n")
+    wait_until("the limit", lambda: metric(controller, "outrigger_config_reloads_total") == 1)
+    nics = {n: Nic(controller, n, certs[n]) for n in certs}
+    gid = nics["nic-a"].vm()
+    nics["nic-a"].synced()
+    wait_until("the service", lambda: row(controller))
+    for _ in range(180):       # a minute's worth are 300 reports
+        nics["nic-a"].say(claim_gone={"guest_id": gid, "service": "orders", "instance": "orders-1", "port": 8080, "reason": "flapping"})
+        nics["nic-a"].claim(gid)
+    nics["nic-a"].claim(gid, instance="orders-9", port=8090)
+    wait_until("it has to wait", lambda: metric(controller, "outrigger_reports_delayed_total") > 0)
+    nics["nic-b"].vm(name="orders-2", address="10.0.0.2", mac="52:54:00:00:00:02")         # others are heard
+    nics["nic-b"].synced()
+    wait_until("another NIC's", lambda: [s for s in controller.get("/v1/services")["services"] if s["nic"] == "nic-b" and s["in_mesh_ms"] is not None])
+    wait_until("the last word", lambda: [s for s in controller.get("/v1/services")["services"] if s["instance"] == "orders-9"], 60)
+    for n in nics.values():
+        n.close()
+
+
+def test_tokens_that_are_nobodys_are_limited_by_address(controller):
+    _, csr = controller.key_and_csr("x", "spiffe://%s/ns/shop/sa/orders" % TRUST_DOMAIN)
+    conn = controller.connect(controller.mesh)
+    request, good = encode("istio.v1.auth.IstioCertificateRequest", {"csr": csr}), controller.workload_token("shop/orders")
+    head, body, signature = good.split(".")
+    bad = {"authorization": "Bearer %s.%s.%s" % (head, body, signature[::-1])}
+    seen = {}
+    while not seen.get(RESOURCE_EXHAUSTED):
+        calls = [conn.stream(CREATE_CERTIFICATE, bad) for _ in range(50)]
+        for c in calls:
+            c.send(request)
+            c.half_close()
+        for end in [c.status() for c in calls]:
+            seen[end.status] = seen.get(end.status, 0) + 1
+            if end.status == RESOURCE_EXHAUSTED:
+                assert 0 < int(end.trailers["grpc-retry-pushback-ms"]) <= 1000
+    assert seen[UNAUTHENTICATED] >= 1000 and len(seen) == 2
+    conn.close()
+    assert metric(controller, "outrigger_callers_limited_total") >= 1
+
+    def certified():
+        try:
+            return controller.certify(csr, good)
+        except Ended:
+            return None
+
+    wait_until("a good one after the wait", certified)
+
+
 def test_one_nic_has_its_share_of_the_services(controller):
     nics = [Nic(controller, n, controller.enroll(n)) for n in ("nic-a", "nic-b")]
     controller.write(CONFIG + "limits: { services_per_nic: 2 }\n")

@@ -35,6 +35,26 @@ static void a_burst_and_then_one_at_a_time(void **state)
 	assert_int_equal(l.n_refused, 3);
 }
 
+/* What is only looked at is not taken, and is told of like what is. */
+static void who_looks_takes_nothing(void **state)
+{
+	struct ip ip;
+	uint32_t wait = 0;
+
+	(void)state;
+	assert_int_equal(ip_parse("192.0.2.1", &ip), 0);
+	for (int i = 0; i < 10; i++)
+		assert_true(limiter_has_ip(&l, &ip, 1000, &wait));
+	for (int i = 0; i < 3; i++)
+		assert_true(limiter_take_ip(&l, &ip, 1000, &wait));
+	assert_false(limiter_has_ip(&l, &ip, 1000, &wait));
+	assert_in_range(wait, 1, 1001);
+	assert_int_equal(l.n_refused, 1);
+	assert_true(limiter_has_ip(&l, &ip, 1000 + wait, &wait));
+	assert_true(limiter_take_ip(&l, &ip, 2001, &wait));
+	assert_false(limiter_take_ip(&l, &ip, 2001, &wait));
+}
+
 static void who_waits_as_told_is_served(void **state)
 {
 	uint32_t wait;
@@ -99,6 +119,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(a_burst_and_then_one_at_a_time, setup),
+		cmocka_unit_test_setup(who_looks_takes_nothing, setup),
 		cmocka_unit_test_setup(who_waits_as_told_is_served, setup),
 		cmocka_unit_test_setup(nobody_saves_more_than_the_burst, setup),
 		cmocka_unit_test_setup(a_network_of_ipv6_is_one_address, setup),
