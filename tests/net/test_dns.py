@@ -1,5 +1,6 @@
 """Queries of a VM for names: what the mesh answers, what goes on to its server, and what is left alone when somebody is gone."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import dns.rcode  # noqa: E402
 
 from agentlab import OUTRIGGER, alive  # noqa: E402
 from dnslab import Asker, DnsLab, Stream, burst, dropped, query  # noqa: E402
-from netlab import wait_until  # noqa: E402
+from netlab import Lab, wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
@@ -365,6 +366,29 @@ def test_a_change_of_the_policy_counts_at_once(mesh):
     assert "canonical name orders  reachable as " + NAME in mesh.nic.run(OUTRIGGER, "explain", "orders", "--agent", mesh.dir + "/run/agent.sock")
     steps = [c["text"] for i in mesh.get("/v1/explain/orders")["instances"] for c in i["chain"] if c["step"] == "policy"]
     assert steps == ['"orders": mode permissive, as shop/orders, names: observe', '"shoppers": mode permissive, as shop/shopper, names: fill']
+
+
+def test_what_a_full_queue_drops_is_counted():
+    """The kernel's counters are what the next test excuses lost queries by."""
+    with Lab("ogdq") as lab:
+        host = lab.host("h")
+        host.ip("link", "set", "lo", "up")
+        before = dropped(lab)
+        with host.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as full, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            full.bind(("127.0.0.1", 0))
+            full.setblocking(False)
+            for _ in range(200):
+                sender.sendto(bytes(512), full.getsockname())
+            kept = []
+
+            def accounted_for():
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        kept.append(full.recv(1024))
+                return len(kept) + dropped(lab) - before >= 200
+            wait_until("that each was kept or dropped", accounted_for)
+        assert 0 < len(kept) < 200
 
 
 @modes("fill", "answer", pin=True)

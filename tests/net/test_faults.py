@@ -300,6 +300,23 @@ def test_a_connection_between_neighbours_ends_with_the_vm_and_with_the_permissio
     assert mesh.nics["a"].proxy(shopper)["pid"]
 
 
+def test_a_registration_is_taken_while_the_processors_are_full(mesh):
+    """The agent's worker gives way to the proxies, and to whatever else is there; it does not starve."""
+    shopper, vip = served(mesh)
+    load = mesh.load(shopper, vip, rate=10, seconds=600).goes_on()
+    burners = [mesh.net.popen([sys.executable, "-c", "while True: pass"], "burner-%d" % i) for i in range(2 * os.cpu_count())]
+    vm = mesh.add_vm("orders-4", "b")
+    mesh.serve(vm)
+    mesh.register(vm)
+    wait_until("it is in the mesh", lambda: mesh.offers(vm, "orders", 8080), 30)
+    load.goes_on(who="orders-4")
+    assert all(p.poll() is None for p in burners)
+    for p in burners:
+        p.kill()
+    got = load.end()
+    assert got["failed"] == 0, got
+
+
 @pytest.mark.parametrize("mesh", [{"vms": {"orders-1": "a", "shopper-1": "a", "billing-1": "a"}}], indirect=True)
 def test_a_hostile_guest_costs_its_neighbours_nothing(mesh):
     mesh.reg.popen([sys.executable, HOSTILE, "zookeeper", REGISTRY], "zookeeper")
