@@ -85,6 +85,12 @@ static void count_out(struct hbone *t)
 	t->charged = 0;
 }
 
+/* The main thread gives back what is free then. */
+static void count_rest(struct worker *w)
+{
+	__atomic_store_n(&w->load.n_rests, w->load.n_rests + 1, __ATOMIC_RELAXED);
+}
+
 /* --- the end --- */
 
 static void hbone_end(struct hbone *t)
@@ -121,6 +127,7 @@ static void hbone_end(struct hbone *t)
 	else
 		close_fd(t->fd);
 	__atomic_store_n(&w->load.n_tunnels, w->load.n_tunnels - 1, __ATOMIC_RELAXED);
+	count_rest(w);
 	free(t);
 	worker_vm_check(v);
 }
@@ -649,6 +656,14 @@ static void listen_for(struct hbone *t, uint64_t now_ms)
 	pool_tunnel_silent(t->pool, why);
 }
 
+/* One that we dialled, for too long. */
+static bool is_idle(const struct hbone *t, uint64_t now_ms)
+{
+	if (!t->pool || !t->idle_ms || now_ms - t->idle_ms <= HBONE_SPARE_MS)
+		return false;
+	return now_ms - t->idle_ms > HBONE_IDLE_MS || pool_can_spare(t->pool, t);
+}
+
 void hbone_tick(struct hbone *t, uint64_t now_ms)
 {
 	if (!t->broken)
@@ -659,16 +674,14 @@ void hbone_tick(struct hbone *t, uint64_t now_ms)
 
 	if (t->ping_ms && !waits && now_ms - t->ping_ms > HBONE_PING_TIMEOUT_MS) {
 		hbone_break(t, "the peer does not answer any more");
-	} else if (t->pool && t->idle_ms && now_ms - t->idle_ms > HBONE_IDLE_MS) {
+	} else if (is_idle(t, now_ms)) {
 		h2_goaway(&t->h2, H2_NO_ERROR);
 		hbone_break(t, "idle");
 	} else if (now_ms - t->rx_ms > HBONE_PING_MS && !t->ping_ms) {
 		t->ping_ms = now_ms;
 		h2_ping(&t->h2);
 	} else if (now_ms - t->rx_ms > HBONE_REST_MS) {
-		struct worker_load *load = &t->v->w->load;
-
 		if (tls_rest(t->tls))
-			__atomic_store_n(&load->n_rests, load->n_rests + 1, __ATOMIC_RELAXED);
+			count_rest(t->v->w);
 	}
 }

@@ -15,6 +15,7 @@ enum {
 	HBONE_OUT_MAX = 4 * 1024 * 1024,
 	HBONE_OPEN_TIMEOUT_MS = 10000,
 	HBONE_IDLE_MS = 300 * 1000,	/* without streams, one that we dialled is closed */
+	HBONE_SPARE_MS = 10 * 1000,	/* likewise, one that a wave of connections needed: another has room. A handshake for 256 of them is little */
 	HBONE_REST_MS = 1500,		/* quiet for so long: expanded keys go, and room for a record. Who asks once a second is not quiet. */
 	HBONE_UNHEARD_MS = 1000,	/* nothing came for so long since something went out: does its kernel acknowledge that? */
 	HBONE_LOST_IN_A_ROW = 2,	/* by so many timeouts of retransmission it does not, 600 ms at least */

@@ -120,6 +120,17 @@ static bool one_is_coming(const struct pool_entry *p)
 	return false;
 }
 
+bool pool_can_spare(const struct pool_entry *p, const struct hbone *t)
+{
+	list_for_each(l, &p->tunnels) {
+		const struct hbone *other = list_entry(l, struct hbone, of_pool);
+
+		if (other != t && hbone_takes_streams(other) && h2_n_streams(&other->h2) < POOL_SOFT_STREAMS / 2)
+			return true;
+	}
+	return false;
+}
+
 static bool dial(struct pool_entry *p, char why[static 160])
 {
 	struct hbone *t = hbone_dial(p->v, p, why);

@@ -38,6 +38,7 @@ void pool_leave(struct flow *f);			/* it waits no longer */
 void pool_tunnel_open(struct pool_entry *p);		/* or takes streams again: those that wait may go */
 void pool_tunnel_retired(struct pool_entry *p);		/* takes no more streams, but ends those that it has */
 void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open);	/* @t->why */
+bool pool_can_spare(const struct pool_entry *p, const struct hbone *t);	/* another one has room for many streams */
 void pool_tunnel_silent(struct pool_entry *p, const char *why);	/* those that wait may go elsewhere */
 void pool_tick(struct worker_vm *v, uint64_t now_ms);
 void pool_free_all(struct worker_vm *v);

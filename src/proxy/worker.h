@@ -67,6 +67,6 @@ struct worker_load {			/* read without stopping anything */
 	uint64_t n_tunnels;
 	uint64_t n_turns;		/* of the loop */
 	uint64_t bytes_tls;		/* encrypted and decrypted */
-	uint64_t n_rests;		/* of tunnels that have fallen quiet, and gave something back */
+	uint64_t n_rests;		/* how often tunnels gave something back: they fell quiet, or ended */
 };
 void worker_load(const struct worker *w, struct worker_load *ret_load);

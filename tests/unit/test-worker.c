@@ -1946,6 +1946,85 @@ static void tunnels_that_rested_wake_without_memory(void **state)
 	}
 }
 
+/* In the worker's thread: nothing has been in its tunnels for @n ms. */
+static void on_age(struct mail *m, void *receiver)
+{
+	struct failure *f = container_of(m, struct failure, mail);
+	struct worker *w = receiver;
+
+	map_for_each(l, &w->vms)
+		list_for_each_safe(x, &container_of(l, struct worker_vm, link)->tunnels) {
+			struct hbone *t = list_entry(x, struct hbone, of_vm);
+
+			if (t->idle_ms)
+				hbone_tick(t, t->idle_ms + f->n);
+		}
+	sem_post(&f->done);
+}
+
+static void age(struct worker *w, size_t ms)
+{
+	struct failure f = { .mail.fn = on_age, .n = ms };
+
+	sem_init(&f.done, 0, 0);
+	mailbox_post(&w->box, &f.mail);
+	sem_wait(&f.done);
+	sem_destroy(&f.done);
+}
+
+static bool has_tunnels(void *arg)
+{
+	struct worker_load a, b;
+
+	worker_load(rig.a.w, &a);
+	worker_load(rig.b.w, &b);
+	return a.n_tunnels == *(uint64_t *)arg && b.n_tunnels == *(uint64_t *)arg;
+}
+
+/* What a wave of connections needed goes soon after it, but for one, which carries what comes next. */
+static void tunnels_of_a_wave_end_soon_after_it(void **state)
+{
+	enum { N = POOL_SOFT_STREAMS + 20 };
+	uint64_t two = 2, one = 1, none = 0;
+	int c[N], s[N];
+
+	(void)state;
+	for (int i = 0; i < N; i++) {
+		c[i] = dial(VIP);
+		s[i] = take(rig.app);
+	}
+	wait_until(has_tunnels, &two);
+	age(rig.a.w, HBONE_SPARE_MS + 1);
+	assert_true(has_tunnels(&two));		/* both are in use, or one has just come */
+	for (int i = 0; i < N; i++) {
+		close(c[i]);
+		hear_end(s[i]);
+		close(s[i]);
+	}
+	age(rig.a.w, HBONE_SPARE_MS);
+	assert_true(has_tunnels(&two));
+	for (uint64_t end = clock_mono_ms() + WAIT_MS; !has_tunnels(&one);) {
+		assert_true(clock_mono_ms() < end);
+		age(rig.a.w, HBONE_SPARE_MS + 1);	/* once both are without streams */
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	}
+	age(rig.a.w, HBONE_SPARE_MS + 1);
+	assert_true(has_tunnels(&one));
+	c[0] = dial(VIP);
+	s[0] = take(rig.app);
+	say(c[0], "again");
+	hear(s[0], "again");
+	close(c[0]);
+	hear_end(s[0]);
+	close(s[0]);
+	assert_int_equal(counters_of(rig.a.vm[0]).tunnels_opened[FLOW_OUTBOUND], 2);
+	for (uint64_t end = clock_mono_ms() + WAIT_MS; !has_tunnels(&none);) {
+		assert_true(clock_mono_ms() < end);
+		age(rig.a.w, HBONE_IDLE_MS + 1);
+		assert_int_equal(loop_turn(rig.loop, 20), 0);
+	}
+}
+
 static bool is_removed(void *arg)
 {
 	return rig.n_removed >= *(size_t *)arg;
@@ -2179,6 +2258,7 @@ int main(void)
 		T(the_client_s_worker_may_want_memory_at_any_time),
 		T(the_server_s_worker_may_want_memory_at_any_time),
 		T(tunnels_that_rested_wake_without_memory),
+		T(tunnels_of_a_wave_end_soon_after_it),
 		T(a_vm_may_come_and_go_without_memory),
 		T(a_configuration_that_finds_no_memory_is_in_force_later),
 		T(a_vm_that_goes_lets_its_connections_end),
