@@ -271,6 +271,12 @@ void pool_tunnel_gone(struct pool_entry *p, struct hbone *t, bool was_open)
 
 void pool_tunnel_silent(struct pool_entry *p, const char *why)
 {
+	list_for_each(l, &p->tunnels) {
+		const struct hbone *t = list_entry(l, struct hbone, of_pool);
+
+		if (t->open && !t->broken && !t->draining && !t->silent)
+			return;		/* the peer is there: it is full, and that is what they wait for */
+	}
 	list_for_each_safe(l, &p->waiting)
 		flow_out_hesitate(list_entry(l, struct flow, waiting), why);
 }
