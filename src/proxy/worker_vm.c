@@ -504,7 +504,8 @@ static void flow_tick(struct flow *f, uint64_t now_ms)
 	if (f->state != FLOW_OPEN)
 		return;
 	sock_tick(&f->local);
-	sock_tick(&f->far);
+	if (f->has_far)
+		sock_tick(&f->far);
 	if (idle_s && now_ms - f->active_ms > idle_s * UINT64_C(1000))
 		flow_end(f, FLOW_R_IDLE, "no bytes for too long");
 	else if (now_ms - reported_ms > PROGRESS_S * 1000 && f->active_ms > reported_ms)
