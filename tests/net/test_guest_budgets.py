@@ -12,6 +12,7 @@ from agentlab import AGENT, REGISTRY, AgentLab  # noqa: E402
 from faultlab import children  # noqa: E402
 from netlab import wait_until  # noqa: E402
 
+LIAR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "liar.py")
 HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "hostile.py")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")
 
@@ -136,3 +137,38 @@ def test_the_agents_worker_gives_way_to_the_proxies(mesh):
     worker, = [p for p in children(mesh.agent.pid) if os.readlink("/proc/%d/exe" % p) == AGENT]
     assert nice(proxy) == nice(mesh.agent.pid)
     assert nice(worker) == nice(mesh.agent.pid) + 5
+
+
+def rss_kib(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+
+
+@pytest.mark.parametrize("joined", (False, True), ids=("sniffed", "proxied"))
+def test_lies_to_a_registry_that_believes_all_of_them(mesh, joined):
+    """Odd framing, bodies, names, addresses, ports, compression and nesting, by HTTP, ZooKeeper, DNS and mDNS: nobody else is touched, and nothing of it is in the mesh."""
+    bad, honest = mesh.vms
+    gullible = "10.66.0.9"
+    mesh.reg.ip("addr", "add", gullible + "/24", "dev", "eth0")
+    mesh.reg.popen(["python3", LIAR, "serve", gullible], "gullible")
+    wait_until("both ports", lambda: all(":%d " % p in mesh.reg.run("ss", "-Hltn", "src", gullible) for p in (8500, 2181)))
+    if joined:
+        mesh.join(bad)
+    pids = [mesh.agent.pid] + children(mesh.agent.pid)
+    before = {pid: rss_kib(pid) for pid in pids}
+    services = {s["hostname"] for s in mesh.ask(mesh.edge, "controller.sock", "/v1/workloads")["services"]}
+    bad.run("python3", LIAR, "lie", gullible, bad.address, honest.address, timeout=200)
+    wait_until("the truth, which he says last", lambda: mesh.service("orders", port=9990), 60)
+    mesh.register(honest, instance="honest", port=8086)
+    wait_until("the neighbour's claim", lambda: mesh.service("orders", port=8086), 60)
+    assert all(os.path.exists("/proc/%d" % pid) for pid in pids)
+    assert all(rss_kib(pid) - before[pid] < 96 * 1024 for pid in pids), (before, [rss_kib(p) for p in pids])
+    for s in mesh.get("/v1/services")["services"]:
+        if s["guest"].endswith(bad.mac):
+            assert s["address"] == bad.address and 0 < s["port"] < 65536 and s["service"].isprintable() and len(s["service"]) <= 255, s
+            assert s["service"] == "orders" or s["refusal"], s
+    assert int(re.search(r"^outrigger_claims_refused_total (\d+)", mesh.nic.run("curl", "-s", "http://127.0.0.1:15020/metrics"), re.M).group(1)) >= 9
+    assert not mesh.service("orders", port=9998)                 # at addresses that are not his
+    listed = mesh.ask(mesh.edge, "controller.sock", "/v1/workloads")
+    assert {s["hostname"] for s in listed["services"]} - services <= {"orders.shop.mesh.internal"}
+    assert {a for w in listed["workloads"] for a in w["addresses"]} <= {bad.address, honest.address}
