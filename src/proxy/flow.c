@@ -38,7 +38,7 @@ struct flow *flow_new(struct worker_vm *v, enum flow_direction direction)
 		worker_over(v, may ? VM_B_MEMORY : VM_B_CONNECTIONS);
 		return NULL;
 	}
-	share_use(&v->w->share, &v->share, SHARE_ACCEPT);
+	share_use_connection(&v->w->share, &v->share, SHARE_ACCEPT);
 	f->v = v;
 	f->id = ++v->w->next_flow_id << 8 | v->w->conf.index;
 	f->direction = direction;
@@ -267,7 +267,7 @@ void flow_end(struct flow *f, enum flow_result result, const char *why)
 	if (f->state == FLOW_DEAD)
 		return;
 	f->state = FLOW_DEAD;
-	share_use(&w->share, &f->v->share, SHARE_END);
+	share_use_connection(&w->share, &f->v->share, SHARE_END);
 	if (why && !f->why)
 		f->why = strdup(why);
 	timer_cancel(&f->timer);
@@ -447,7 +447,7 @@ static void local_to_stream(struct flow *f)
 		count_bytes(f, is_from_client(f, &f->local), (size_t)n);
 		tee_parts(f, is_from_client(f, &f->local), iov, n_iov, (size_t)n);
 	} else if (n == 0) {
-		share_use(&f->v->w->share, &f->v->share, SHARE_END);
+		share_use_connection(&f->v->w->share, &f->v->share, SHARE_END);
 		f->local.eof = true;
 		sock_read(&f->local, false);
 		h2_end(&t->h2, &f->stream);
@@ -474,7 +474,7 @@ static void pump(struct flow *f, struct sock *from, struct sock *to)
 		return;
 	}
 	if (n == 0) {
-		share_use(&w->share, &f->v->share, SHARE_END);
+		share_use_connection(&w->share, &f->v->share, SHARE_END);
 		from->eof = true;
 		sock_read(from, false);
 		tee_end(f, from == &f->local);
@@ -607,7 +607,7 @@ void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, boo
 		return;
 	}
 	if (end) {
-		share_use(&f->v->w->share, &f->v->share, SHARE_END);
+		share_use_connection(&f->v->w->share, &f->v->share, SHARE_END);
 		tee_end(f, f->direction == FLOW_INBOUND);
 		sock_end(&f->local);
 		maybe_done(f);

@@ -22,6 +22,7 @@ enum {
 	SHARE_BYTES = 16384,	/* so many bytes moved are a unit, like an event */
 	SHARE_ACCEPT = 16,	/* a new connection, with what follows of it */
 	SHARE_END = 4,		/* a connection's end, or that of one of its directions: packets, and sockets that go */
+	SHARE_TOGETHER = 4,	/* a VM alone has so many times as many of these two in a turn: what they send goes out together */
 	SHARE_HANDSHAKE = 32,	/* a message of a TLS handshake: signatures */
 	SHARE_PIECES = 16,	/* so many records and frames that came are a unit, however short they are */
 	SHARE_READ_LEAST = 1024,	/* bytes */
@@ -98,6 +99,12 @@ static inline void share_use(struct share_turn *t, struct share *s, uint32_t uni
 {
 	s->used += units;
 	t->spent += units;
+}
+
+/* A connection begins or ends. */
+static inline void share_use_connection(struct share_turn *t, struct share *s, uint32_t units)
+{
+	share_use(t, s, share_contended(t) ? units : units / SHARE_TOGETHER);
 }
 
 static inline void share_use_bytes(struct share_turn *t, struct share *s, size_t n)

@@ -110,6 +110,27 @@ static void bytes_are_work_too(void **state)
 	assert_true(share_left(&turn, &of[0]));
 }
 
+static uint32_t accept_all(struct share *s)
+{
+	uint32_t n;
+
+	for (n = 0; share_left(&turn, s); n++)
+		share_use_connection(&turn, s, SHARE_ACCEPT);
+	return n;
+}
+
+static void few_connections_begin_in_a_turn_among_neighbours(void **state)
+{
+	uint32_t alone = accept_all(&of[0]);
+
+	(void)state;
+	assert_int_equal(alone, SHARE_ALONE / (SHARE_ACCEPT / SHARE_TOGETHER));
+	take(&of[1], 1);
+	for (int i = 0; i <= SHARE_DEBT; i++)
+		share_next_turn(&turn);
+	assert_int_equal(accept_all(&of[0]), SHARE / SHARE_ACCEPT);
+}
+
 static void what_was_taken_too_much_is_owed(void **state)
 {
 	uint32_t quota = SHARE;
@@ -296,6 +317,7 @@ int main(void)
 		T(who_was_there_a_window_ago_still_counts),
 		T(many_have_a_share_each),
 		T(bytes_are_work_too),
+		T(few_connections_begin_in_a_turn_among_neighbours),
 		T(what_was_taken_too_much_is_owed),
 		T(a_read_that_was_too_much_work_makes_the_next_one_smaller),
 		T(numbers_of_turns_may_wrap),
