@@ -213,6 +213,7 @@ static const struct conf_item limits_items[] = {
 		 "What is more waits at the NIC, which then reports what is so by that time; each report may be told to all proxies." },
 	{ "services_per_nic", CONF_UINT, OFF(services_per_nic), .max = 100000, .dflt = "0",
 	  .doc = "Services that are in the mesh because VMs of one NIC were the first to register them; declared ones and those of Kubernetes do not count. "
+		 "One counts for ten more minutes when its last instance has gone, since it keeps its address for as long, which clients may still have. "
 		 "0: a tenth of what there can be (100,000, or the addresses of `virtual_addresses`), at least 16." },
 };
 #undef OFF
