@@ -118,10 +118,18 @@ static void tell_moved(struct registry *reg, struct reg_guest *from, const struc
 }
 
 /*
- * Takes the addresses. Another workload may have one of them: when that is the
- * same machine behind the NIC that it has left, the newer report wins; anybody
- * else keeps what is his, or every guest could take every other's traffic.
+ * Another workload may have one of a guest's addresses: when that is the same
+ * machine behind the NIC that it has left, the newer report wins; anybody else
+ * keeps what is his, or every guest could take every other's traffic.
  */
+static bool gives_way(const struct reg_workload *owner, const struct reg_guest *to)
+{
+	const struct reg_guest *other = owner->guest;
+
+	return other && other->policy && reg_same_machine(to, other) && to->order > other->order;
+}
+
+/* Takes the addresses, of which no rival has one. */
 static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg_workload *w)
 {
 	struct ip ips[REG_MAX_ADDRESSES];
@@ -134,12 +142,8 @@ static int claim_addresses(struct registry *reg, struct reg_guest *g, struct reg
 		if (r != -EEXIST)
 			return r;
 		struct reg_guest *other = owner->guest;
-		bool same = other && other->policy && reg_same_machine(g, other);
-		if (!same || g->order < other->order) {
-			snprintf(g->blocked, sizeof(g->blocked), same ? "it has moved: it is %.100s now" : "workload %.100s has one of its addresses",
-				 owner->uid);
-			return r;
-		}
+		if (!gives_way(owner, g))
+			return r;	/* rival() has looked */
 		tell_moved(reg, other, g);
 		snprintf(other->blocked, sizeof(other->blocked), "it has moved to NIC %.100s", g->nic->id);
 		other->why_not = other->blocked;
@@ -197,14 +201,20 @@ static const struct reg_workload *rival(const struct registry *reg, const struct
 {
 	for (size_t i = 0; i < g->n_ips; i++) {
 		const struct reg_workload *owner = owner_of(reg, &g->ips[i]);
-		const struct reg_guest *other = owner ? owner->guest : NULL;
 
-		if (!owner || other == g)
-			continue;
-		if (!other || !other->policy || !reg_same_machine(g, other) || g->order < other->order)
+		if (owner && owner->guest != g && !gives_way(owner, g))
 			return owner;
 	}
 	return NULL;
+}
+
+static void note_rival(struct registry *reg, struct reg_guest *g, const struct reg_workload *owner)
+{
+	bool same = owner->guest && owner->guest->policy && reg_same_machine(g, owner->guest);
+
+	snprintf(g->blocked, sizeof(g->blocked), same ? "it has moved: it is %.100s now" : "workload %.100s has one of its addresses", owner->uid);
+	if (same)
+		tell_moved(reg, g, owner->guest);
 }
 
 /* --- joining and leaving --- */
@@ -312,14 +322,13 @@ void reg_guest_settle(struct registry *reg, struct reg_guest *g)
 	n_claims = judge_claims(g);
 
 	const struct reg_workload *owner = onboard_joins(g->policy) ? rival(reg, g) : NULL;
-	if (owner) {
-		snprintf(g->blocked, sizeof(g->blocked), "workload %.100s has one of its addresses", owner->uid);
-		if (owner->guest && owner->guest->policy && reg_same_machine(g, owner->guest))
-			tell_moved(reg, g, owner->guest);
-	} else if (onboard_joins(g->policy)) {
+	if (owner)
+		note_rival(reg, g, owner);
+	else if (onboard_joins(g->policy))
 		offer(reg, g);
-	}
 	const char *why_not = guest_obstacle(g);
+	if (!why_not && owner)
+		why_not = g->blocked;	/* before it takes from others what it would have to give back: they would take turns for ever */
 	if (!why_not && !n_claims && !reg_guest_is_client(g))
 		why_not = "it offers nothing that is admitted, and is not admitted as a client";
 	if (why_not) {

@@ -13,7 +13,7 @@
 
 static const char yaml[] =
 	REGISTRY_YAML
-	"- {name: fixed, namespace: shop, addresses: [10.1.0.1], services: [b]}\n";
+	"- {name: fixed, namespace: shop, addresses: [10.1.0.1, 10.0.0.99], services: [b]}\n";
 
 static int setup(void **state)
 {
@@ -37,20 +37,26 @@ static char *word(const char *text)
 	return (char *)(uintptr_t)text;
 }
 
-static int guest(struct reg_nic *nic, const char *id, const char *name, const char *mac, const char *address)
+/* @address, and @second unless it is NULL. */
+static int guest_at_two(struct reg_nic *nic, const char *id, const char *name, const char *mac, const char *address, const char *second)
 {
 	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
 	Outrigger__V1__Guest g = OUTRIGGER__V1__GUEST__INIT;
-	char *addresses[] = { word(address) };
+	char *addresses[] = { word(address), word(second) };
 
 	g.guest_id = word(id);
 	g.name = word(name);
 	g.mac = word(mac);
 	g.addresses = addresses;
-	g.n_addresses = 1;
+	g.n_addresses = second ? 2 : 1;
 	r.msg_case = OUTRIGGER__V1__REPORT__MSG_GUEST;
 	r.guest = &g;
 	return registry_bed_report(nic, &r, NULL);
+}
+
+static int guest(struct reg_nic *nic, const char *id, const char *name, const char *mac, const char *address)
+{
+	return guest_at_two(nic, id, name, mac, address, NULL);
 }
 
 static int claim(struct reg_nic *nic, const char *id, const char *service, const char *instance, uint32_t port, const char *protocol)
@@ -238,6 +244,34 @@ static void the_newest_of_two_reports_of_one_machine_wins(void **state)
 	assert_int_equal(loop_turn(f->loop, 0), 0);
 	assert_true(published(f, U1));				/* but serves again when the other is gone */
 	f->nic = first;
+}
+
+/*
+ * One machine twice, the newer one with an address besides that is another's: it
+ * does not take from itself what it cannot keep, again and again. Whether it
+ * would depends on the order of a map, so there are several of them.
+ */
+static void who_may_not_join_takes_nothing_from_whom_it_was(void **state)
+{
+	struct registry_bed *f = *state;
+	char was[32], is[32], uid[40], mac[20], address[20];
+
+	for (int i = 0; i < 8; i++) {
+		snprintf(was, sizeof(was), "nic-a/p%d/a", i);
+		snprintf(is, sizeof(is), "nic-a/q%d/a", i);
+		snprintf(mac, sizeof(mac), "52:54:00:00:00:1%d", i);
+		snprintf(address, sizeof(address), "10.0.0.1%d", i);
+		vm(f, was, mac, address, "a", 8080);
+		vm(f, is, mac, address, "a", 8080);
+		assert_int_equal(guest_at_two(f->nic, is, "x", mac, address, "10.0.0.99"), 0);
+	}
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	for (int i = 0; i < 8; i++) {
+		snprintf(uid, sizeof(uid), "vm/nic-a/p%d/a", i);
+		assert_true(published(f, uid));
+		snprintf(uid, sizeof(uid), "vm/nic-a/q%d/a", i);
+		assert_false(published(f, uid));
+	}
 }
 
 struct moves {
@@ -730,6 +764,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(ports_of_a_declared_service_are_mapped, setup, teardown),
 		cmocka_unit_test_setup_teardown(ports_of_an_undeclared_service_are_those_of_its_members, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_newest_of_two_reports_of_one_machine_wins, setup, teardown),
+		cmocka_unit_test_setup_teardown(who_may_not_join_takes_nothing_from_whom_it_was, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_machine_that_turns_up_elsewhere_is_offered_what_it_had, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_machine_that_has_left_is_offered_what_it_had_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(who_has_left_is_not_remembered_for_ever, setup, teardown),
