@@ -110,7 +110,7 @@ static void same_record(const struct dns_message *m, const struct dns_record *r,
 /* ldns keeps it apart, and knows it but once, in the additional section. TSIG, which it cannot write again, is left out. */
 static bool is_apart(const struct dns_record *r)
 {
-	return r->type == DNS_TYPE_OPT;
+	return r->type == DNS_TYPE_OPT && r->section != DNS_QUESTION;
 }
 
 static bool is_in_place(const uint8_t *data, size_t size)
@@ -122,7 +122,7 @@ static bool is_in_place(const uint8_t *data, size_t size)
 	if (!dns_open(&m, data, size))
 		return false;
 	while (dns_next(&m, &r)) {
-		if (r.type == LDNS_RR_TYPE_TSIG || (is_apart(&r) && (r.section != DNS_ADDITIONAL || n++)))
+		if (r.type == LDNS_RR_TYPE_TSIG || (r.type == DNS_TYPE_OPT && (r.section != DNS_ADDITIONAL || n++)))
 			return false;
 	}
 	return true;
