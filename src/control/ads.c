@@ -108,7 +108,7 @@ static bool wanted_name(const struct ads_type *t, const struct map_link *key)
 	return n && n->wanted;
 }
 
-static bool wanted_by_self_or_alias(const struct ads_stream *s, const struct resource *res)
+bool ads_wants_itself(const struct ads_stream *s, const struct resource *res)
 {
 	const struct ads_type *t = &s->types[res->type];
 
@@ -122,13 +122,13 @@ static bool wanted_by_self_or_alias(const struct ads_stream *s, const struct res
 
 bool ads_wants(const struct ads_stream *s, const struct resource *res)
 {
-	if (s->types[res->type].wildcard || wanted_by_self_or_alias(s, res))
+	if (s->types[res->type].wildcard || ads_wants_itself(s, res))
 		return true;
 	for (size_t i = res->n_aliases; i < res->n_refs; i++) {
 		const struct map_link *link = resource_ref_link(res, i);
 		const struct resource *parent = resources_find_same(s->ads->resources, res->type, link);
 
-		if (!strcmp(resource_parent(res, i - res->n_aliases), s->own_node) || (parent && wanted_by_self_or_alias(s, parent)))
+		if (!strcmp(resource_parent(res, i - res->n_aliases), s->own_node) || (parent && ads_wants_itself(s, parent)))
 			return true;
 	}
 	return false;

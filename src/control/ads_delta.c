@@ -330,6 +330,14 @@ static void put_all_wanted(struct answer *a)
 	}
 }
 
+/* Those that were there before their parent, or before the alias by which it is asked for, are wanted from now on. */
+static void put_changed(struct answer *a, const struct resource *res)
+{
+	put_if_new(a, res);
+	if (!type_of(a)->wildcard && ads_wants_itself(a->s, res))
+		resources_each_child(a->s->ads->resources, a->type, res->name, put_child, a);
+}
+
 void ads_delta_changes(struct ads_stream *s, enum resource_type type, struct ads_push *push)
 {
 	struct ads_type *t = &s->types[type];
@@ -345,7 +353,7 @@ void ads_delta_changes(struct ads_stream *s, enum resource_type type, struct ads
 		if (res->type != type)
 			continue;
 		if (!res->removed && ((n && n->held) || ads_wants(s, res))) {
-			put_if_new(&a, res);
+			put_changed(&a, res);
 		} else if (res->removed && n && n->held) {
 			take_away(&a, n);
 		}
@@ -411,6 +419,21 @@ static void take_initial_versions(struct ads_stream *s, enum resource_type type,
 	}
 }
 
+/*
+ * What is not wanted by its name any more may be wanted by another, or with its
+ * parent; the client has dropped it all the same. Envoy's xds_protocol.rst,
+ * "Unsubscribing from Resources", says so of "*".
+ */
+static void put_still_wanted(struct answer *a, const delta_request *q)
+{
+	for (size_t i = 0; i < q->n_resource_names_unsubscribe; i++) {
+		const struct resource *res = resources_find(a->s->ads->resources, a->type, q->resource_names_unsubscribe[i]);
+
+		if (res && ads_wants(a->s, res))
+			put_if_new(a, res);
+	}
+}
+
 static void answer_request(struct ads_stream *s, enum resource_type type, const delta_request *q, bool first)
 {
 	struct ads_type *t = &s->types[type];
@@ -428,6 +451,7 @@ static void answer_request(struct ads_stream *s, enum resource_type type, const 
 			put_name(&a, q->resource_names_subscribe[i]);
 	if (first || all)
 		put_all_wanted(&a);
+	put_still_wanted(&a, q);
 	answer_end(&a, first);
 }
 
@@ -446,7 +470,7 @@ static void on_request(struct ads_stream *s, const delta_request *q)
 	if (!subscribe(s, type, q))
 		return;
 	unsubscribe(s, type, q);
-	if (first || q->n_resource_names_subscribe)
+	if (first || q->n_resource_names_subscribe || q->n_resource_names_unsubscribe)
 		answer_request(s, type, q, first);
 }
 

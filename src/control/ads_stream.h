@@ -113,6 +113,8 @@ void ads_name_forget(struct ads_stream *s, enum resource_type type, struct ads_n
 void ads_names_clear(struct ads_stream *s, enum resource_type type);
 /* Is the resource asked for: by wildcard, by its name, an alias, or a parent? */
 bool ads_wants(const struct ads_stream *s, const struct resource *res);
+/* By its name or an alias: then its children are, too. */
+bool ads_wants_itself(const struct ads_stream *s, const struct resource *res);
 
 MUST_CHECK int ads_pending_add(struct ads_type *t, uint64_t nonce, struct ads_push *push);
 /* Acknowledged, or refused: it and all before it. */
