@@ -82,10 +82,10 @@ ssize_t fdmsg_recv(int sock, void *data, size_t size, int *ret_fds, size_t max_f
 	if (n < 0)
 		return -errno;
 	take_fds(&msg, ret_fds, max_fds, ret_n_fds);
-	if (msg.msg_flags & MSG_TRUNC) {
+	if (n == 0 || msg.msg_flags & MSG_TRUNC) {	/* a message of nothing looks like the end, which nobody takes descriptors of */
 		while (*ret_n_fds)
 			close_fd(ret_fds[--*ret_n_fds]);
-		return -EMSGSIZE;
+		return msg.msg_flags & MSG_TRUNC ? -EMSGSIZE : 0;
 	}
 	return n;
 }

@@ -18,7 +18,7 @@ MUST_CHECK int fdmsg_pair(int ret_fds[2]);
 MUST_CHECK int fdmsg_send(int sock, const void *data, size_t len, const int *fds, size_t n_fds);
 
 /*
- * The length of the message, 0 at the end of the stream, -EAGAIN, -EMSGSIZE for
+ * The length of the message, 0 at the end of the stream (and for a message of nothing, whose descriptors are closed), -EAGAIN, -EMSGSIZE for
  * one longer than @size (it is dropped). Descriptors received become the
  * caller's, close-on-exec; those over @max_fds are closed.
  */

@@ -1,6 +1,7 @@
 #include "lib/unit.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 
 #include "base/fdmsg.h"
@@ -47,6 +48,28 @@ static void one_that_does_not_fit_is_dropped_whole(void **state)
 	close(s[1]);
 }
 
+/* As a stranger may send it, so that whoever takes it for the end keeps its descriptors. */
+static void a_message_of_nothing_brings_nothing(void **state)
+{
+	int s[2], p[2], got[1];
+	char text[4];
+	size_t n;
+
+	(void)state;
+	assert_int_equal(fdmsg_pair(s), 0);
+	assert_int_equal(pipe(p), 0);
+	signal(SIGPIPE, SIG_IGN);
+	assert_int_equal(fdmsg_send(s[0], "", 0, &p[0], 1), 0);
+	close(p[0]);
+	assert_int_equal(fdmsg_recv(s[1], text, sizeof(text), got, 1, &n), 0);
+	assert_int_equal(n, 0);
+	assert_int_equal(write(p[1], "x", 1), -1);	/* no reader is left */
+	assert_int_equal(errno, EPIPE);
+	close(p[1]);
+	close(s[0]);
+	close(s[1]);
+}
+
 static void the_largest_message_passes(void **state)
 {
 	static char big[FDMSG_MAX_LEN + 1];
@@ -67,6 +90,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_message_brings_its_descriptors),
 		cmocka_unit_test(one_that_does_not_fit_is_dropped_whole),
+		cmocka_unit_test(a_message_of_nothing_brings_nothing),
 		cmocka_unit_test(the_largest_message_passes),
 	};
 
