@@ -24,11 +24,25 @@ static void check_name(const struct dns_name *n)
 	dns_name_service(n, &at);
 }
 
+/* As people and configurations write it. */
+static void take_text(const uint8_t *data, size_t size)
+{
+	struct dns_name name;
+	char *text = strndup((const char *)data, size);
+
+	if (!text)
+		abort();
+	if (dns_name_parse(text, &name))
+		check_name(&name);
+	free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct dns_message m;
 	struct dns_record r;
 
+	take_text(data, size);
 	if (!dns_open(&m, data, size))
 		return 0;
 	while (dns_next(&m, &r)) {

@@ -1,5 +1,6 @@
 /*
- * Objects of a Kubernetes API, a line each, as fuzz-kube_mesh has them. What
+ * Objects of a Kubernetes API, a line each, as fuzz-kube_mesh has them, and the
+ * probes of WorkloadGroups ("G"). What
  * is a node's own address is no container's, who has it is found by it, and
  * when a list without anything has come nothing is left.
  */
@@ -7,11 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/kube_groups.h"
 #include "control/kube_things.h"
+#include "mesh/pb.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char letters[] = "PESN";
+static const char letters[] = "PESNG";
+
+static void take_probe(const json_t *json)
+{
+	Outrigger__Health__Check *check;
+	struct diag d = {};
+	int r = kube_groups_read_probe(json, &check, &d);
+
+	if (r == 0)
+		pb_free(check);
+	else if (!d.msg[0])
+		abort();
+}
 
 static void take_line(struct kube_things *s, const char *line, size_t len)
 {
@@ -22,7 +37,9 @@ static void take_line(struct kube_things *s, const char *line, size_t len)
 	if (!letter || !*letter)
 		return;
 	json = json_loadb(line + gone + 1, len - gone - 1, 0, NULL);
-	if (json && gone)
+	if (json && *letter == 'G')
+		take_probe(json);
+	else if (json && gone)
 		(void)!kube_things_gone(s, (enum kube_kind)(letter - letters), json);
 	else if (json && kube_things_put(s, (enum kube_kind)(letter - letters), json) && kube_things_put(s, (enum kube_kind)(letter - letters), json))
 		abort();		/* the same once more is no change */
