@@ -8,7 +8,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/bpf.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -19,7 +18,7 @@ _Static_assert((int)CAPTURE_UDP == (int)STEER_RECORD_UDP && (int)CAPTURE_TCP == 
 	       (int)CAPTURE_LEARN == (int)STEER_RECORD_LEARN, "one set of kinds");
 _Static_assert((int)CAPTURE_MAX_CHUNK == (int)STEER_RECORD_LARGE, "one size");
 
-enum { RECORDS_PER_TURN = 32 };		/* then others get their turn: of the loop, and of the processor */
+enum { RECORDS_PER_TURN = 32 };		/* then others of the loop get their turn */
 
 struct capture {
 	struct watch watch;
@@ -82,10 +81,10 @@ static int on_ring(struct watch *w, uint32_t events)
 {
 	struct capture *c = container_of(w, struct capture, watch);
 	unsigned long at = __atomic_load_n(c->consumer, __ATOMIC_RELAXED);
-	int r = 0, i;
+	int r = 0;
 
 	(void)events;
-	for (i = 0; r == 0 && i < RECORDS_PER_TURN; i++) {
+	for (int i = 0; r == 0 && i < RECORDS_PER_TURN; i++) {
 		if (at >= __atomic_load_n(c->producer, __ATOMIC_ACQUIRE))
 			break;
 
@@ -102,12 +101,6 @@ static int on_ring(struct watch *w, uint32_t events)
 		at += (len + BPF_RINGBUF_HDR_SZ + 7) & ~7UL;
 		__atomic_store_n(c->consumer, at, __ATOMIC_RELEASE);
 	}
-	/*
-	 * There is more: a flood. A proxy on this processor that has given way to others is not waking up, so that a
-	 * lower priority does not stop us for it before the clock's next tick, milliseconds away.
-	 */
-	if (i == RECORDS_PER_TURN)
-		sched_yield();
 	return r;
 }
 
