@@ -56,7 +56,8 @@ static void connect_plain(struct flow *f, enum upstream_kind kind, const struct 
 		return;
 	}
 	if (fd < 0) {
-		flow_out_failed(f, fd == -EADDRINUSE ? "a program of the NIC listens at the VM's port, on any address" : strerror(-fd));
+		flow_out_failed(f, fd == -EADDRINUSE ? "a program of the NIC listens at the VM's port, on any address" :
+				   fd == -EADDRNOTAVAIL ? "another connection of this VM has its port and goes there, too" : strerror(-fd));
 		return;
 	}
 	f->state = FLOW_CONNECTING;

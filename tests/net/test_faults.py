@@ -971,6 +971,28 @@ def test_a_server_without_power_leaves_no_endpoints(mesh):
     mesh.load(shopper, vip).goes_on(who="orders-1").end()
 
 
+def test_one_port_of_a_client_leads_to_a_vm_by_two_addresses(mesh):
+    """What a client's kernel tells apart by where it goes arrives at one place: there one of both has another port."""
+    mesh.join("orders-1")
+    mesh.join_client("shopper-1")
+    vip = wait_until("orders' address", lambda: mesh.virtual_address("orders"))
+    shopper = mesh.vms["shopper-1"]
+    wait_until("it answers", lambda: mesh.fetch(shopper, vip))
+    opened = []
+    with shopper.inside():
+        for to in (mesh.vms["orders-1"].address, vip):
+            s = socket.socket()
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((shopper.address, opened[0].getsockname()[1] if opened else 0))
+            s.connect((to, 8080))
+            s.settimeout(30)
+            opened.append(s)
+    for s in reversed(opened):
+        s.sendall(b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
+        assert b"orders-1" in b"".join(iter(lambda: s.recv(65536), b""))
+        s.close()
+
+
 @pytest.mark.parametrize("mesh", [{"grace": "1s"}], indirect=True)
 def test_what_goes_to_a_server_without_power_goes_elsewhere(mesh):
     """Its peers' kernels have no answer: what they have not handed over yet goes to others, and what is open ends when the mesh has lost it, too."""
@@ -978,8 +1000,8 @@ def test_what_goes_to_a_server_without_power_goes_elsewhere(mesh):
     b, vm = mesh.nics["b"], mesh.vms["orders-2"]
     held = []
     with shopper.inside():
-        for _ in range(8):
-            held.append(socket.create_connection((vip, 8080), 30))     # they say nothing
+        for host in [vip] * 8 + [mesh.vms["orders-1"].address] * 8:     # they say nothing; the other one is the busier, or nothing new came to this one
+            held.append(socket.create_connection((host, 8080), 30))
     load = mesh.load(shopper, vip, seconds=600).goes_on(who="orders-2")
     mesh.power_off(b, [vm])
     dead = time.time()
