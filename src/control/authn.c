@@ -28,9 +28,9 @@ static int check_nic(const struct authn *a, const struct issuer_verified *v, con
 
 	if (r < 0)
 		return deny(d, r == -ENOENT ? "the NIC of the token's guest is not enrolled" : store_error(a->store));
-	if (v->issued_at < nic.enrolled_at)
-		return deny(d, "the token is older than the enrolment of its NIC");
 	caller->origin = revocation_origin_of_nic(nic.id, nic.enrolled_at);
+	if (v->has_origin ? memcmp(&v->origin, &caller->origin, sizeof(v->origin)) != 0 : v->issued_at < nic.enrolled_at)
+		return deny(d, "the token is older than the enrolment of its NIC");
 	caller->through_nic = true;
 	if (nic.revoked_at || revoker_has(a->revoker, &caller->origin))
 		return deny(d, "the NIC of the token's guest was revoked");

@@ -278,16 +278,21 @@ static int put_audiences(const struct issuer *i, const char *audience, struct jw
 	return 0;
 }
 
-static int put_jti(const char *guest_id, struct jwt_claims *c)
-{
-	uint8_t random[12];
-	char hex[2 * sizeof(random) + 1];
+enum { JTI_RANDOM = 12, JTI_ORIGIN = REVOCATION_ORIGIN_LEN };
 
-	if (RAND_bytes(random, sizeof(random)) != 1)
+static int put_jti(const struct issuer_subject *s, struct jwt_claims *c)
+{
+	uint8_t bytes[JTI_ORIGIN + JTI_RANDOM];
+	size_t n_origin = s->origin ? JTI_ORIGIN : 0;
+	char hex[2 * sizeof(bytes) + 1];
+
+	if (s->origin)
+		memcpy(bytes, s->origin->b, JTI_ORIGIN);
+	if (RAND_bytes(bytes + n_origin, JTI_RANDOM) != 1)
 		return -EIO;
-	for (size_t k = 0; k < sizeof(random); k++)
-		snprintf(hex + 2 * k, 3, "%02x", random[k]);
-	snprintf(c->jti, sizeof(c->jti), guest_id ? "guest:%s:%s" : "workload:%s%s", guest_id ? guest_id : "", hex);
+	for (size_t k = 0; k < n_origin + JTI_RANDOM; k++)
+		snprintf(hex + 2 * k, 3, "%02x", bytes[k]);
+	snprintf(c->jti, sizeof(c->jti), s->guest_id ? "guest:%s:%s" : "workload:%s%s", s->guest_id ? s->guest_id : "", hex);
 	return 0;
 }
 
@@ -307,7 +312,7 @@ int issuer_sign(struct issuer *i, const struct issuer_subject *s, char **ret_tok
 	if (r == 0)
 		r = put_audiences(i, s->audience, c);
 	if (r == 0)
-		r = put_jti(s->guest_id, c);
+		r = put_jti(s, c);
 	if (r < 0)
 		return r;
 	extra = s->guest_id ? json_pack("{s:{s:s}}", "outrigger", "guest", s->guest_id) : NULL;
@@ -320,12 +325,23 @@ int issuer_sign(struct issuer *i, const struct issuer_subject *s, char **ret_tok
 	return r;
 }
 
-static void take_guest(const char *jti, char *guest, size_t size)
+static void take_origin(const char *hex, struct issuer_verified *v)
+{
+	size_t len = strlen(hex);
+
+	v->has_origin = len == 2 * (JTI_ORIGIN + JTI_RANDOM) && strspn(hex, "0123456789abcdef") == len;
+	for (size_t k = 0; v->has_origin && k < JTI_ORIGIN; k++)
+		sscanf(hex + 2 * k, "%2hhx", &v->origin.b[k]);
+}
+
+static void take_guest(const char *jti, struct issuer_verified *v)
 {
 	const char *end = strrchr(jti, ':');
 
-	if (!strncmp(jti, "guest:", 6) && end > jti + 6)
-		snprintf(guest, size, "%.*s", (int)(end - jti - 6), jti + 6);
+	if (strncmp(jti, "guest:", 6) != 0 || end <= jti + 6)
+		return;
+	snprintf(v->guest_id, sizeof(v->guest_id), "%.*s", (int)(end - jti - 6), jti + 6);
+	take_origin(end + 1, v);
 }
 
 int issuer_verify(struct issuer *i, const char *token, struct issuer_verified *ret_verified, struct diag *reterr_diag)
@@ -351,7 +367,7 @@ int issuer_verify(struct issuer *i, const char *token, struct issuer_verified *r
 		r = 0;
 	if (r > 0 || !v.namespace[0])
 		return -EACCES;
-	take_guest(c->jti, v.guest_id, sizeof(v.guest_id));
+	take_guest(c->jti, &v);
 	v.issued_at = c->iat;
 	*ret_verified = v;
 	return 0;

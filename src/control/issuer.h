@@ -4,6 +4,7 @@
 #include "base/loop.h"
 #include "control/config.h"
 #include "mesh/jwt.h"
+#include "mesh/revocation.h"
 
 /*
  * The controller as OIDC issuer: signs workload tokens (ES256), publishes its
@@ -13,7 +14,9 @@
  * newest signs; older ones are published until what they signed has expired.
  *
  * A VM's token is bound to its guest: claim "outrigger.guest", and the same in
- * "jti" ("guest:<guest id>:<random>"), which is what is looked at.
+ * "jti" ("guest:<guest id>:<origin><random>"), which is what is looked at. The
+ * origin is that of its NIC's enrolment, as in the serial numbers of what the
+ * NIC is issued. A token without one (older versions') is told by its time.
  */
 struct issuer;
 
@@ -26,6 +29,7 @@ struct issuer_subject {
 	const char *namespace;
 	const char *service_account;
 	const char *guest_id;		/* NULL: not a VM */
+	const struct revocation_origin *origin;	/* of the guest's NIC; NULL: none */
 	const char *audience;		/* NULL or "": those of the configuration */
 	int64_t ttl_s;
 };
@@ -38,6 +42,8 @@ struct issuer_verified {
 	char service_account[254];
 	char guest_id[ISSUER_GUEST_LEN];	/* "": not a VM's */
 	int64_t issued_at;
+	bool has_origin;
+	struct revocation_origin origin;
 };
 /* -EACCES with the reason. */
 MUST_CHECK int issuer_verify(struct issuer *i, const char *token, struct issuer_verified *ret_verified, struct diag *reterr_diag);

@@ -3,6 +3,7 @@
 #include "control/limiter.h"
 #include "control/provisioner.h"
 #include "mesh/identity.h"
+#include "mesh/revocation.h"
 #include "outrigger/provisioner.pb-c.h"
 
 /*
@@ -13,6 +14,7 @@ struct session {
 	struct provisioner *p;
 	struct grpc_call *call;
 	char nic_id[IDENTITY_NAME_MAX + 1];
+	struct revocation_origin origin;	/* of its enrolment: a new one ends the session */
 	struct reg_nic *nic;		/* NULL until its hello, and when another session took over */
 	uint64_t policy_version;
 	char policy_refused[256];

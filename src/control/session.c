@@ -209,7 +209,7 @@ static int ask_token(struct session *s, const Outrigger__V1__TokenRequest *q, co
 	struct session_ask *a = calloc(1, sizeof(*a) + size);
 	const struct issuer_subject subject = {
 		.namespace = policy->namespace, .service_account = policy->service_account, .guest_id = q->guest_id,
-		.audience = q->audience, .ttl_s = s->p->config->tokens.workload_ttl_ms / 1000,
+		.origin = &s->origin, .audience = q->audience, .ttl_s = s->p->config->tokens.workload_ttl_ms / 1000,
 	};
 	struct token_ask *ask;
 	int r;
@@ -460,6 +460,7 @@ void provisioner_open_session(struct provisioner *p, struct grpc_call *call)
 	s->p = p;
 	s->call = call;
 	list_init(&s->asks);
+	s->origin = revocation_origin_of_nic(nic.id, nic.enrolled_at);
 	snprintf(s->nic_id, sizeof(s->nic_id), "%.*s", IDENTITY_NAME_MAX, nic.id);
 	list_append(&p->sessions, &s->link);
 	grpc_call_set_ops(call, &ops, s);

@@ -82,7 +82,7 @@ static char *sign(struct fixture *f, const char *guest, const char *audience, in
 	int64_t expires_at;
 	char *token;
 
-	assert_int_equal(issuer_sign(f->issuer, &(struct issuer_subject){ "shop", "cart", guest, audience, ttl_s }, &token, &expires_at), 0);
+	assert_int_equal(issuer_sign(f->issuer, &(struct issuer_subject){ "shop", "cart", guest, NULL, audience, ttl_s }, &token, &expires_at), 0);
 	return token;
 }
 
@@ -101,6 +101,27 @@ static void what_was_signed_is_verified(void **state)
 	token = sign(f, NULL, "", 60);
 	assert_int_equal(issuer_verify(f->issuer, token, &v, &d), 0);
 	assert_string_equal(v.guest_id, "");
+	free(token);
+}
+
+static void a_vms_token_says_under_which_enrolment(void **state)
+{
+	struct fixture *f = *state;
+	struct revocation_origin origin = revocation_origin_of_nic("nic-a", 1234567890);
+	struct issuer_verified v;
+	struct diag d = {};
+	int64_t expires_at;
+	char *token = sign(f, "nic-a/p1/52:54:00:00:00:01", NULL, 60);
+
+	assert_int_equal(issuer_verify(f->issuer, token, &v, &d), 0);
+	assert_false(v.has_origin);			/* of an older controller */
+	free(token);
+	assert_int_equal(issuer_sign(f->issuer, &(struct issuer_subject){ "shop", "cart", "nic-a/p1/52:54:00:00:00:01", &origin, NULL, 60 },
+				     &token, &expires_at), 0);
+	assert_int_equal(issuer_verify(f->issuer, token, &v, &d), 0);
+	assert_true(v.has_origin);
+	assert_memory_equal(&v.origin, &origin, sizeof(origin));
+	assert_string_equal(v.guest_id, "nic-a/p1/52:54:00:00:00:01");
 	free(token);
 }
 
@@ -266,6 +287,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_was_signed_is_verified, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_vms_token_says_under_which_enrolment, setup, teardown),
 		cmocka_unit_test_setup_teardown(other_tokens_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_key_survives_a_restart_and_is_nobodys_business, setup, teardown),
 		cmocka_unit_test_setup_teardown(istio_gets_rs256_and_tokens_of_the_key_before_stay_good, setup, teardown),
