@@ -351,12 +351,14 @@ static int survey_all(struct balance *b, const struct balance_ask *ask, const st
 {
 	const struct snap_service *service = ask->route->service;
 	struct survey s = { .best = FIT_NOT };
+	unsigned first;
 
 	for (uint32_t i = 0; i < snap_service_size(service); i++)
 		survey_one(&s, b, ask, snap_service_endpoint(service, i));
 	switch (s.best) {
 	case FIT:
-		*ret_workload = s.n_fit > 1 && less_busy(b, s.two[1], s.two[0]) ? s.two[1] : s.two[0];
+		first = s.n_fit > 1 ? random_below(b, 2) : 0;		/* which of two that are equally busy */
+		*ret_workload = s.n_fit > 1 && less_busy(b, s.two[!first], s.two[first]) ? s.two[!first] : s.two[first];
 		return 0;
 	case FIT_OUT:
 		*ret_workload = s.soonest;
