@@ -999,10 +999,18 @@ def test_what_goes_to_a_server_without_power_goes_elsewhere(mesh):
     shopper, vip = served(mesh)
     b, vm = mesh.nics["b"], mesh.vms["orders-2"]
     held = []
-    with shopper.inside():
-        for host in [vip] * 8 + [mesh.vms["orders-1"].address] * 8:     # they say nothing; the other one is the busier, or nothing new came to this one
-            held.append(socket.create_connection((host, 8080), 30))
-    load = mesh.load(shopper, vip, seconds=600).goes_on(who="orders-2")
+
+    def hold(to, n):
+        with shopper.inside():
+            held.extend(socket.create_connection((to, 8080), 30) for _ in range(n))     # they say nothing
+
+    def goes_to(who):
+        hold(mesh.vms["orders-1"].address, 1)       # until the other one is the less busy, for every worker that has load
+        return sum(r["who"] == who for r in load.done()[-8:]) >= 4
+
+    hold(vip, 8)
+    load = mesh.load(shopper, vip, seconds=600)
+    wait_until("new ones go to it", lambda: goes_to("orders-2"))
     mesh.power_off(b, [vm])
     dead = time.time()
     load.goes_on(100)
