@@ -116,12 +116,21 @@ static int parse_uint(const char *text, unsigned max, unsigned *ret_value)
 	return 0;
 }
 
+int ip_parse_port(const char *text, uint16_t *ret_port)
+{
+	unsigned port;
+
+	if (parse_uint(text, UINT16_MAX, &port) < 0)
+		return -EINVAL;
+	*ret_port = (uint16_t)port;
+	return 0;
+}
+
 int ip_port_parse(const char *text, struct ip_port *ret_addr)
 {
 	char host[IP_TEXT_LEN];
 	const char *colon = strrchr(text, ':');
 	struct ip_port a;
-	unsigned port;
 
 	if (!colon)
 		return -EINVAL;
@@ -138,11 +147,10 @@ int ip_port_parse(const char *text, struct ip_port *ret_addr)
 		return -EINVAL;
 	memcpy(host, text, len);
 	host[len] = '\0';
-	if (!bracketed && strchr(host, ':'))
+	if (bracketed != (strchr(host, ':') != NULL))	/* RFC 3986, section 3.2.2: of IPv6 alone */
 		return -EINVAL;
-	if (ip_parse(host, &a.ip) < 0 || parse_uint(colon + 1, 65535, &port) < 0)
+	if (ip_parse(host, &a.ip) < 0 || ip_parse_port(colon + 1, &a.port) < 0)
 		return -EINVAL;
-	a.port = (uint16_t)port;
 	*ret_addr = a;
 	return 0;
 }

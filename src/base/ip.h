@@ -48,6 +48,7 @@ bool ip_in_prefix(const struct ip *a, const struct ip_prefix *p);
 /* Text, without brackets; -EINVAL and nothing written when it is none. */
 MUST_CHECK int ip_parse(const char *text, struct ip *ret_ip);
 MUST_CHECK int ip_port_parse(const char *text, struct ip_port *ret_addr);	/* "1.2.3.4:80", "[::1]:80" */
+MUST_CHECK int ip_parse_port(const char *text, uint16_t *ret_port);	/* digits and nothing else, no more than 65535 */
 MUST_CHECK int ip_prefix_parse(const char *text, struct ip_prefix *ret_prefix);	/* without a length: the one address */
 const char *ip_format(const struct ip *a, char text[static IP_TEXT_LEN]);
 const char *ip_port_format(const struct ip_port *a, char text[static IP_PORT_TEXT_LEN]);

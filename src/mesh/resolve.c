@@ -97,15 +97,14 @@ static int split(const char *target, struct job *job)
 {
 	const char *colon = strrchr(target, ':');
 	size_t len = colon ? (size_t)(colon - target) : 0;
-	char *end;
+	uint16_t port;
 
 	if (!len || len >= sizeof(job->host) || memchr(target, ':', len))
 		return -EINVAL;
-	unsigned long port = strtoul(colon + 1, &end, 10);
-	if (colon[1] < '0' || colon[1] > '9' || *end || !port || port > 65535)
+	if (ip_parse_port(colon + 1, &port) < 0 || !port)
 		return -EINVAL;
 	memcpy(job->host, target, len);
-	snprintf(job->port, sizeof(job->port), "%u", (unsigned)port & 0xffff);
+	snprintf(job->port, sizeof(job->port), "%u", port);
 	return 0;
 }
 

@@ -22,6 +22,7 @@ static void ports_need_a_colon_and_digits(void **state)
 {
 	static const char *const bad[] = {
 		"", "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:+1", "::1:80", "[::1]", "[::1]80", "[]:1", "x:1", "1.2.3.4:1x",
+		"[1.2.3.4]:80", "1.2.3.4: 80", "1.2.3.4:-80", "1.2.3.4:18446744073709551696",
 	};
 	char text[IP_PORT_TEXT_LEN];
 	struct ip_port a;
