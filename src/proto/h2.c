@@ -284,7 +284,9 @@ void h2_lose(struct h2 *h, struct h2_stream *s, uint32_t id, uint32_t code)
 	h2_refuse(h, id, code);
 	if (s) {
 		h2_detach(h, s);
+		h->losing = true;
 		h->ops->reset(h, s, code);
+		h->losing = false;
 	}
 	h2_nuisance(h, &h->n_rapid_resets, H2_MAX_RESETS);
 }

@@ -65,7 +65,7 @@ struct h2_ops {
 	/* Bytes of the stream; @end: the peer has ended its direction (@len may be 0). */
 	void (*data)(struct h2 *h, struct h2_stream *s, const uint8_t *data, size_t len, bool end);
 
-	/* The stream is gone: reset by the peer, refused by a GOAWAY, or malformed (then by us). */
+	/* The stream is gone: reset by the peer, refused by a GOAWAY, or malformed (then by us, and @losing says so). */
 	void (*reset)(struct h2 *h, struct h2_stream *s, uint32_t code);
 
 	/* A stream that found its window shut (h2_data_begin() gave no room) may send again. */
@@ -159,6 +159,7 @@ struct h2 {
 	bool goaway_seen : 1;
 	bool ping_out : 1;
 	bool failed : 1;
+	bool losing : 1;		/* during @ops->reset(): it is we who reset, for the peer has broken the protocol on this stream */
 	uint32_t error_code;
 	const char *error;		/* constant text, after H2_E_FAILED */
 	uint32_t n_frames;		/* that have come: what they cost beside their bytes; wraps */

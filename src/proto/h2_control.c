@@ -170,7 +170,7 @@ static void on_response(struct h2 *h, struct h2_stream *s, const struct h2_messa
 {
 	if (m->status < 200) {		/* an interim response, section 8.1 */
 		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
-		if (end)
+		if (end || m->status == 101)	/* section 8.6: there is nothing to switch to */
 			h2_lose(h, s, s->id, H2_PROTOCOL_ERROR);
 		return;
 	}

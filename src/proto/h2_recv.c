@@ -40,6 +40,10 @@ static int begin_data(struct h2 *h)
 	h->state = STATE_DATA;
 	if (!f->len && !(f->flags & H2_FLAG_END_STREAM))
 		h2_nuisance(h, &h->n_nuisances, H2_MAX_NUISANCES);
+	if (s && !s->remote_end && !h->server && !s->headers_seen) {	/* section 8.1: of what, and for whom? */
+		h2_lose(h, s, s->id, H2_PROTOCOL_ERROR);
+		return 0;
+	}
 	if (s && !s->remote_end) {
 		s->recv_window -= (int32_t)f->len;
 		if (s->recv_window >= 0)

@@ -620,11 +620,11 @@ void flow_resume(struct flow *f)
 		sock_read(&f->local, true);
 }
 
-void flow_reset_by_peer(struct flow *f, uint32_t code)
+void flow_stream_gone(struct flow *f, uint32_t code, bool by_us)
 {
-	char why[64];
+	char why[80];
 
-	snprintf(why, sizeof(why), "stream reset by the peer: %s", h2_code_name(code));
+	snprintf(why, sizeof(why), by_us ? "the peer broke HTTP/2 on the stream: %s" : "stream reset by the peer: %s", h2_code_name(code));
 	if (f->state == FLOW_REQUESTED && code == H2_REFUSED_STREAM)
 		flow_out_refused(f, why);
 	else if (f->state == FLOW_REQUESTED)

@@ -129,7 +129,7 @@ static inline struct flow *flow_of_stream(struct h2_stream *s)
 }
 void flow_from_stream(struct flow *f, const struct iovec *iov, size_t n_iov, bool end);
 void flow_resume(struct flow *f);		/* the tunnel takes bytes again */
-void flow_reset_by_peer(struct flow *f, uint32_t code);
+void flow_stream_gone(struct flow *f, uint32_t code, bool by_us);	/* reset, @by_us: for what the peer did on it */
 void flow_tunnel_lost(struct flow *f, const char *why);
 
 /* --- flow_out.c: outbound --- */

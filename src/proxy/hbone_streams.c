@@ -66,7 +66,7 @@ static void on_reset(struct h2 *h, struct h2_stream *s, uint32_t code)
 
 	if (w->rx_flow == f)
 		hbone_rx_flush(w);
-	flow_reset_by_peer(f, code);
+	flow_stream_gone(f, code, h->losing);
 }
 
 static void on_stream_writable(struct h2 *h, struct h2_stream *s)

@@ -1012,6 +1012,7 @@ static void a_client_checks_responses(void **state)
 		{ ":status\0" "20\0", "reset 0 PROTOCOL_ERROR\n" },
 		{ ":method\0GET\0", "reset 0 PROTOCOL_ERROR\n" },
 		{ "x\0y\0", "reset 0 PROTOCOL_ERROR\n" },
+		{ ":status\0" "101\0", "reset 0 PROTOCOL_ERROR\n" },
 	};
 
 	(void)state;
@@ -1030,6 +1031,30 @@ static void a_client_checks_responses(void **state)
 	a->h.out.len = 0;		/* the preface is no frame */
 	headers(0, 2, ":status\0" "200\0");
 	expect_failure(H2_PROTOCOL_ERROR);
+}
+
+/* Nothing of it is handed on, and what follows is dropped. */
+static void data_in_front_of_a_response_ends_its_stream(void **state)
+{
+	static const uint8_t flags[] = { 0, H2_FLAG_END_STREAM };
+	struct h2_header list[] = { h2_header(":method", "CONNECT"), h2_header(":authority", "x:1") };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(flags); i++) {
+		start_server();			/* for the deflater */
+		a = free_end(a);
+		a = new_end(false, NULL);
+		n_script = 0;
+		frame(H2_SETTINGS, 0, 0, "", 0);
+		assert_int_equal(h2_open(&a->h, &a->streams[0], list, 2, false), 0);
+		headers(0, 1, ":status\0" "103\0");
+		frame(H2_DATA, flags[i], 1, "early", 5);
+		headers(0, 1, ":status\0" "200\0");
+		frame(H2_DATA, H2_FLAG_END_STREAM, 1, "late", 4);
+		assert_int_equal(play(0), 0);
+		assert_string_equal(a->log, "reset 0 PROTOCOL_ERROR\n");
+		assert_int_equal(h2_n_streams(&a->h), 0);
+	}
 }
 
 static void interim_responses_without_end_are_cut(void **state)
@@ -1111,6 +1136,7 @@ int main(void)
 		T(streams_that_a_goaway_leaves_out_are_reset),
 		T(a_client_keeps_the_servers_limit),
 		T(a_client_checks_responses),
+		T(data_in_front_of_a_response_ends_its_stream),
 		T(interim_responses_without_end_are_cut),
 		T(the_last_window_of_a_frame_counts),
 		T(a_ping_is_answered_once),
