@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "mesh/names.h"
 #include "proxy/flow.h"
 #include "proxy/hbone.h"
 #include "proxy/upstream.h"
@@ -215,18 +216,18 @@ static bool resolve_host(struct worker_vm *v, const char *authority, struct ip_p
 	const struct snapshot *s = v->w->snap;
 	const struct snap_workload *own = s ? snapshot_workload(s, v->conf->uid) : NULL;
 	const char *colon = strrchr(authority, ':');
+	size_t len = colon ? (size_t)(colon - authority) : 0;
+	char host[NAMES_HOST_LEN];
 	struct snap_route route;
-	unsigned long port;
-	char *end;
+	uint16_t port;
 
-	if (!own || !colon)
+	if (!own || !len || len >= sizeof(host) || ip_parse_port(colon + 1, &port) < 0 || !port)
 		return false;
-	port = strtoul(colon + 1, &end, 10);
-	if (*end || !port || port > 65535)
+	for (size_t i = 0; i < len; i++)	/* RFC 3986, section 3.2.2: case does not matter */
+		host[i] = authority[i] >= 'A' && authority[i] <= 'Z' ? (char)(authority[i] | 0x20) : authority[i];
+	if (snapshot_route_host(s, host, len, port, v->conf->namespace, &route) != 0 || !route.service)
 		return false;
-	if (snapshot_route_host(s, authority, (size_t)(colon - authority), (uint16_t)port, v->conf->namespace, &route) != 0 || !route.service)
-		return false;
-	ret_dst->port = snap_target_port(route.service, own, (uint16_t)port);
+	ret_dst->port = snap_target_port(route.service, own, port);
 	return ret_dst->port != 0;
 }
 
