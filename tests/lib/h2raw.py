@@ -31,9 +31,10 @@ def frame(kind, flags=0, stream=0, payload=b""):
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def context(folder, name):
-    c = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def context(folder, name, server=False):
+    c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     c.check_hostname = False
+    c.verify_mode = ssl.CERT_REQUIRED
     c.minimum_version = ssl.TLSVersion.TLSv1_3
     folder = pathlib.Path(folder)
     c.load_cert_chain(folder / (name + ".pem"), folder / (name + ".key"))
