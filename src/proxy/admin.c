@@ -188,6 +188,28 @@ static int write_gauges(const struct proxy *p, struct bytes *out)
 	return r;
 }
 
+/* Threads that have very different loads are what makes a process with room slow. */
+static int write_workers(const struct proxy *p, struct bytes *out)
+{
+	static const struct { const char *name; size_t offset; } rows[] = {
+		{ "outrigger_proxy_worker_connections", offsetof(struct worker_load, n_flows) },
+		{ "outrigger_proxy_worker_tunnels", offsetof(struct worker_load, n_tunnels) },
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < ELEMENTS(rows) && r == 0; i++) {
+		r = bytes_appendf(out, "# TYPE %s gauge\n", rows[i].name);
+		for (size_t w = 0; w < p->n_workers && r == 0; w++) {
+			struct worker_load load;
+
+			worker_load(p->workers[w], &load);
+			r = bytes_appendf(out, "%s{worker=\"%zu\"} %llu\n", rows[i].name, w,
+					  (unsigned long long)*(const uint64_t *)(const void *)((const char *)&load + rows[i].offset));
+		}
+	}
+	return r;
+}
+
 static int write_xds(const struct proxy *p, struct bytes *out)
 {
 	struct xds_counters sum = {};
@@ -225,6 +247,8 @@ static void get_metrics(struct httpd_request *req)
 	r = metrics_write(p->metrics, &out);
 	if (r == 0)
 		r = write_gauges(p, &out);
+	if (r == 0)
+		r = write_workers(p, &out);
 	if (r == 0)
 		r = write_xds(p, &out);
 	if (r == 0)

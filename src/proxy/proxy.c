@@ -201,7 +201,7 @@ static int start_workers(struct proxy *p, const int *sockd_socks, unsigned spare
 
 	for (unsigned i = 0; r == 0 && i < n; i++) {
 		const struct worker_conf conf = {
-			.main = &p->mail, .events = &worker_events, .events_data = p, .index = i, .n_workers = n,
+			.main = &p->mail, .events = &worker_events, .events_data = p, .index = i, .n_workers = n, .all = p->workers,
 			.sockd_sock = sockd_socks ? sockd_socks[i] : -1, .spare_sockets = spare, .hbone_port = SNAP_HBONE_PORT,
 			.balance = p->options.round_robin ? BALANCE_ROUND_ROBIN : BALANCE_LEAST_REQUEST,
 		};
@@ -601,6 +601,8 @@ int proxy_init(struct proxy *p, const struct proxy_options *options, const int *
 
 void proxy_deinit(struct proxy *p)
 {
+	for (size_t i = 0; i < p->n_workers; i++)
+		worker_end(p->workers[i]);
 	for (size_t i = 0; i < p->n_workers; i++)
 		p->workers[i] = worker_stop(p->workers[i]);
 	if (p->loop)

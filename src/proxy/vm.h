@@ -62,6 +62,7 @@ struct vm {				/* fixed, but for atomics */
 	uint32_t n_tunnels;		/* likewise: inbound ones that are open */
 	uint32_t n_handshakes;		/* likewise: those that are not yet */
 	uint64_t buffered_bytes;	/* atomic, of all workers */
+	size_t n_serving;		/* atomic: workers that have it, and will have it for a while */
 	struct pace pace;		/* of connections that it opens */
 	struct pace teed;		/* of bytes that are copied */
 	uint64_t tee_outstanding;	/* atomic: of these, those that the main thread has not taken, and what they are kept in */

@@ -20,6 +20,7 @@ enum {
 	TICK_MS = 1000,
 	STAGING_KEEP = 2,		/* free buffers that are kept */
 	WAKES_A_TURN = 64,
+	SPREAD_SLACK = 2,		/* connections that a worker has more than another for nothing */
 	QUIET_TURNS = 2,		/* in a tick: its own, and one more */
 };
 
@@ -309,6 +310,7 @@ struct command {
 	struct vm *vm;
 	uint32_t drain_ms, linger_ms;
 	int fd;
+	bool inbound;
 	struct ip_port src, dst;
 	struct list late;
 	struct worker *worker;
@@ -498,29 +500,76 @@ int worker_remove_vm(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_
 	return 0;
 }
 
+/* --- connections that others have accepted --- */
+
 static void do_take(struct mail *m, void *receiver)
 {
 	struct command *c = container_of(m, struct command, mail);
+	struct worker *w = receiver;
 
-	worker_vm_take(receiver, c->vm, c->fd, &c->src, &c->dst);
+	worker_vm_take(w, c->vm, c->inbound, c->fd, &c->src, &c->dst);
+	__atomic_sub_fetch(&w->load.n_coming, 1, __ATOMIC_RELAXED);
 	vm_unref(c->vm);
 	free(c);
 }
 
-int worker_take_connection(struct worker *w, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+static bool post_take(struct worker *w, struct vm *vm, bool inbound, int fd, const struct ip_port *src, const struct ip_port *dst)
 {
 	struct command *c = command_new(do_take);
 
-	if (!c) {
-		close_fd(fd);
-		return -ENOMEM;
-	}
+	if (!c)
+		return false;
 	c->vm = vm_ref(vm);
+	c->inbound = inbound;
 	c->fd = fd;
 	c->src = *src;
 	c->dst = *dst;
+	__atomic_add_fetch(&w->load.n_coming, 1, __ATOMIC_RELAXED);
 	mailbox_post(&w->box, &c->mail);
-	return 0;
+	return true;
+}
+
+int worker_take_connection(struct worker *w, struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	if (post_take(w, vm, false, fd, src, dst))
+		return 0;
+	close_fd(fd);
+	return -ENOMEM;
+}
+
+/*
+ * What a worker has: tunnels, when one comes, since each may carry any number
+ * of streams; else all that is open.
+ */
+static uint64_t has(const struct worker *w, bool tunnel)
+{
+	const uint64_t *n = tunnel ? &w->load.n_tunnels : &w->load.n_flows;
+
+	return __atomic_load_n(n, __ATOMIC_RELAXED) + __atomic_load_n(&w->load.n_coming, __ATOMIC_RELAXED);
+}
+
+/*
+ * To change threads costs a connection some microseconds: those that are short
+ * stay where they came, for they are gone before there is a difference. Tunnels
+ * are few, and last.
+ */
+bool worker_spread(struct worker *w, struct vm *vm, bool inbound, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	bool tunnel = inbound && dst->port == w->conf.hbone_port;
+	struct worker *least = w;
+	uint64_t n, n_least = has(w, tunnel);
+
+	if (!w->conf.all || __atomic_load_n(&vm->n_serving, __ATOMIC_RELAXED) < w->conf.n_workers)
+		return false;
+	for (size_t i = 0; i < w->conf.n_workers; i++) {
+		n = has(w->conf.all[i], tunnel);
+		n += tunnel ? 0 : SPREAD_SLACK + n / 4;
+		if (n < n_least) {
+			n_least = n;
+			least = w->conf.all[i];
+		}
+	}
+	return least != w && post_take(least, vm, inbound, fd, src, dst);
 }
 
 static void do_stop(struct mail *m, void *receiver)
@@ -645,14 +694,22 @@ int worker_new(const struct worker_conf *conf, struct worker **ret_worker)
 	return 0;
 }
 
-struct worker *worker_stop(struct worker *w)
+void worker_end(struct worker *w)
 {
 	struct mail stop = { .fn = do_stop };
 
-	if (!w)
-		return NULL;
+	if (w->ended)
+		return;
 	mailbox_post(&w->box, &stop);
 	pthread_join(w->thread, NULL);
+	w->ended = true;
+}
+
+struct worker *worker_stop(struct worker *w)
+{
+	if (!w)
+		return NULL;
+	worker_end(w);
 	mailbox_deliver(&w->box, w);		/* commands that came too late: they hold references */
 	worker_vm_free_all(w);
 	linger_free_all(w);
@@ -670,6 +727,7 @@ void worker_load(const struct worker *w, struct worker_load *ret_load)
 {
 	ret_load->n_flows = __atomic_load_n(&w->load.n_flows, __ATOMIC_RELAXED);
 	ret_load->n_tunnels = __atomic_load_n(&w->load.n_tunnels, __ATOMIC_RELAXED);
+	ret_load->n_coming = __atomic_load_n(&w->load.n_coming, __ATOMIC_RELAXED);
 	ret_load->n_turns = __atomic_load_n(&w->load.n_turns, __ATOMIC_RELAXED);
 	ret_load->bytes_tls = __atomic_load_n(&w->load.bytes_tls, __ATOMIC_RELAXED);
 	ret_load->n_rests = __atomic_load_n(&w->load.n_rests, __ATOMIC_RELAXED);

@@ -9,7 +9,9 @@
 
 /*
  * A worker: a thread with a loop, which owns connections and tunnels. All
- * workers serve all VMs; each accepts from the shared listeners.
+ * workers serve all VMs; each accepts from the shared listeners. The kernel
+ * wakes the same one whenever it is idle, so what a worker accepts goes to
+ * another one that has less.
  *
  * The main thread commands, the worker reports. Everything below is called by
  * the main thread; nothing waits for the worker but worker_stop(). Reports come
@@ -39,6 +41,7 @@ struct worker_conf {
 	void *events_data;
 	size_t index;			/* from 0 */
 	size_t n_workers;
+	struct worker *const *all;	/* @n_workers of them, this one too, all there before the first VM is put; NULL: alone */
 	int sockd_sock;			/* taken over; -1: ordinary sockets with the NIC's own address (tests) */
 	unsigned spare_sockets;		/* sockd_pool_new() */
 	uint16_t hbone_port;		/* that inbound listeners take for HBONE; 15008 */
@@ -48,7 +51,9 @@ struct worker_conf {
 /* Starts the thread. -ENOMEM and errors of epoll and pthread_create(). */
 MUST_CHECK int worker_new(const struct worker_conf *conf, struct worker **ret_worker);
 
-/* Ends it: closes what is still open, joins the thread. Give it its last snapshot's reference back by this. */
+/* Ends the thread. Of several that know each other, all are ended before the first one is stopped. */
+void worker_end(struct worker *w);
+/* Ends it, closes what is still open. Give it its last snapshot's reference back by this. */
 struct worker *worker_stop(struct worker *w);
 
 /* Each takes references of its own. -ENOMEM: nothing happened. */
@@ -67,6 +72,7 @@ struct worker_load {			/* read without stopping anything */
 	uint64_t n_tunnels;
 	uint64_t n_turns;		/* of the loop */
 	uint64_t bytes_tls;		/* encrypted and decrypted */
+	uint64_t n_coming;		/* connections and tunnels that others have accepted for it */
 	uint64_t n_rests;		/* how often tunnels gave something back: they fell quiet, or ended */
 };
 void worker_load(const struct worker *w, struct worker_load *ret_load);

@@ -88,6 +88,7 @@ struct worker {
 	uint64_t tee_outstanding;	/* atomic: bytes of tee messages that the main thread has not taken */
 	struct worker_load load;	/* atomic fields */
 	bool stopping;
+	bool ended;			/* main thread: joined */
 };
 
 /* An address of a VM of this process. */
@@ -123,6 +124,7 @@ struct worker_vm {
 	struct defer free_defer;
 	struct removed_mail *last;	/* for its end, which must be told with or without memory */
 	bool removed;
+	bool leaves;			/* removed, or will be soon */
 	uint64_t missing_since_ms;	/* open flows wait for a policy since then; 0: they do not */
 };
 
@@ -155,6 +157,8 @@ void worker_vm_starve(struct worker_vm *v, struct watch *watch, uint32_t events)
 void worker_post(struct worker *w, struct mail *m);		/* to the main thread, with the next batch */
 void worker_post_now(struct worker *w, struct mail *m);
 void worker_ask(struct worker *w, struct vm *vm, const struct ip *ip);	/* main thread: what is @ip? */
+/* Gives what @w has accepted to a worker that has less, which may be itself: false, and @fd stays. */
+bool worker_spread(struct worker *w, struct vm *vm, bool inbound, int fd, const struct ip_port *src, const struct ip_port *dst);
 struct staging *worker_staging_get(struct worker *w);		/* NULL: out of memory */
 void worker_staging_put(struct worker *w, struct staging *s);
 
@@ -164,8 +168,8 @@ struct worker_vm *worker_vm_by_ip(struct worker *w, const struct ip *ip);
 int worker_vm_put(struct worker *w, struct vm_conf *c);		/* takes the reference */
 /* false: it is not here. */
 bool worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32_t linger_ms);
-/* An outbound connection that was accepted elsewhere; @fd is taken over. */
-void worker_vm_take(struct worker *w, const struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst);
+/* A connection that was accepted elsewhere; @fd is taken over. */
+void worker_vm_take(struct worker *w, const struct vm *vm, bool inbound, int fd, const struct ip_port *src, const struct ip_port *dst);
 /* Something of it has gone: is it all, after a removal? */
 void worker_vm_check(struct worker_vm *v);
 void worker_vm_free_all(struct worker *w);

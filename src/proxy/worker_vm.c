@@ -132,23 +132,32 @@ static bool is_for_names(struct worker_vm *v, int fd, const struct ip_port *src,
 	return true;
 }
 
-void worker_vm_take(struct worker *w, const struct vm *vm, int fd, const struct ip_port *src, const struct ip_port *dst)
+/* --- what is accepted --- */
+
+static void inbound_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
+{
+	if (dst->port == v->w->conf.hbone_port)
+		hbone_accept(v, fd, src, dst);
+	else
+		flow_in_accepted(v, fd, src, dst);
+}
+
+void worker_vm_take(struct worker *w, const struct vm *vm, bool inbound, int fd, const struct ip_port *src, const struct ip_port *dst)
 {
 	struct worker_vm *v = worker_vm_find(w, vm->slot);
 
-	if (v && v->vm == vm && !v->removed)
-		flow_out_accepted(v, fd, src, dst);
-	else
+	if (!v || v->vm != vm || v->removed)
 		close_fd(fd);
+	else if (inbound)
+		inbound_accepted(v, fd, src, dst);
+	else
+		flow_out_accepted(v, fd, src, dst);
 }
 
-/* --- what is accepted --- */
-
-typedef void accepted_fn(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst);
-
 /* false: there is no other, as far as is known. */
-static bool accept_next(struct worker_vm *v, struct watch *watch, accepted_fn *fn)
+static bool accept_next(struct worker_vm *v, struct watch *watch)
 {
+	bool inbound = watch == &v->inbound;
 	struct ip_port src, dst;
 	int fd = accept_one(watch->fd, &src, &dst);
 
@@ -158,7 +167,14 @@ static bool accept_next(struct worker_vm *v, struct watch *watch, accepted_fn *f
 		watch_remove(watch);
 	if (fd < 0)
 		return false;
-	fn(v, fd, &src, &dst);
+	if (!inbound && is_for_names(v, fd, &src, &dst))
+		return true;
+	if (!v->leaves && worker_spread(v->w, v->vm, inbound, fd, &src, &dst))
+		return true;
+	if (inbound)
+		inbound_accepted(v, fd, &src, &dst);
+	else
+		flow_out_accepted(v, fd, &src, &dst);
 	return true;
 }
 
@@ -194,7 +210,7 @@ static bool in_pace(struct worker_vm *v, uint32_t events)
 }
 
 /* Takes what waits, but no more than is fair to the others on the loop. */
-static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t events, accepted_fn *fn)
+static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t events)
 {
 	for (int i = 0; i < ACCEPTS_A_TURN; i++) {
 		if (!worker_vm_turn(v, 1)) {
@@ -203,7 +219,7 @@ static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t event
 		}
 		if (watch == &v->outbound && !in_pace(v, events))
 			return;
-		if (!accept_next(v, watch, fn))
+		if (!accept_next(v, watch))
 			return;
 		if (watch == &v->outbound)
 			pace_take(&v->vm->pace, rate_of(v), 1, loop_now_ms(v->w->loop));
@@ -211,40 +227,26 @@ static void accept_some(struct worker_vm *v, struct watch *watch, uint32_t event
 }
 
 /* What has connected already is not left in a queue that nobody will look at. */
-static void accept_last(struct worker_vm *v, struct watch *watch, accepted_fn *fn)
+static void accept_last(struct worker_vm *v, struct watch *watch)
 {
-	for (int i = 0; i < BACKLOG_MAX && watch->loop && accept_next(v, watch, fn); i++)
+	for (int i = 0; i < BACKLOG_MAX && watch->loop && accept_next(v, watch); i++)
 		;
 	watch_remove(watch);
 }
 
-static void outbound_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
-{
-	if (!is_for_names(v, fd, src, dst))
-		flow_out_accepted(v, fd, src, dst);
-}
-
-static void inbound_accepted(struct worker_vm *v, int fd, const struct ip_port *src, const struct ip_port *dst)
-{
-	if (dst->port == v->w->conf.hbone_port)
-		hbone_accept(v, fd, src, dst);
-	else
-		flow_in_accepted(v, fd, src, dst);
-}
-
 static int on_outbound(struct watch *watch, uint32_t events)
 {
-	accept_some(container_of(watch, struct worker_vm, outbound), watch, events, outbound_accepted);
+	accept_some(container_of(watch, struct worker_vm, outbound), watch, events);
 	return 0;
 }
 
 static int on_inbound(struct watch *watch, uint32_t events)
 {
-	accept_some(container_of(watch, struct worker_vm, inbound), watch, events, inbound_accepted);
+	accept_some(container_of(watch, struct worker_vm, inbound), watch, events);
 	return 0;
 }
 
-/* Workers share the listener; the kernel wakes one of them. Options are inherited by what is accepted. */
+/* Workers share the listener; the kernel wakes one of them, the first that is idle. Options are inherited by what is accepted. */
 static int listen_on(struct worker *w, struct watch *watch, int fd, watch_fn *fn)
 {
 	int one = 1;
@@ -293,8 +295,18 @@ static int vm_begin(struct worker_vm *v)
 	if (r < 0) {
 		watch_remove(&v->outbound);
 		map_remove(&v->w->vms, &v->link);
+		return r;
 	}
-	return r;
+	__atomic_add_fetch(&v->vm->n_serving, 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* From now on others may let go of it before or after this worker: what one accepts stays there. */
+static void vm_leaves(struct worker_vm *v)
+{
+	if (!v->leaves)
+		__atomic_sub_fetch(&v->vm->n_serving, 1, __ATOMIC_RELAXED);
+	v->leaves = true;
 }
 
 static int vm_add(struct worker *w, struct vm_conf *c)
@@ -441,8 +453,9 @@ static int on_drained(struct timer *t)
 
 static void drain(struct worker_vm *v, uint32_t drain_ms)
 {
-	accept_last(v, &v->outbound, outbound_accepted);
-	accept_last(v, &v->inbound, inbound_accepted);
+	vm_leaves(v);
+	accept_last(v, &v->outbound);
+	accept_last(v, &v->inbound);
 	v->removed = true;
 	list_for_each_safe(l, &v->tunnels)
 		hbone_drain(list_entry(l, struct hbone, of_vm));
@@ -473,6 +486,7 @@ bool worker_vm_remove(struct worker *w, struct vm *vm, uint32_t drain_ms, uint32
 		}
 		return true;
 	}
+	vm_leaves(v);
 	v->drain_ms = drain_ms - MIN(linger_ms, drain_ms);
 	if (!linger_ms || timer_arm(w->loop, &v->drain_timer, linger_ms, on_lingered) < 0)
 		drain(v, drain_ms);

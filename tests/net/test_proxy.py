@@ -215,6 +215,25 @@ def test_many_connections_over_few_tunnels(pair):
     assert pair.pb.metric("outrigger_vm_tunnels_opened_total", direction="inbound") <= 4
 
 
+def test_connections_and_tunnels_are_spread_over_the_workers(lab):
+    """The kernel wakes the same idle worker for each that comes alone."""
+    pa = start(lab, lab.a, "a", VM_A + RESOURCES, workers=3)
+    pb = start(lab, lab.b, "b", VM_B + RESOURCES, workers=3)
+    app = Echo(lab.b, B, 8080)
+    held = []
+    for _ in range(24):
+        held.append(dial(lab.a, VIP, 9000))
+        assert ask(held[-1]) == b"hello"
+    for p, what, least in ((pa, "connections", 4), (pb, "tunnels", 1), (pb, "connections", 2)):
+        loads = [p.metric("outrigger_proxy_worker_" + what, worker=str(w)) for w in range(3)]
+        assert min(loads) >= least, (p.name, what, loads)
+    for s in held:
+        assert ask(s, b"still there") == b"still there"
+        s.close()
+    wait_for(lambda: not pa.metric("outrigger_proxy_worker_connections") + pb.metric("outrigger_proxy_worker_connections"), why="their ends")
+    app.close()
+
+
 def test_half_close_passes_through(pair):
     with dial(pair.a, VIP, 9000) as s:
         s.sendall(b"bye")
