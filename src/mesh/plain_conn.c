@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 
 #include "base/bytes.h"
+#include "base/tcp.h"
 
 enum { READ_SIZE = 64 * 1024, READS_PER_TURN = 8 };
 
@@ -201,6 +202,7 @@ int plain_conn_new(struct loop *loop, int fd, bool connecting, uint32_t open_tim
 	c->data = data;
 	bytes_init(&c->out, PLAIN_CONN_MAX_QUEUED);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));	/* harmless where it is not TCP */
+	tcp_retry_often(fd);
 	r = watch_add(loop, &c->watch, fd, EPOLLIN | (connecting ? EPOLLOUT : 0), false, on_event);
 	if (r == 0 && connecting)
 		r = timer_arm(loop, &c->timer, open_timeout_ms, on_timeout);

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #include "base/bytes.h"
+#include "base/tcp.h"
 
 enum {
 	DEFAULT_MAX_QUEUED = 4 * 1024 * 1024,
@@ -376,6 +377,7 @@ static int start(struct tls_conn *c, struct tls_ctx *ctx, const struct tls_expec
 	if (r < 0)
 		return r;
 	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	tcp_retry_often(c->fd);
 	r = watch_add(c->loop, &c->watch, c->fd, EPOLLIN | EPOLLOUT, false, on_events);
 	if (r == 0)
 		r = timer_arm(c->loop, &c->open_timer, timeout_ms, on_open_timeout);

@@ -697,6 +697,44 @@ def test_the_controller_goes_and_comes_back(mesh):
         assert ask(s) == b"hello"
 
 
+def sockets_of(pid):
+    """Copies of a process's TCP connections."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        for name in os.listdir("/proc/%d/fd" % pid):
+            try:
+                if not os.readlink("/proc/%d/fd/%s" % (pid, name)).startswith("socket:"):
+                    continue
+            except OSError:
+                continue
+            fd = LIBC.syscall(438, pidfd, int(name), 0)        # pidfd_getfd()
+            if fd < 0:
+                continue
+            with socket.socket(fileno=fd) as s:
+                if s.family == socket.AF_INET and s.type == socket.SOCK_STREAM and s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x01":     # established
+                    yield s
+    finally:
+        os.close(pidfd)
+
+
+def test_what_the_controller_says_does_not_wait_for_longer_than_a_network_is_away(mesh):
+    """Both ends send again every 2 s, however long nothing came through."""
+    rto_max_ms = 44
+    with socket.socket() as s:
+        try:
+            s.setsockopt(socket.IPPROTO_TCP, rto_max_ms, 2000)
+        except OSError:
+            pytest.skip("this kernel cannot")
+    ready(mesh)
+    found = 0
+    for pid in (mesh.proxy.process.pid, mesh.controller.process.pid):
+        for s in sockets_of(pid):
+            if 15012 in (s.getpeername()[1], s.getsockname()[1]):
+                found += 1
+                assert s.getsockopt(socket.IPPROTO_TCP, rto_max_ms) == 2000
+    assert found >= 2
+
+
 def test_a_restart_has_the_last_configuration(mesh):
     peer_of(mesh)
     agent = ready(mesh)
