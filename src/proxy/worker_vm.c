@@ -169,8 +169,10 @@ static bool accept_next(struct worker_vm *v, struct watch *watch)
 		return false;
 	if (!inbound && is_for_names(v, fd, &src, &dst))
 		return true;
-	if (!v->leaves && worker_spread(v->w, v->vm, inbound, fd, &src, &dst))
+	if (!v->leaves && worker_spread(v->w, v->vm, inbound, fd, &src, &dst)) {
+		share_use_connection(&v->w->share, &v->share, SHARE_ACCEPT);	/* as here: the other worker takes it whenever it comes */
 		return true;
+	}
 	if (inbound)
 		inbound_accepted(v, fd, &src, &dst);
 	else
