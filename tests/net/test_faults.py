@@ -971,6 +971,21 @@ def test_a_server_without_power_leaves_no_endpoints(mesh):
     mesh.load(shopper, vip).goes_on(who="orders-1").end()
 
 
+def test_what_goes_to_a_proxy_that_hangs_goes_elsewhere(mesh):
+    """Its kernel answers for it, so that nothing but time tells."""
+    shopper, vip = served(mesh)
+    load = mesh.load(shopper, vip, seconds=600).goes_on(who="orders-2")
+    pid = mesh.nics["b"].proxy(mesh.vms["orders-2"])["pid"]
+    begin = len(load.done())
+    os.kill(pid, signal.SIGSTOP)
+    wait_until("one was tried there first", lambda: [r for r in load.done()[begin:] if r["ms"] > 4000 and r["who"] == "orders-1"], 60)
+    load.goes_on(100, who="orders-1")
+    os.kill(pid, signal.SIGCONT)
+    load.goes_on(20, who="orders-2")
+    load.end()
+    assert not load.failed()
+
+
 def test_one_port_of_a_client_leads_to_a_vm_by_two_addresses(mesh):
     """What a client's kernel tells apart by where it goes arrives at one place: there one of both has another port."""
     mesh.join("orders-1")
