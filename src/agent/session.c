@@ -57,7 +57,7 @@ struct session {
 	uint64_t seq;
 	uint64_t opened_ms;
 	bool recovering;		/* what is asked for is for the expired certificate */
-	bool token_next;		/* which was refused: the join token's turn, if there is one */
+	bool token_next;		/* the certificate, expired or not, was refused: the join token's turn, if there is one */
 
 	struct timer retry;
 	struct timer check;
@@ -486,6 +486,8 @@ static void on_stream_closed(struct grpc_call *call, void *data, const struct gr
 	if (s->info.state == SESSION_OFF)
 		return;
 	log_warn("the session with the controller has ended", log_str("why", status->message), log_str("code", grpc_code_name(status->code)));
+	if (status->code == GRPC_UNAUTHENTICATED || status->code == GRPC_PERMISSION_DENIED)
+		s->token_next = true;
 	enter(s, SESSION_WAITING, status->message[0] ? status->message : grpc_code_name(status->code));
 	loop_defer(s->loop, &s->reconnect, on_reconnect);
 }
@@ -510,10 +512,11 @@ static int open_session(struct session *s)
 static void attempt(struct session *s)
 {
 	bool token = s->conf.join_token && s->conf.join_token[0];
+	bool anew = token && s->token_next;	/* a NIC that was revoked comes back so, long before its certificate has expired */
 	int r;
 
-	s->recovering = nic_cert_expired(&s->cert) && !(token && s->token_next);
-	if (nic_cert_usable(&s->cert)) {
+	s->recovering = nic_cert_expired(&s->cert) && !anew;
+	if (nic_cert_usable(&s->cert) && !anew) {
 		enter(s, SESSION_CONNECTING, "");
 		r = open_session(s);
 	} else if (s->recovering || token) {

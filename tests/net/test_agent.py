@@ -317,6 +317,23 @@ def test_a_revoked_nic_stops(mesh):
     wait_until("its proxies are gone", lambda: not mesh.get("/v1/proxies")["proxies"], 10)
 
 
+def test_a_revoked_nic_comes_back_by_a_new_join_token(mesh):
+    """Its certificate has not expired for long, and is refused; a token that is used up does not bring it back."""
+    a, _ = mesh.vms
+    mesh.join(a)
+    mesh.ask(mesh.edge, "controller.sock", "/v1/nics/nic-a/revoke", {"reason": "stolen"})
+    wait_until("it is off", lambda: mesh.get("/v1/status")["controller"]["state"] == "off")
+    mesh.stop_agent()
+    mesh.start_agent()
+    wait_until("the old token is refused", lambda: "the controller refuses the enrolment" in mesh.log("nic.agent"))
+    assert mesh.get("/v1/status")["controller"]["state"] != "open"
+    mesh.stop_agent()
+    mesh.write_join_token()
+    mesh.start_agent()
+    wait_until("the session", lambda: mesh.get("/v1/status")["controller"]["state"] == "open")
+    mesh.join(a)
+
+
 def test_a_registry_that_never_answers_holds_nothing_up(mesh):
     a, _ = mesh.vms
     # What the guest says to it passes; our own question gets no answer.
