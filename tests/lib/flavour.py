@@ -13,7 +13,8 @@ OPTIONS = {
                 "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"},
     "thread": {"TSAN_OPTIONS": "halt_on_error=1:history_size=2:second_deadlock_stack=1"},
 }
-REPORT = re.compile(r"^.*(?:ERROR: \w+Sanitizer|WARNING: \w+Sanitizer|runtime error:|Sanitizer CHECK failed|Assertion .* failed).*$", re.M)
+# And of the C library. "FATAL: ThreadSanitizer", "AddressSanitizer: CHECK failed", "LeakSanitizer has encountered a fatal error": whatever they say is one.
+REPORT = re.compile(r"^.*(?:\w+Sanitizer[: ]|: runtime error: |Assertion .* failed|\*\*\* .* detected \*\*\*|^(?:free|malloc|realloc|double free)\b.*(?:\(\): |corruption)).*$", re.M)
 
 
 def sanitizer():
@@ -36,8 +37,8 @@ class Reports:
         self.folder = folder
         self.offsets = {}
 
-    def read(self):
-        """What is new, as text: each report with what follows it."""
+    def read(self, whole_lines=True):
+        """What is new, as text: each report with what follows it. Not @whole_lines: who was to end a line is dead."""
         found = []
         for name in sorted(os.listdir(self.folder)):
             if not name.endswith(".log"):
@@ -46,7 +47,7 @@ class Reports:
             with open(path, "rb") as f:
                 f.seek(self.offsets.get(name, 0))
                 text = f.read()
-            whole = text[:text.rfind(b"\n") + 1]
+            whole = text[:text.rfind(b"\n") + 1] if whole_lines else text
             self.offsets[name] = self.offsets.get(name, 0) + len(whole)
             whole = whole.decode(errors="replace")
             match = REPORT.search(whole)

@@ -104,6 +104,29 @@ def agent_upgraded(s):
     take_over(s, nic, pids)
 
 
+def upgraded_alone(s):
+    """An agent is replaced while the controller is away: nothing may fail."""
+    nic = s.lab.nics[s.younger]
+    vms = [vm for vm in s.lab.vms.values() if vm.nic is nic and proxy_pid(nic, vm)]
+
+    def pids():
+        """Whatever their state: without a controller it is a lesser one."""
+        return {vm.title: (nic.proxy_of(vm) or {}).get("pid") for vm in vms}
+    before = pids()
+    s.lab.kill_controller()
+    nic.process.terminate()
+    nic.process.wait(PATIENCE_S)
+    nic.start()
+    until("they are adopted", lambda: None not in pids().values())
+    if pids() != before:
+        raise Failed("the proxies were not adopted: %s, %s" % (before, pids()))
+    s.goes_on(2)
+    s.lab.start_controller()
+    sessions(s)
+    for vm in vms:
+        ready(vm)
+
+
 def agent_hangs(s):
     """Nobody waits for it; nothing may fail."""
     nic = s.lab.nics[s.rng.choice("ab")]
@@ -138,14 +161,18 @@ def proxy_killed(s):
     envoy.end = time.time()
 
 
-def proxy_upgraded(s):
-    """Nothing may fail: connections that there are go on where they are, new ones go to the new process."""
-    nic = s.lab.nics[s.younger]
-    pids = proxy_pids(s, nic)
+def upgrade_proxies(s, nic):
     r = subprocess.run([OUTRIGGER, "proxies", "--agent", "%s/run-%s/agent.sock" % (s.lab.dir, nic.name), "upgrade"], stdout=subprocess.PIPE,
                        stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S, check=False)
     if r.returncode:
         raise Failed("the proxies were not replaced: " + r.stdout)
+
+
+def proxy_upgraded(s):
+    """Nothing may fail: connections that there are go on where they are, new ones go to the new process."""
+    nic = s.lab.nics[s.younger]
+    pids = proxy_pids(s, nic)
+    upgrade_proxies(s, nic)
     for vm in [vm for vm in s.lab.vms.values() if vm.title in pids]:
         until("another process serves " + vm.title, lambda: proxy_pid(nic, vm) not in (None, pids[vm.title]))
 
@@ -383,12 +410,13 @@ def server_lost(s):
     inside = s.clients_in(vms)
     alone = [t for t in s.traffic if set(t.servers) <= set(titles)]
     envoy = s.excuse_envoy()
-    e = s.excuse(alone, titles)     # the VMs are killed; these clients have nobody else to ask
+    e = s.excuse(alone)             # these clients have nobody else to ask
     e.end = float("inf")
+    killed = s.excuse(inside, titles)
     lab.power_off(nic, vms)
+    killed.end = time.time()        # they were at some moment up to here
     for vm in vms:
         s.servers.pop(vm.title, None)
-    s.excuse(who=titles)            # from then up to here
     s.goes_on(24, [t for t in s.traffic if t not in inside + alone])
     nic.boot()
     nic.start()
@@ -401,6 +429,45 @@ def server_lost(s):
     for t in inside:
         t.start()
     s.goes_on(1, alone)
+    e.end = envoy.end = time.time()
+
+
+def nic_revoked(s):
+    """Its VMs are out of the mesh, and their connections end, until it has enrolled anew; nothing of the others may fail."""
+    lab = s.lab
+    nic = lab.nics[s.younger]
+    somebody_else(s, nic)
+    vms = [lab.vms[title] for title in VMS if lab.vms[title].nic is nic]
+    titles = [vm.title for vm in vms]
+    inside = s.clients_in(vms)
+    alone = [t for t in s.traffic if set(t.servers) <= set(titles)]
+    envoy = s.excuse_envoy()
+    e = s.excuse(inside + alone)    # these are refused, or have nobody else to ask
+    e.end = float("inf")
+    cut = s.excuse(who=titles)      # their proxies are told to end, and peers to let go of them
+    cut.end = float("inf")
+    answer = lab.ask("controller.sock", "/v1/nics/nic-%s/revoke" % nic.name, {"reason": "a soak"})
+    if answer.get("state") != "revoked":
+        raise Failed("the NIC was not revoked: %s" % answer)
+    until("it has stopped", lambda: nic.status()["controller"]["state"] == "off" and not nic.get("/v1/proxies")["proxies"])
+    until("its VMs are out", lambda: not any(lab.workload(vm) for vm in vms))
+    cut.end = time.time()
+    s.goes_on(12, [t for t in s.traffic if t not in inside + alone])
+    lab.replace("join-" + nic.name, lab.ask("controller.sock", "/v1/tokens", {"nic": "nic-" + nic.name})["token"] + "\n")
+    nic.process.terminate()
+    nic.process.wait(PATIENCE_S)
+    nic.start()
+    until("the session of " + nic.name, nic.connected)
+    for vm in vms:
+        if vm.title.startswith("orders"):
+            s.register(vm)
+            s.wait_in(vm)
+        elif vm.title.startswith("shopper"):
+            lab.join_client(vm.title)
+        else:
+            lab.register(vm)
+            lab.wait_joined(vm.title)
+    s.goes_on(1, inside + alone)
     e.end = envoy.end = time.time()
 
 
@@ -571,11 +638,11 @@ def guest_floods(s):
 
 # --- what a process has to live on ---
 
-def starve(s, what, value_of):
+def starve(s, what, value_of, felt=lambda: True):
     """A proxy lacks something for a while, and more connections come than it can take: load is shed, and comes back. So do the worker and the controller.
 
     Nobody is killed; but a process that has nothing left to live on has no way to take what is new. It may cost new connections of the VM
-    that uses it up, and only until there is enough again. What is open goes on, and others find who answers.
+    that uses it up, and only until there is enough again. What is open goes on, and others find who answers. felt() says that it was too little.
     """
     name = s.rng.choice("ab")
     nic = s.lab.nics[name]
@@ -596,11 +663,14 @@ def starve(s, what, value_of):
             c.setblocking(False)
             c.connect_ex((vip or CART, WEB))
             hogs.append(c)
-    time.sleep(2)       # so long it lasts
-    for c in hogs:
-        c.close()
-    for pid, value in old:
-        limit(pid, what, value)
+    time.sleep(2)       # so long it lasts, or until it is felt
+    try:
+        wait_until("that the limit of %s is felt" % what, felt, PATIENCE_S)
+    finally:
+        for c in hogs:
+            c.close()
+        for pid, value in old:
+            limit(pid, what, value)
     e.end = time.time()
     s.goes_on(8)
     sessions(s)
@@ -610,9 +680,14 @@ def descriptors_exhausted(s):
     def shed():
         return sum(nic.metric("outrigger_vm_over_budget_total", budget="descriptors") for nic in s.lab.nics.values())
     before = shed()
-    starve(s, "nofile", lambda pid: len(os.listdir("/proc/%d/fd" % pid)) + 8)
-    if shed() <= before:
-        raise Failed("the limit of descriptors was not felt by any proxy")
+
+    def more():
+        """What the worker cannot answer now, for it has no descriptors either, is asked again."""
+        try:
+            return shed() > before
+        except RuntimeError:
+            return False
+    starve(s, "nofile", lambda pid: len(os.listdir("/proc/%d/fd" % pid)) + 8, more)
 
 
 def data_bytes(pid):
@@ -653,6 +728,7 @@ def wire_loses(s):
 FAULTS = [
     Fault("agent killed", agent_killed, ["monitor %s", "worker %s"]),
     Fault("agent upgraded", agent_upgraded, ["monitor %s", "worker %s"]),
+    Fault("upgraded alone", upgraded_alone, ["monitor %s", "worker %s", "controller"]),
     Fault("agent hangs", agent_hangs),
     Fault("proxy killed", proxy_killed, ["proxy %s"]),
     Fault("proxy upgraded", proxy_upgraded, ["proxy %s"]),
@@ -669,6 +745,7 @@ FAULTS = [
     Fault("policy flips", policy_flips),
     Fault("certificates rotate", certificates_rotate),
     Fault("server lost", server_lost, ["monitor %s", "worker %s", "proxy %s"]),
+    Fault("NIC revoked", nic_revoked, ["monitor %s", "worker %s", "proxy %s"]),
     Fault("VM killed", vm_killed),
     Fault("VM silent", vm_silent),
     Fault("port down", port_down),

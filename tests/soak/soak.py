@@ -32,8 +32,9 @@ WEB, ECHO = 8080, 7000
 CART_HTTP, CART_ECHO = 18080, 17000
 ONBOARDING = meshconf.policy("orders", "orders-*", services=["orders", "echo", "churn-*"]) + meshconf.BILLING + meshconf.SHOPPERS + \
     meshconf.policy("legacy", "legacy-*", mode="permissive", services=["legacy"])
-# Certificates live so short that they are renewed under every fault.
-MORE = """ca: { nic_ttl: 60s, workload_ttl: 60s, max_ttl: 60s }
+# Certificates live so short that they are renewed under every fault, and are good, when half of it is over, for longer than a fault
+# keeps the controller away, on a slow machine, too.
+MORE = """ca: { nic_ttl: 90s, workload_ttl: 90s, max_ttl: 90s }
 containers: [ { prefix: %(cart)s/32, what: "pod shop/cart-1" } ]
 workloads:
   - { name: cart-1, namespace: shop, service_account: cart, addresses: [%(cart)s], tunnel: hbone, services: [cart] }
@@ -54,7 +55,7 @@ LATE_S = 60             # so long after a connection's other end has died at the
 class Excuse:
     """What may fail: what was under way at @begin (or began until @end when that is later), of these clients or answered by these.
 
-    The only excuse is to have been inside a process or VM that was killed, or (@fresh) to come new to a proxy from the VM that leaves it
+    The only excuse is to have been inside a process or VM that was killed, or behind a NIC that was revoked, or (@fresh) to come new to a proxy from the VM that leaves it
     nothing to live on, or by way of an Envoy that has not been told yet: a connection that was open before has none. Whoever makes one says which.
     """
 
@@ -306,11 +307,20 @@ class Soak:
         self.fault = "the quiet point after: " + self.fault
         self.stop_traffic()
         wait_until("no connection in any proxy", lambda: not any(p["connections"] for nic in self.lab.nics.values() for p in nic.get("/v1/proxies")["proxies"]), PATIENCE_S, 0.2)
+        try:
+            wait_until("the end of predecessors", lambda: not self.predecessors(), PATIENCE_S, 0.2)
+        except TimeoutError:
+            raise Failed("processes that nobody needs are there: %s" % self.predecessors()) from None
         time.sleep(2)       # pools and sweeps have periods of their own; nothing is decided by this
         self.growth.sample()
         grown = self.growth.found()
         if grown:
             raise Failed("growth: " + "; ".join(grown))
+
+    def predecessors(self):
+        """Processes on the NICs that are not in service any more: replaced ones, which end with the last connection."""
+        now = set(processes(self.lab).values())
+        return sorted({pid for nic in self.lab.nics.values() for pid in nic.host.pids() if alive(pid)} - now)
 
     def too_young(self):
         """Programs whose growth cannot be told yet."""
@@ -330,14 +340,13 @@ class Soak:
             if t.load and t.load.process.poll() is None:
                 t.load.process.kill()
         try:
-            pids = [p for role, p in processes(self.lab).items() if role.startswith("proxy")]
             self.fault = "the end"
             for nic in self.lab.nics.values():
                 self.lab.stop(nic.process, PATIENCE_S)
-            for pid in pids:
-                self.end(pid)
+                for pid in nic.host.pids():     # its proxies, and such as still drain
+                    self.end(pid)
             self.lab.stop(self.lab.controller, PATIENCE_S)
-            for report in self.reports.read():
+            for report in self.reports.read(whole_lines=False):
                 raise Failed("a sanitizer's report: " + report)
         finally:
             self.lab.close()
