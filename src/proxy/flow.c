@@ -171,6 +171,8 @@ static void leave_tunnel(struct flow *f, bool clean)
 		h2_consume(&t->h2, NULL, sock_waiting(&f->local));	/* nobody will see it; others may use the room */
 	list_unlink(&f->of_other);
 	f->tunnel = NULL;
+	if (f->direction == FLOW_INBOUND)
+		peer_share_flow_goes(t);
 	hbone_flow_gone(t);
 }
 
@@ -219,9 +221,14 @@ static void count_end_at(struct vm_counters *c, enum flow_direction direction, e
 
 /* --- the VM at the other end, when it is of this process --- */
 
+/* As for peers by tunnels; here all that the neighbour has counts, wherever it leads. */
 bool flow_take_target(struct flow *f, struct worker_vm *to)
 {
-	if (__atomic_add_fetch(&to->vm->n_connections, 1, __ATOMIC_RELAXED) > to->conf->limits.connections) {
+	uint32_t may = to->conf->limits.connections, kept = vm_kept(&to->conf->limits);
+
+	if (kept && __atomic_load_n(&f->v->vm->n_connections, __ATOMIC_RELAXED) > kept)
+		may -= kept;
+	if (__atomic_add_fetch(&to->vm->n_connections, 1, __ATOMIC_RELAXED) > may) {
 		__atomic_sub_fetch(&to->vm->n_connections, 1, __ATOMIC_RELAXED);
 		worker_over(to, VM_B_CONNECTIONS);
 		return false;

@@ -265,11 +265,16 @@ static struct flow_peer *peer_of(struct hbone *t, const struct ip *source)
 void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
 {
 	struct worker_vm *v = t->v;
-	struct flow *f = flow_new(v, FLOW_INBOUND);
+	struct flow *f;
 	const char *why;
 
-	if (!f)
+	if (!peer_share_may_connect(t)) {
+		worker_over(v, VM_B_CONNECTIONS);
 		return;			/* not accepted: REFUSED_STREAM */
+	}
+	f = flow_new(v, FLOW_INBOUND);
+	if (!f)
+		return;
 	if (h2_accept(&t->h2, &f->stream) < 0) {
 		flow_end(f, FLOW_R_INTERNAL, "out of memory");
 		return;
@@ -278,6 +283,7 @@ void flow_in_request(struct hbone *t, const struct h2_message *m, bool end)
 	f->hbone = true;
 	f->local.connecting = true;	/* what comes before the VM is there, waits */
 	list_append(&t->flows, &f->of_other);
+	peer_share_flow_comes(t);
 	t->idle_ms = 0;
 	f->source = client_of(t, m);
 	f->destination = f->upstream = t->local;

@@ -30,6 +30,7 @@ struct hbone {
 	struct list of_vm;
 	struct list of_share;
 	struct peer_share *share;	/* server, once the peer is known */
+	uint32_t n_shared;		/* connections that count in it */
 	struct list flows;
 	struct list stalled;		/* flows that wait for it to take bytes */
 	struct list dirty;		/* in the worker's list */

@@ -44,6 +44,8 @@ void peer_share_leave(struct hbone *t)
 	if (!h)
 		return;
 	t->share = NULL;
+	h->n_flows -= t->n_shared;
+	t->n_shared = 0;
 	list_unlink(&t->of_share);
 	if (--h->n)
 		return;
@@ -97,4 +99,29 @@ struct hbone *peer_share_makes_room(const struct hbone *t)
 			most = h;
 	}
 	return most == t->share ? NULL : least_used(most);
+}
+
+bool peer_share_may_connect(const struct hbone *t)
+{
+	uint32_t may = t->v->conf->limits.connections, kept = vm_kept(&t->v->conf->limits);
+
+	if (!t->share || __atomic_load_n(&t->v->vm->n_connections, __ATOMIC_RELAXED) < may - kept)
+		return true;
+	return t->share->n_flows <= kept / t->v->vm->n_workers;
+}
+
+void peer_share_flow_comes(struct hbone *t)
+{
+	if (!t->share)
+		return;
+	t->share->n_flows++;
+	t->n_shared++;
+}
+
+void peer_share_flow_goes(struct hbone *t)
+{
+	if (!t->n_shared)
+		return;
+	t->share->n_flows--;
+	t->n_shared--;
 }

@@ -25,7 +25,7 @@
  *	    key: a.key
  *	    outbound: 127.1.0.1:9000
  *	    inbound: 127.0.0.2:15008
- *	    limits: {connections: 10000, connection_rate: 2000, buffered_bytes: 67108864, idle_timeout_s: 600}	# optional
+ *	    limits: {connections: 12000, connection_rate: 2000, buffered_bytes: 67108864, idle_timeout_s: 600}	# optional
  *	workloads:
  *	  - {uid: vm/b, name: b, namespace: shop, service_account: api, addresses: [127.0.0.3], hbone: true,
  *	     services: {shop/api: {9000: 8080}}}

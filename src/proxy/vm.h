@@ -41,7 +41,7 @@ struct vm_counters {
 };
 
 struct vm_limits {			/* vm_conf_new() fills in the defaults */
-	uint32_t connections;		/* open at once; 10000 */
+	uint32_t connections;		/* open at once; 12000 */
 	uint32_t connection_rate;	/* that it may open, a second; 0: no limit */
 	uint64_t buffered_bytes;	/* in user memory, all connections and tunnels together; 64 MiB */
 	uint64_t teed_bytes;		/* copied of its conversations with registries, a second; 8 MiB */
@@ -51,6 +51,12 @@ struct vm_limits {			/* vm_conf_new() fills in the defaults */
 	uint32_t resolve_timeout_ms;	/* 5000 */
 	uint32_t idle_timeout_s;	/* of a connection; 0: none */
 };
+
+/* Of the connections that a VM may have, those that nobody gets who has many already. */
+static inline uint32_t vm_kept(const struct vm_limits *l)
+{
+	return l->connections / 8;
+}
 
 struct vm {				/* fixed, but for atomics */
 	unsigned n_refs;

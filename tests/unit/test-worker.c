@@ -1357,6 +1357,32 @@ static void a_neighbour_is_not_given_more_than_it_may_have(void **state)
 		close(s[i]);
 }
 
+static void sixteen_connections(struct vm_conf *c)
+{
+	c->limits.connections = 16;
+}
+
+static void a_neighbour_with_many_connections_leaves_some(void **state)
+{
+	enum { MAY = 14 };
+	int c[MAY + 1], s[MAY];
+
+	(void)state;
+	make_neighbours(sixteen_connections);
+	for (int i = 0; i < MAY; i++) {
+		c[i] = dial(STRANGER);
+		s[i] = take(rig.app_2);
+	}
+	c[MAY] = dial(STRANGER);
+	hear_reset(c[MAY]);
+	assert_int_equal(counters_of(rig.a.vm[1]).over_budget[VM_B_CONNECTIONS], 1);
+	for (int i = 0; i < MAY; i++) {
+		close(c[i]);
+		close(s[i]);
+	}
+	close(c[MAY]);
+}
+
 static void a_neighbour_that_goes_takes_what_reaches_it_along(void **state)
 {
 	size_t one = 1;
@@ -1707,6 +1733,43 @@ static void one_identity_does_not_hold_all_tunnels(void **state)
 	close(second);
 	close(fresh[0]);
 	close(fresh[1]);
+}
+
+static bool only_one_is_left(void *arg)
+{
+	(void)arg;
+	return __atomic_load_n(&rig.b.vm[0]->n_connections, __ATOMIC_RELAXED) == 1;
+}
+
+/* Who wants more than there are has all but the last eighth. */
+static void one_identity_does_not_hold_all_connections(void **state)
+{
+	enum { N = 20, MAY = 14 };
+	int flood, other, more, c[MAY], s;
+
+	(void)state;
+	configure(&rig.b, 0, server_leaf, SERVER, "server", sixteen_connections);
+	flood = tunnel_with(client_leaf, N);
+	for (int i = 0; i < MAY; i++)
+		c[i] = take(rig.app);
+	other = tunnel_with(server_leaf, 1);
+	s = take(rig.app);
+	say(s, "a");
+	assert_int_equal(rig.b.vm[0]->n_connections, MAY + 1);
+	assert_int_equal(counters_of(rig.b.vm[0]).over_budget[VM_B_CONNECTIONS], N - MAY);
+
+	/* What it gives back it may have again. */
+	close(flood);
+	for (int i = 0; i < MAY; i++)
+		close(c[i]);
+	wait_until(only_one_is_left, NULL);
+	more = tunnel_with(client_leaf, 1);
+	c[0] = take(rig.app);
+	say(c[0], "a");
+	close(c[0]);
+	close(more);
+	close(s);
+	close(other);
 }
 
 static void budgets_hold(void **state)
@@ -2246,6 +2309,7 @@ int main(void)
 		T(neighbours_reach_each_other_without_a_wire),
 		T(a_neighbour_is_told_of_what_reaches_it),
 		T(a_neighbour_is_not_given_more_than_it_may_have),
+		T(a_neighbour_with_many_connections_leaves_some),
 		T(a_neighbour_that_goes_takes_what_reaches_it_along),
 		T(a_busy_vm_leaves_room_for_its_neighbours),
 		T(many_busy_vms_take_turns),
@@ -2253,6 +2317,7 @@ int main(void)
 		T(who_holds_tunnels_for_nothing_keeps_nobody_out),
 		T(tunnels_that_are_used_stay),
 		T(one_identity_does_not_hold_all_tunnels),
+		T(one_identity_does_not_hold_all_connections),
 		T(budgets_hold),
 		T(connections_beyond_the_rate_wait_and_are_served),
 		T(the_client_s_worker_may_want_memory_at_any_time),
