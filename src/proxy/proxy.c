@@ -411,14 +411,18 @@ static const struct agent_link_ops link_ops = {
 
 /* --- time, signals, the end --- */
 
+/* What is new is on the disk a tick later; it is written whole, so not more often than so. */
 static void save_state(struct proxy *p)
 {
+	uint64_t serial = p->state.serial;
 	struct diag d = {};
 	int r;
 
-	if (p->restored || p->standby)
+	if (p->restored || p->standby || p->n_ticks < p->save_at_tick)
 		return;
 	r = state_file_save(&p->state, p->knowledge, &d);
+	if (r < 0 || p->state.serial != serial)
+		p->save_at_tick = p->n_ticks + SAVE_EVERY;
 	if (r < 0 && !p->unkept)
 		log_warn("configuration is not kept, which is tried again", log_str("reason", d.msg));
 	else if (r >= 0 && p->unkept)
@@ -492,8 +496,8 @@ static int on_tick(struct timer *t)
 		proxy_publish(p);
 	tell_dropped(p);
 	return_memory(p);
-	if (++p->n_ticks % SAVE_EVERY == 0)
-		save_state(p);
+	p->n_ticks++;
+	save_state(p);
 	return timer_arm(p->loop, &p->tick, TICK_MS, on_tick);
 }
 

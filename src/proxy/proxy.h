@@ -80,6 +80,7 @@ struct proxy {
 	struct tee_relay tee;
 	struct timer tick;		/* every second */
 	unsigned n_ticks;
+	unsigned save_at_tick;		/* not before it */
 	size_t most_open;		/* connections, since memory was last given back */
 	uint64_t n_reports;		/* of connections */
 	uint64_t reports_at_tick, reports_at_trim;	/* how many there were at the last tick, and when memory was last given back */

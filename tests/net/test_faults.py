@@ -613,6 +613,10 @@ def test_without_a_controller_a_killed_or_replaced_proxy_serves_with_the_last_co
     wait_until("with the service", lambda: any(b"orders" in open(os.path.join(kept, f), "rb").read() for f in os.listdir(kept)))
     mesh.kill_controller()
     load.goes_on()
+    a.process.terminate()       # another agent has their certificates from the proxies that it adopts
+    a.process.wait(60)
+    a.start()
+    wait_until("they are adopted", lambda: a.proxy_of(vm) and a.proxy_of(shopper))
     assert upgrade(mesh, "a").returncode == 0, a.log()[-3000:]
     load.goes_on(who="orders-1").goes_on(who="orders-2")
     before = len(load.failed())

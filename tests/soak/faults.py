@@ -105,7 +105,7 @@ def agent_upgraded(s):
 
 
 def upgraded_alone(s):
-    """An agent is replaced while the controller is away: nothing may fail."""
+    """An agent is replaced while the controller is away, and then its proxies: nothing may fail."""
     nic = s.lab.nics[s.younger]
     vms = [vm for vm in s.lab.vms.values() if vm.nic is nic and proxy_pid(nic, vm)]
 
@@ -121,6 +121,8 @@ def upgraded_alone(s):
     if pids() != before:
         raise Failed("the proxies were not adopted: %s, %s" % (before, pids()))
     s.goes_on(2)
+    upgrade_proxies(s, nic)
+    until("others have taken over", lambda: None not in pids().values() and not set(pids().values()) & set(before.values()))
     s.lab.start_controller()
     sessions(s)
     for vm in vms:
