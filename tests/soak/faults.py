@@ -730,7 +730,7 @@ def wire_loses(s):
 FAULTS = [
     Fault("agent killed", agent_killed, ["monitor %s", "worker %s"]),
     Fault("agent upgraded", agent_upgraded, ["monitor %s", "worker %s"]),
-    Fault("upgraded alone", upgraded_alone, ["monitor %s", "worker %s", "controller"]),
+    Fault("upgraded alone", upgraded_alone, ["monitor %s", "worker %s", "proxy %s", "controller"]),
     Fault("agent hangs", agent_hangs),
     Fault("proxy killed", proxy_killed, ["proxy %s"]),
     Fault("proxy upgraded", proxy_upgraded, ["proxy %s"]),
