@@ -240,14 +240,18 @@ static bool is_refusal(uint8_t rcode)
 
 /*
  * What was asked stands in the answer. So one whose query nobody remembers (it
- * was over the budget, or came to the process before this one) is filled, too.
+ * was over the budget, or came to the process before this one) is filled, too,
+ * where the mesh is known to have the name. It is not asked for its sake: anybody
+ * could send any number of answers, and use up the names that the VM may have.
  */
-static bool fill(struct dns_broker *b, const struct dns_way *way, const struct dns_query *q, const void *message, size_t len)
+static bool fill(struct dns_broker *b, const struct dns_way *way, const struct dns_query *q, bool was_asked, const void *message, size_t len)
 {
 	struct dns_subject subject;
 	struct dns_reply r;
 
 	if (!is_refusal(q->rcode) || !subject_of(b, q, &subject))
+		return false;
+	if (!was_asked && subject.key[0] && !b->names.ops->service(b->names.data, subject.key))
 		return false;
 	switch (look_up(b, &subject, q, &r)) {
 	case DNS_FOUND:
@@ -272,7 +276,7 @@ void dns_broker_response(struct dns_broker *b, const struct dns_way *way, const 
 	asked = p ? p->query : q;	/* with what the asker takes: an answer has its server's size */
 	asked.rcode = is_response ? q.rcode : 0;
 	widen(way, &asked);
-	if (!is_late && (!is_response || !fill(b, way, &asked, message, len)))
+	if (!is_late && (!is_response || !fill(b, way, &asked, p, message, len)))
 		b->ops->to_vm(b->data, way, message, len);
 	if (p)
 		pending_free(b, p);

@@ -95,6 +95,7 @@ struct sidecar {
 
 	uint64_t unregistered_ms;	/* since when Istio has no workload of it, or the last attempt; 0: it has */
 	uint32_t register_wait_ms;
+	bool goes_unregistered;		/* the stream was opened without what registers it */
 	struct backoff registering;
 
 	uint32_t drain_ms;

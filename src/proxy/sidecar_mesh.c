@@ -290,9 +290,10 @@ static bool goes_on_unregistered(struct sidecar *s, const struct grpc_status *st
 {
 	struct xds_node_field fields[NODE_FIELDS_MAX];
 
-	if (status->code != GRPC_FAILED_PRECONDITION || !s->unregistered_ms)
-		return false;
+	if (status->code != GRPC_FAILED_PRECONDITION || !s->unregistered_ms || s->goes_unregistered)
+		return false;		/* said of a stream that registers nothing it is a loss like any other */
 	LOG_LIMITED(LOG_L_WARN, "the mesh controller does not register the VM", log_str("vm", s->put->vm_id), log_str("reason", status->message));
+	s->goes_unregistered = true;
 	xds_client_reopen(s->xds, node_metadata(s, fields) - s->put->n_node_metadata);
 	return true;
 }
@@ -312,6 +313,7 @@ void sidecar_register_again(struct sidecar *s, uint64_t now_ms)
 		return;
 	if (s->unregistered_ms) {
 		LOG_LIMITED(LOG_L_WARN, "the mesh controller has lost the VM: it is registered anew", log_str("vm", s->put->vm_id));
+		s->goes_unregistered = false;
 		xds_client_reopen(s->xds, SIZE_MAX);
 	}
 	s->unregistered_ms = now_ms;

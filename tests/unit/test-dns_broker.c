@@ -315,6 +315,20 @@ static void a_late_answer_is_not_heard_on_a_connection(void **state)
 	assert_int_equal(rig.broker.n_pending, 0);
 }
 
+/* Whoever can send to the VM may send answers to what nobody has asked: they use nothing up. */
+static void an_answer_that_nobody_asked_for_asks_for_nothing(void **state)
+{
+	(void)state;
+	rig.put.dns = OUTRIGGER__IPC__DNS_MODE__DNS_FILL;
+	rig.mesh.hidden = true;
+	respond("web.demo.svc.cluster.local", DNS_TYPE_A, 1, DNS_RCODE_NXDOMAIN);
+	assert_string_equal(told(), "NXDOMAIN");
+	assert_int_equal(rig.broker.n_pending, 0);
+	assert_int_equal(rig.broker.names.wants.n, 0);
+	ask("web.demo.svc.cluster.local", DNS_TYPE_A, 2);		/* one that was asked for does */
+	assert_int_equal(rig.broker.names.wants.n, 1);
+}
+
 static void no_more_wait_than_may(void **state)
 {
 	(void)state;
@@ -346,6 +360,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_mesh_is_waited_for, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(filling_leaves_answers_alone_and_replaces_refusals, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_late_answer_is_not_heard_on_a_connection, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(an_answer_that_nobody_asked_for_asks_for_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(no_more_wait_than_may, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(observing_passes_everything_on, set_up, tear_down),
 	};
