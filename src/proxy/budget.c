@@ -52,6 +52,7 @@ uint32_t budget_connections(uint64_t limit)
 {
 	uint64_t n = limit / 2 / FDS_A_CONNECTION;
 
+	n += n / 7;			/* what one peer may have of them (peer_share.h) is half of the descriptors */
 	return (uint32_t)MIN(MAX(n, (uint64_t)LEAST_CONNECTIONS), (uint64_t)UINT32_MAX);
 }
 

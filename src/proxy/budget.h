@@ -38,8 +38,8 @@ uint64_t budget_watch_due(struct budget_watch *w, enum vm_budget b, uint64_t cou
 
 /*
  * Descriptors. @limit: RLIMIT_NOFILE. How many connections one VM may have so
- * that half of what the process may open is left to its neighbours, whatever
- * it does; at least 16.
+ * that some three sevenths of what the process may open are left to its
+ * neighbours, whatever it does, and half where it is one peer's doing; at least 16.
  */
 uint32_t budget_connections(uint64_t limit);
 /* How many spare sockets of each sort a thread may keep (sockd_pool_new()): a quarter of the descriptors in all, at least 4. */
