@@ -50,12 +50,17 @@ class DnsLab(AgentLab):
         with open(folder + "/root.zone", "w") as f:
             f.write(ROOT_ZONE)
         self.server = self.reg.popen(["named", "-g", "-n", "1", "-c", folder + "/named.conf"], "named")
-        wait_until("named", lambda: self.reg.run("dig", "+time=1", "+tries=1", "+short", "@" + REGISTRY, "www.outside.example", check=False))
+        self.wait_for_server("named")
 
     def start_dnsmasq(self):
         self.server = self.reg.popen(["dnsmasq", "-k", "-h", "-R", "--no-hosts", "-u", "root", "-x", self.dir + "/dnsmasq.pid", "-C", "/dev/null",
                                       "--address=/outside.example/192.0.2.80", "--local=/mesh.internal/"], "dnsmasq")
-        wait_until("dnsmasq", lambda: self.reg.run("dig", "+time=1", "+tries=1", "+short", "@" + REGISTRY, "www.outside.example", check=False))
+        self.wait_for_server("dnsmasq")
+
+    def wait_for_server(self, what):
+        """Until it has answered: what dig says of a server that does not is no address."""
+        dig = ["dig", "+time=1", "+tries=1", "+short", "@" + REGISTRY, "www.outside.example"]
+        wait_until(what, lambda: self.reg.run(*dig, check=False).split() == ["192.0.2.80"])
 
     def start(self, server="named"):
         getattr(self, "start_" + server)()
