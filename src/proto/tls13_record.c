@@ -112,30 +112,52 @@ static void half_rest(struct tls13 *t, struct tls13_half *h)
 	h->expanded = NULL;
 }
 
-static int half_start(struct tls13 *t, struct tls13_half *h, const uint8_t *secret)
+/* The key and the IV that follow from its secret. */
+static int half_derive(const struct tls13 *t, struct tls13_half *h)
+{
+	int r = tls13_expand_label(t->suite, h->secret, "iv", h->iv, sizeof(h->iv));
+
+	return r < 0 ? r : tls13_expand_label(t->suite, h->secret, "key", h->key, aead_key_len(t->suite->alg));
+}
+
+static int half_start(const struct tls13 *t, struct tls13_half *h, const uint8_t *secret)
+{
+	memcpy(h->secret, secret, t->suite->secret_len);
+	return half_derive(t, h);
+}
+
+/*
+ * Section 7.2: what comes after @h, which stays in use until half_replace().
+ * Never in part: numbers that start anew under the old key would be its nonces
+ * for a second time.
+ */
+static int half_next(const struct tls13 *t, const struct tls13_half *h, struct tls13_half *ret_next)
 {
 	int r;
 
-	half_rest(t, h);
-	memmove(h->secret, secret, t->suite->secret_len);
-	h->seq = 0;
-	r = tls13_expand_label(t->suite, h->secret, "iv", h->iv, sizeof(h->iv));
+	*ret_next = (struct tls13_half){};
+	r = tls13_expand_label(t->suite, h->secret, "traffic upd", ret_next->secret, t->suite->secret_len);
 	if (r == 0)
-		r = tls13_expand_label(t->suite, h->secret, "key", h->key, aead_key_len(t->suite->alg));
+		r = half_derive(t, ret_next);
+	if (r < 0)
+		OPENSSL_cleanse(ret_next, sizeof(*ret_next));
 	return r;
 }
 
-/* Section 7.2 */
+static void half_replace(struct tls13 *t, struct tls13_half *h, struct tls13_half *next)
+{
+	half_rest(t, h);
+	*h = *next;
+	OPENSSL_cleanse(next, sizeof(*next));
+}
+
 static int half_update(struct tls13 *t, struct tls13_half *h)
 {
-	uint8_t next[TLS13_SECRET_MAX];
-	int r;
+	struct tls13_half next;
+	int r = half_next(t, h, &next);
 
-	r = tls13_expand_label(t->suite, h->secret, "traffic upd", next, t->suite->secret_len);
-	if (r < 0)
-		return r;
-	r = half_start(t, h, next);
-	OPENSSL_cleanse(next, sizeof(next));
+	if (r == 0)
+		half_replace(t, h, &next);
 	return r;
 }
 
@@ -248,13 +270,20 @@ static int seal_small(struct tls13 *t, enum tls13_content type, void *data, size
 static int seal_key_update(struct tls13 *t, uint8_t *out)
 {
 	uint8_t message[KEY_UPDATE_LEN] = { MESSAGE_KEY_UPDATE, 0, 0, 1, UPDATE_NOT_REQUESTED };
+	struct tls13_half next;
 	int r;
 
-	r = seal_small(t, TLS13_CONTENT_HANDSHAKE, message, sizeof(message), out);
+	r = half_next(t, &t->tx, &next);
 	if (r < 0)
 		return r;
+	r = seal_small(t, TLS13_CONTENT_HANDSHAKE, message, sizeof(message), out);
+	if (r < 0) {
+		OPENSSL_cleanse(&next, sizeof(next));
+		return r;
+	}
 	t->update_owed = false;
-	return half_update(t, &t->tx);
+	half_replace(t, &t->tx, &next);
+	return 0;
 }
 
 static int seal_alert(struct tls13 *t, uint8_t *out)
@@ -265,6 +294,14 @@ static int seal_alert(struct tls13 *t, uint8_t *out)
 	t->alert_owed = false;
 	t->tx_closed = true;
 	return seal_small(t, TLS13_CONTENT_ALERT, message, sizeof(message), out);
+}
+
+/* Records that were sealed and not handed out leave a gap that the peer sees in what comes after: nothing does. */
+static int tx_lost(struct tls13 *t, int r)
+{
+	t->tx_closed = true;
+	t->alert_owed = false;
+	return r;
 }
 
 static bool update_due(const struct tls13 *t)
@@ -285,13 +322,13 @@ int tls13_take(struct tls13 *t, uint8_t *out, size_t size, size_t *ret_len)
 	if (update_due(t) && size >= TLS13_OVERHEAD + KEY_UPDATE_LEN) {
 		r = seal_key_update(t, out);
 		if (r < 0)
-			return r;
+			return tx_lost(t, r);
 		n += TLS13_OVERHEAD + KEY_UPDATE_LEN;
 	}
 	if (t->alert_owed && !t->update_owed && size - n >= TLS13_OVERHEAD + ALERT_LEN) {
 		r = seal_alert(t, out + n);
 		if (r < 0)
-			return r;
+			return tx_lost(t, r);
 		n += TLS13_OVERHEAD + ALERT_LEN;
 	}
 	*ret_len = n;
@@ -346,12 +383,12 @@ int tls13_seal(struct tls13 *t, const struct iovec *iov, size_t n_iov, uint8_t *
 		if (t->update_owed || t->tx.seq >= t->tx_limit) {
 			r = seal_key_update(t, out + n_out);
 			if (r < 0)
-				return r;
+				return tx_lost(t, r);
 			n_out += TLS13_OVERHEAD + KEY_UPDATE_LEN;
 		}
 		r = tls13_seal_record(t, TLS13_CONTENT_DATA, parts, n_parts, len, out + n_out);
 		if (r < 0)
-			return r;
+			return tx_lost(t, r);
 		n_out += len + TLS13_OVERHEAD;
 	}
 	*ret_len = n_out;

@@ -125,13 +125,14 @@ MUST_CHECK int tls13_open(struct tls13 *t, const uint8_t *record, size_t len, ui
 size_t tls13_pending(const struct tls13 *t);	/* bytes that tls13_take() would make */
 size_t tls13_seal_size(const struct tls13 *t, size_t len);	/* at most so many come of tls13_seal() */
 
-/* Makes what is owed, as far as whole records fit. -ENOMEM. */
+/* Makes what is owed, as far as whole records fit. -ENOMEM: our direction has ended, without an alert. */
 MUST_CHECK int tls13_take(struct tls13 *t, uint8_t *out, size_t size, size_t *ret_len);
 
 /*
  * Makes records of application data, what is owed before them. @n_iov is at
  * most TLS13_SEAL_PARTS, @size at least tls13_seal_size(). -EPIPE when our
- * direction has ended, -ENOBUFS, -EINVAL, -ENOMEM.
+ * direction has ended, -ENOBUFS, -EINVAL; -ENOMEM: it has ended by that, since
+ * what was made is lost, and no alert is owed any more.
  */
 MUST_CHECK int tls13_seal(struct tls13 *t, const struct iovec *iov, size_t n_iov, uint8_t *out, size_t size, size_t *ret_len);
 

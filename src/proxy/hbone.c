@@ -178,11 +178,14 @@ static void send_bytes(struct hbone *t, const uint8_t *data, size_t len)
 {
 	ssize_t n = 0;
 
+	if (t->cut)
+		return;
 	if (!t->out.len && !t->connecting && len) {
 		do
 			n = send(t->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		while (n < 0 && errno == EINTR);
 		if (n < 0 && errno != EAGAIN) {
+			t->cut = true;
 			hbone_break(t, strerror(errno));
 			return;
 		}
@@ -190,6 +193,7 @@ static void send_bytes(struct hbone *t, const uint8_t *data, size_t len)
 	}
 	t->unheard = true;
 	int r = bytes_append(&t->out, data + n, len - (size_t)n);
+	t->cut = r < 0;
 	if (r == -ENOMEM)
 		no_memory(t);
 	else if (r < 0)

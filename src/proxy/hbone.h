@@ -42,6 +42,7 @@ struct hbone {
 	bool connecting : 1;
 	bool open : 1;			/* h2 is there */
 	bool broken : 1;		/* ends at the next occasion */
+	bool cut : 1;			/* bytes for the peer were lost: nothing goes after them */
 	bool draining : 1;
 	bool faulty : 1;		/* the peer made a mistake, which it is told */
 	bool counted : 1;		/* server: in the VM's tunnels */

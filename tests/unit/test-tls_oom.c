@@ -12,6 +12,7 @@
 #include "lib/alloc.h"
 #include "mesh/tls.h"
 #include "proto/aead.h"
+#include "proto/tls13_record.h"
 
 enum { ROOM = 64 * 1024 };
 
@@ -110,6 +111,72 @@ static void every_allocation_of_a_session_may_fail(void **state)
 	assert_int_equal(meet(c, s), 0);
 	tls_ctx_unref(c);
 	tls_ctx_unref(s);
+}
+
+/* An end that has sent something, so that its key is expanded and its number is not 0, and that owes a KeyUpdate. */
+static void owing_end(struct tls13 *t)
+{
+	static const uint8_t secret[2][TLS13_SECRET_MAX] = { { 1 }, { 2 } };
+	struct iovec iov = { plain, 100 };
+	size_t n;
+
+	assert_int_equal(tls13_init(t, tls13_suite_find(0x1301), aead_best(), true, secret[0], secret[1]), 0);
+	assert_int_equal(tls13_seal(t, &iov, 1, bytes, ROOM, &n), 0);
+	t->update_owed = true;
+}
+
+/* Numbers that start anew while the old key is in place would be the same nonces again. */
+static int update(struct tls13 *t, bool with_data)
+{
+	struct tls13_half before = t->tx;
+	struct iovec iov = { plain, 100 };
+	size_t n;
+	int r = with_data ? tls13_seal(t, &iov, 1, bytes, ROOM, &n) : tls13_take(t, bytes, ROOM, &n);
+	bool same = !memcmp(before.secret, t->tx.secret, sizeof(before.secret));
+
+	alloc_fail_stop();
+	assert_int_equal(same, !memcmp(before.key, t->tx.key, sizeof(before.key)));
+	assert_int_equal(same, !memcmp(before.iv, t->tx.iv, sizeof(before.iv)));
+	assert_true(!same || t->tx.seq >= before.seq);
+	return r;
+}
+
+/* What was lost on the way is not followed by anything, an alert neither. */
+static void assert_over(struct tls13 *t)
+{
+	struct iovec iov = { plain, 100 };
+	size_t n;
+
+	tls13_close(t, TLS13_ALERT_CLOSE_NOTIFY);
+	assert_int_equal(tls13_pending(t), 0);
+	assert_int_equal(tls13_take(t, bytes, ROOM, &n), 0);
+	assert_int_equal(n, 0);
+	assert_int_equal(tls13_seal(t, &iov, 1, bytes, ROOM, &n), -EPIPE);
+}
+
+static void a_key_update_is_whole_or_is_not(void **state)
+{
+	enum { MORE_THAN_IT_TAKES = 64 };
+
+	(void)state;
+	for (int with_data = 0; with_data < 2; with_data++) {
+		size_t failures = 0;
+
+		for (size_t at = 1; at <= MORE_THAN_IT_TAKES; at++) {
+			struct tls13 t;
+
+			owing_end(&t);
+			alloc_fail_once_at(at);
+			if (update(&t, with_data) < 0) {
+				failures++;
+				assert_over(&t);
+			} else {
+				assert_int_equal(t.tx.seq, with_data);
+			}
+			tls13_deinit(&t);
+		}
+		assert_true(failures > 0 && failures < MORE_THAN_IT_TAKES);
+	}
 }
 
 enum { SHORT = 100, LONG = 20000 };	/* whole, and in parts */
@@ -267,6 +334,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_allocation_of_a_session_may_fail),
+		cmocka_unit_test(a_key_update_is_whole_or_is_not),
 		cmocka_unit_test(a_session_that_holds_takes_records_without_memory),
 		cmocka_unit_test(a_spare_key_takes_no_memory),
 		cmocka_unit_test(a_rested_session_goes_on_without_memory),
