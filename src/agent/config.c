@@ -312,8 +312,13 @@ void config_steer(const struct config *c, struct steer_conf *ret_steer)
 	s.force_clsact = c->steering.force_clsact;
 	if (c->proxy.access_log && *c->proxy.access_log && strcmp(c->proxy.access_log, "stderr"))
 		s.access_log = c->proxy.access_log;
-	for (size_t i = 0; i < c->ports.n && i < ELEMENTS(s.vm_ports); i++)
-		s.vm_ports[s.n_vm_ports++] = ((const struct config_port *)c->ports.v)[i].match;
+	for (size_t i = 0; i < c->ports.n && i < ELEMENTS(s.vm_ports); i++) {
+		const struct config_port *p = &((const struct config_port *)c->ports.v)[i];
+
+		s.vm_ports[s.n_vm_ports++] = p->match;
+		if (p->out)
+			s.outs[s.n_outs++] = p->out;
+	}
 	for (size_t i = 0; i < c->uplinks.n && i < ELEMENTS(s.uplinks); i++)
 		s.uplinks[s.n_uplinks++] = c->uplinks.v[i];
 	*ret_steer = s;

@@ -135,18 +135,42 @@ static bool matches(const char *const *patterns, size_t n, const char *name)
 	return false;
 }
 
-/* The administrator names the devices; the worker may be somebody else by now. */
-static int check_device(const struct steer_conf *c, const struct monitor_port *p)
+/* Where frames in a VM's name may leave: the bridge that its port is in, an uplink, or what a port's `out` names. */
+static int check_out(struct monitor_state *m, const struct monitor_port *p)
 {
+	const struct steer_conf *c = m->conf;
+	struct steer_link port;
+	char name[IF_NAMESIZE];
+
+	if (!p->out_ifindex)
+		return 0;
+	if (!if_indextoname(p->out_ifindex, name))
+		return -errno;
+	if (matches(c->uplinks, c->n_uplinks, name))
+		return 0;
+	for (size_t i = 0; i < c->n_outs; i++)
+		if (!strcmp(c->outs[i], name))
+			return 0;
+
+	int r = steer_link_get(&m->nl, p->ifindex, &port);
+	if (r < 0)
+		return r;
+	return port.master == p->out_ifindex ? 0 : -EPERM;
+}
+
+/* The administrator names the devices; the worker may be somebody else by now. */
+static int check_devices(struct monitor_state *m, const struct monitor_port *p)
+{
+	const struct steer_conf *c = m->conf;
 	char name[IF_NAMESIZE];
 
 	if (!c->n_vm_ports && !c->n_uplinks)
 		return 0;
 	if (!if_indextoname(p->ifindex, name))
 		return -errno;
-	if (p->role == MONITOR_ROLE_VM)
-		return matches(c->vm_ports, c->n_vm_ports, name) ? 0 : -EPERM;
-	return matches(c->uplinks, c->n_uplinks, name) ? 0 : -EPERM;
+	if (p->role == MONITOR_ROLE_VM ? !matches(c->vm_ports, c->n_vm_ports, name) : !matches(c->uplinks, c->n_uplinks, name))
+		return -EPERM;
+	return check_out(m, p);
 }
 
 static int op_port_add(struct monitor_state *m, struct monitor_request *q)
@@ -156,7 +180,7 @@ static int op_port_add(struct monitor_state *m, struct monitor_request *q)
 	memcpy(&p, q->in, sizeof(p));
 	if (!is_port(m, &p))
 		return MONITOR_OPS_E_ODD;
-	int r = check_device(m->conf, &p);
+	int r = check_devices(m, &p);
 	if (r < 0)
 		return r;
 	return steer_table_port_add(&m->table, &p);

@@ -57,6 +57,8 @@ struct steer_conf {
 	size_t n_vm_ports;
 	const char *uplinks[STEER_MAX_UPLINKS];
 	size_t n_uplinks;
+	const char *outs[STEER_MAX_VM_PORTS];	/* names: what else may carry VMs' frames, beside a port's own bridge and the uplinks */
+	size_t n_outs;
 
 	/* A file that is opened for the worker, so that all proxies write to it; borrowed, NULL: none. */
 	const char *access_log;

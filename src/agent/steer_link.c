@@ -20,20 +20,27 @@ static int on_link(const struct nlmsghdr *h, void *data)
 	struct nlattr *a;
 
 	link->ifindex = (uint32_t)i->ifi_index;
-	netlink_attrs(a, h, sizeof(*i))
+	netlink_attrs(a, h, sizeof(*i)) {
 		if (mnl_attr_get_type(a) == IFLA_ADDRESS && mnl_attr_get_payload_len(a) == sizeof(link->mac))
 			memcpy(link->mac, mnl_attr_get_payload(a), sizeof(link->mac));
+		else if (mnl_attr_get_type(a) == IFLA_MASTER && mnl_attr_get_payload_len(a) == sizeof(link->master))
+			link->master = mnl_attr_get_u32(a);
+	}
 	return MNL_CB_OK;
 }
 
-int steer_link_find(struct netlink *nl, const char *name, struct steer_link *ret_link)
+/* By its name, or NULL and its ifindex. */
+static int ask(struct netlink *nl, const char *name, uint32_t ifindex, struct steer_link *ret_link)
 {
 	_Alignas(struct nlmsghdr) char buf[REQUEST_BUF];
 	struct nlmsghdr *h = netlink_start(nl, buf, RTM_GETLINK, 0);
+	struct ifinfomsg *i = mnl_nlmsg_put_extra_header(h, sizeof(*i));
 	struct steer_link link = {};
 
-	mnl_nlmsg_put_extra_header(h, sizeof(struct ifinfomsg));
-	mnl_attr_put_strz(h, IFLA_IFNAME, name);
+	if (name)
+		mnl_attr_put_strz(h, IFLA_IFNAME, name);
+	else
+		i->ifi_index = (int)ifindex;
 
 	int r = netlink_talk(nl, h, on_link, &link);
 	if (r < 0)
@@ -42,6 +49,16 @@ int steer_link_find(struct netlink *nl, const char *name, struct steer_link *ret
 		return -ENODEV;
 	*ret_link = link;
 	return 0;
+}
+
+int steer_link_find(struct netlink *nl, const char *name, struct steer_link *ret_link)
+{
+	return ask(nl, name, 0, ret_link);
+}
+
+int steer_link_get(struct netlink *nl, uint32_t ifindex, struct steer_link *ret_link)
+{
+	return ask(nl, NULL, ifindex, ret_link);
 }
 
 /* For a veth, @peer is the name of the other end; else NULL. */

@@ -12,6 +12,7 @@ struct steer_link {
 	uint32_t ifindex;
 	uint8_t mac[6];
 	bool made;		/* by us, in this run */
+	uint32_t master;		/* ifindex of its bridge or the like; 0: none */
 };
 
 /*
@@ -23,3 +24,6 @@ void steer_link_remove(struct netlink *nl, const struct steer_link *link);
 
 /* -ENODEV when there is none. */
 MUST_CHECK int steer_link_find(struct netlink *nl, const char *name, struct steer_link *ret_link);
+
+/* By its ifindex. -ENODEV: no such device. */
+MUST_CHECK int steer_link_get(struct netlink *nl, uint32_t ifindex, struct steer_link *ret_link);

@@ -41,7 +41,7 @@ enum {
 	REG_MAX_TEXT = 512,		/* bytes of any one text in a report */
 	REG_MAX_PORTS = 64,		/* of a service */
 	REG_MAX_SERVICES = 100000,
-	REG_MAX_TOLD = 32 << 20,	/* bytes of what one NIC has told and is kept, packed */
+	REG_MAX_TOLD = 64 << 20,	/* bytes of memory that what one NIC has told and is kept takes: pb_memory() */
 	REG_MAX_DEPARTED = 256,		/* guests that are remembered after they have left, of all NICs */
 	REG_DEPARTED_MS = 60000,	/* for so long */
 };

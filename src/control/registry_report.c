@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/utf8.h"
 #include "control/registry.h"
+#include "mesh/pb.h"
 
 struct reg_guest *registry_guest(const struct registry *reg, const char *id)
 {
@@ -143,15 +144,15 @@ static int check_verdict(const Outrigger__V1__Verdict *pb, struct diag *d)
 
 void reg_told_free(struct reg_nic *nic, ProtobufCMessage *message)
 {
-	nic->told -= protobuf_c_message_get_packed_size(message);
+	nic->told -= pb_memory(message);
 	protobuf_c_message_free_unpacked(message, NULL);
 }
 
 /* Each text and each list has its maximum; all of them together, of all guests that a NIC can make up, are too much. */
 static int check_room(const struct reg_nic *nic, const ProtobufCMessage *message, struct diag *d)
 {
-	if (protobuf_c_message_get_packed_size(message) > REG_MAX_TOLD - nic->told)
-		return diag_set(d, "NIC '%s' has told more than %d MiB", nic->id, REG_MAX_TOLD >> 20);
+	if (pb_memory(message) > REG_MAX_TOLD - nic->told)
+		return diag_set(d, "NIC '%s' has told more than fits into %d MiB", nic->id, REG_MAX_TOLD >> 20);
 	return 0;
 }
 
@@ -471,7 +472,7 @@ int registry_report(struct reg_nic *nic, Outrigger__V1__Report *report, struct d
 			break;
 		}
 	if (r == 0 && report->msg_case == OUTRIGGER__V1__REPORT__MSG__NOT_SET)	/* it was kept */
-		nic->told += protobuf_c_message_get_packed_size(message);
+		nic->told += pb_memory(message);
 	nic->n_refused += r < 0;
 	return r;
 }

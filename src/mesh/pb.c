@@ -109,6 +109,76 @@ void pb_drop_unknown(ProtobufCMessage *m)
 	}
 }
 
+/* As glibc's malloc() rounds. */
+static size_t piece(size_t size)
+{
+	return MAX((size + sizeof(size_t) + 15) & ~(size_t)15, (size_t)32);
+}
+
+static size_t element_size(const ProtobufCFieldDescriptor *f)
+{
+	switch (f->type) {
+	case PROTOBUF_C_TYPE_BYTES:
+		return sizeof(ProtobufCBinaryData);
+	case PROTOBUF_C_TYPE_STRING:
+	case PROTOBUF_C_TYPE_MESSAGE:
+		return sizeof(void *);
+	case PROTOBUF_C_TYPE_INT64:
+	case PROTOBUF_C_TYPE_SINT64:
+	case PROTOBUF_C_TYPE_SFIXED64:
+	case PROTOBUF_C_TYPE_UINT64:
+	case PROTOBUF_C_TYPE_FIXED64:
+	case PROTOBUF_C_TYPE_DOUBLE:
+		return sizeof(uint64_t);
+	default:
+		return sizeof(uint32_t);
+	}
+}
+
+static size_t element_memory(const ProtobufCFieldDescriptor *f, const void *element)
+{
+	const ProtobufCBinaryData *bytes = element;
+	const char *text;
+
+	switch (f->type) {
+	case PROTOBUF_C_TYPE_BYTES:
+		return bytes->data ? piece(bytes->len) : 0;
+	case PROTOBUF_C_TYPE_STRING:
+		memcpy(&text, element, sizeof(text));
+		return text && text != f->default_value && text != protobuf_c_empty_string ? piece(strlen(text) + 1) : 0;
+	case PROTOBUF_C_TYPE_MESSAGE:
+		return *(ProtobufCMessage *const *)element ? pb_memory(*(ProtobufCMessage *const *)element) : 0;
+	default:
+		return 0;
+	}
+}
+
+static size_t field_memory(const ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
+{
+	const char *base = (const char *)m, *member = base + f->offset;
+	size_t n = 1, size = element_size(f), sum = 0;
+
+	if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+		memcpy(&n, base + f->quantifier_offset, sizeof(n));
+		member = *(char *const *)member;
+		sum = n ? piece(n * size) : 0;
+	} else if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF && *(const uint32_t *)(base + f->quantifier_offset) != f->id) {
+		return 0;
+	}
+	for (size_t i = 0; i < n; i++)
+		sum += element_memory(f, member + i * size);
+	return sum;
+}
+
+size_t pb_memory(const ProtobufCMessage *m)
+{
+	size_t sum = piece(m->descriptor->sizeof_message);
+
+	for (unsigned i = 0; i < m->descriptor->n_fields; i++)
+		sum += field_memory(m, &m->descriptor->fields[i]);
+	return sum;
+}
+
 void *pb_copy(const ProtobufCMessage *message)
 {
 	CLEANUP_SECRET uint8_t *data = NULL;

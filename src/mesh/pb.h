@@ -22,6 +22,8 @@ MUST_CHECK int pb_unpack(const ProtobufCMessageDescriptor *type, const void *dat
 			 ProtobufCMessage **ret_message);
 /* Forgets what our own definitions do not know, at every depth: protobuf-c keeps it, at many times its size. For what is kept. */
 void pb_drop_unknown(ProtobufCMessage *message);
+/* Bytes that a decoded message holds, with what malloc() adds to each piece: it can be 30 times what came. Without fields that nobody knows. */
+size_t pb_memory(const ProtobufCMessage *message);
 void *pb_copy(const ProtobufCMessage *message);	/* a deep copy; NULL: no memory */
 bool pb_equal(const ProtobufCMessage *a, const ProtobufCMessage *b);	/* by their bytes; without memory they are not */
 void pb_free(void *message);		/* NULL is allowed */

@@ -673,6 +673,10 @@ static void configure(struct steer_conf *c, int argc, char **argv)
 			snprintf(c->pin_dir, sizeof(c->pin_dir), "%s", argv[i + 1]);
 		else if (!strcmp(argv[i], "--only"))
 			c->vm_ports[c->n_vm_ports++] = argv[i + 1];
+		else if (!strcmp(argv[i], "--uplink"))
+			c->uplinks[c->n_uplinks++] = argv[i + 1];
+		else if (!strcmp(argv[i], "--out"))
+			c->outs[c->n_outs++] = argv[i + 1];
 		else if (!strcmp(argv[i], "--proxy"))
 			snprintf(c->proxy_path, sizeof(c->proxy_path), "%s", argv[i + 1]);
 		else if (!strcmp(argv[i], "--access-log"))

@@ -805,6 +805,18 @@ def test_only_named_devices_are_attached(make):
             d.port(dev=dev, vm=3, topology=BRIDGE, out="br0")
 
 
+def test_a_vms_frames_leave_by_named_devices_only(make):
+    """By its own bridge, an uplink, or what `out` names: not by whatever the worker says."""
+    n = make(BRIDGE)
+    d = n.driver("--only", "tap*", "--uplink", "up0", "--out", "out0", vms=(1,))
+    n.nic.run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1")
+    for out in ("out1", "lo", "tap1"):
+        with pytest.raises(DriverError, match="not permitted"):
+            d.port(dev="tap2", vm=2, topology=BRIDGE, out=out)
+    for out in ("br0", "up0", "out0"):
+        d.port(dev="tap2", vm=2, topology=BRIDGE, out=out)
+
+
 def test_a_group_keeps_its_user_whoever_asks(make, tmp_path):
     """The worker says for which group, never as whom; monitors that come later know it still."""
     n = make(BRIDGE)

@@ -625,7 +625,7 @@ static void a_nic_is_remembered_up_to_a_bound(void **state)
 	}
 	assert_non_null(strstr(d.msg, "has told more than"));
 	assert_true((size_t)n * VALUES * VALUE <= REG_MAX_TOLD);
-	assert_true((size_t)(n + 1) * VALUES * (VALUE + 64) > REG_MAX_TOLD);
+	assert_true((size_t)(n + 1) * VALUES * (VALUE + 256) > REG_MAX_TOLD);
 	registry_nic_forget(f->reg, "nic-a");
 	assert_int_equal(f->nic->told, 0);
 	vm(f, G1, "52:54:00:00:00:01", "10.0.0.1", "a", 80);

@@ -1,6 +1,8 @@
 #include "mesh/pb.h"
 
 #include <errno.h>
+#include <malloc.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "envoy/discovery.pb-c.h"
@@ -55,6 +57,84 @@ static void what_is_packed_is_unpacked(void **state)
 	assert_string_equal(((Istio__Workload__Workload *)(void *)m)->uid, "u");
 	pb_free(m);
 	free(bytes);
+}
+
+struct held {
+	size_t bytes, pieces;
+};
+
+static void *held_alloc(void *data, size_t size)
+{
+	struct held *h = data;
+	void *p = malloc(size);
+
+	assert_non_null(p);
+	h->bytes += malloc_usable_size(p);
+	h->pieces++;
+	return p;
+}
+
+static void held_free(void *data, void *p)
+{
+	struct held *h = data;
+
+	if (!p)
+		return;
+	h->bytes -= malloc_usable_size(p);
+	h->pieces--;
+	free(p);
+}
+
+/* @message, decoded anew: what is said of it is what its pieces take, each with malloc()'s word and rounding. */
+static void assert_memory(const ProtobufCMessage *message, size_t least)
+{
+	struct held held = {};
+	ProtobufCAllocator allocator = { held_alloc, held_free, &held };
+	ProtobufCMessage *m;
+	uint8_t *bytes;
+	size_t len;
+
+	assert_int_equal(pb_pack(message, &bytes, &len), 0);
+	m = protobuf_c_message_unpack(message->descriptor, &allocator, len, bytes);
+	assert_non_null(m);
+	assert_in_range(pb_memory(m), held.bytes, held.bytes + 32 * held.pieces);
+	assert_true(held.bytes >= least * len);
+	protobuf_c_message_free_unpacked(m, &allocator);
+	assert_int_equal(held.pieces, 0);
+	free(bytes);
+}
+
+static void the_memory_of_a_message_is_known(void **state)
+{
+	enum { MANY = 200 };
+	static Istio__Workload__Workload w = ISTIO__WORKLOAD__WORKLOAD__INIT;
+	static Istio__Workload__Workload__ServicesEntry entries[MANY], *services[MANY];
+	static Istio__Workload__PortList lists[MANY];
+	static Istio__Workload__Port ports[MANY], *some[MANY];
+	ProtobufCBinaryData addresses[2] = { { 4, (uint8_t[]){ 10, 0, 0, 1 } }, { 16, (uint8_t[16]){ 1 } } };
+
+	(void)state;
+	assert_memory(&w.base, 0);
+	for (int i = 0; i < MANY; i++) {
+		istio__workload__port__init(&ports[i]);
+		some[i] = &ports[i];
+		istio__workload__port_list__init(&lists[i]);
+		istio__workload__workload__services_entry__init(&entries[i]);
+		services[i] = &entries[i];
+	}
+	w.services = services;
+	w.n_services = MANY;
+	assert_memory(&w.base, 14);		/* empty ones: two bytes each */
+	for (int i = 0; i < MANY; i++) {
+		lists[i].ports = some;
+		lists[i].n_ports = i % 3;
+		entries[i].key = (char[]){ "shop/orders.shop.svc.cluster.local" };
+		entries[i].value = &lists[i];
+	}
+	w.uid = (char[]){ "vm" };
+	w.addresses = addresses;
+	w.n_addresses = 2;
+	assert_memory(&w.base, 2);
 }
 
 static void nesting_has_a_limit(void **state)
@@ -133,6 +213,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_packed_is_unpacked),
+		cmocka_unit_test(the_memory_of_a_message_is_known),
 		cmocka_unit_test(nesting_has_a_limit),
 		cmocka_unit_test(memory_has_a_limit),
 		cmocka_unit_test(truncated_messages_are_refused),
