@@ -453,7 +453,8 @@ static int op_probe_open(struct monitor_state *m, struct monitor_request *q)
 	struct ip_port local;
 
 	memcpy(&p, q->in, sizeof(p));
-	if (!p.target.port || ip_is_none(&p.target.ip) || ip_is_multicast(&p.target.ip))
+	/* No guest is at the NIC's own loopback, where others listen for nobody but programs of the NIC. */
+	if (!p.target.port || ip_is_none(&p.target.ip) || ip_is_multicast(&p.target.ip) || ip_is_loopback(&p.target.ip))
 		return -EINVAL;
 	if (!ip_is_none(&p.source) && ip_is_v4(&p.source) != ip_is_v4(&p.target.ip))
 		return -EAFNOSUPPORT;

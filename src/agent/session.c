@@ -27,7 +27,6 @@ enum {
 	KEEPALIVE_MS = 10000,
 	KEEPALIVE_TIMEOUT_MS = 10000,
 	CHECK_MS = 5000,	/* how often it is seen whether the certificate wants renewal */
-	SETTLED_MS = 3000,	/* a session that lasted so long was a good one */
 	RETRY_MIN_MS = 100,
 	RETRY_MAX_MS = 5000,	/* some thousand NICs are a few hundred connections a second then */
 };
@@ -117,8 +116,8 @@ static uint32_t next_attempt_ms(struct session *s)
 /* What was tried in vain before a good session is no reason to wait after it. */
 static void note_settled(struct session *s)
 {
-	if (s->opened_ms && clock_mono_ms() - s->opened_ms > SETTLED_MS)
-		backoff_reset(&s->backoff);
+	if (s->opened_ms)
+		backoff_ended(&s->backoff, clock_mono_ms() - s->opened_ms);
 }
 
 static void retry_later(struct session *s, const char *why)

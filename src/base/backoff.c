@@ -31,6 +31,12 @@ void backoff_reset(struct backoff *b)
 	b->step_ms = 0;
 }
 
+void backoff_ended(struct backoff *b, uint64_t lasted_ms)
+{
+	if (lasted_ms >= BACKOFF_SETTLED_MS)
+		backoff_reset(b);
+}
+
 uint64_t backoff_jitter(uint64_t ms, unsigned percent)
 {
 	uint64_t span = ms / 100 * percent;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/backoff.h"
+#include "base/clock.h"
 
 enum {
 	CONNECT_TIMEOUT_MS = 5000,
@@ -23,7 +24,7 @@ struct line {
 	struct channel *channel;
 	struct grpc_client *client;
 	struct timer leaving;
-	bool up;
+	uint64_t opened_ms;		/* 0: not yet */
 };
 
 struct settings {
@@ -194,6 +195,12 @@ static void retry_later(struct channel *c)
 		snprintf(c->error, sizeof(c->error), "out of memory");
 }
 
+static void note_lasted(const struct line *line)
+{
+	if (line->opened_ms)
+		backoff_ended(&line->channel->backoff, clock_mono_ms() - line->opened_ms);
+}
+
 static void on_opened(struct grpc_client *client, void *data)
 {
 	struct line *line = data;
@@ -201,8 +208,7 @@ static void on_opened(struct grpc_client *client, void *data)
 
 	(void)client;
 	enter(c);
-	line->up = true;
-	backoff_reset(&c->backoff);
+	line->opened_ms = clock_mono_ms();
 	c->error[0] = 0;
 	tell_users(c, tell_up, 0);
 	leave(c);
@@ -234,6 +240,7 @@ static void on_going_away(struct grpc_client *client, void *data)
 	if (c->current != line)
 		return;
 	retire(line, LEAVING_MS);
+	note_lasted(line);
 	retry_later(c);
 }
 
@@ -245,6 +252,8 @@ static void on_closed(struct grpc_client *client, void *data, int r, const char 
 
 	(void)client;
 	enter(c);
+	if (current)
+		note_lasted(line);
 	line_free(line);
 	if (current && !c->zombie) {
 		snprintf(c->error, sizeof(c->error), "%s: %s", c->settings.target, text);
@@ -356,7 +365,7 @@ int channel_change(struct channel *c, const struct channel_options *o, uint32_t 
 
 struct grpc_client *channel_client(const struct channel *c)
 {
-	return c->current && c->current->up ? c->current->client : NULL;
+	return c->current && c->current->opened_ms ? c->current->client : NULL;
 }
 
 const char *channel_error(const struct channel *c)

@@ -36,6 +36,8 @@ enum {
 	XDS_NAMES_MAX = 65536,		/* subscribed, of one type */
 	XDS_RESOURCES_MAX = 262144,	/* held, of one type */
 	XDS_NAME_MAX = 1024,		/* bytes */
+	XDS_VERSION_MAX = 1024,		/* of a resource: each new stream says those that are held */
+	XDS_NONCE_MAX = 1024,		/* of an answer, which is said back */
 };
 
 struct xds_resource {			/* valid for the call */

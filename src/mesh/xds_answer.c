@@ -40,6 +40,8 @@ static const char *malformed(const struct xds_type *type, const resource_t *r)
 {
 	if (!r->name[0] || strlen(r->name) > XDS_NAME_MAX)
 		return "a resource without a name, or with one that is too long";
+	if (strlen(r->version) > XDS_VERSION_MAX)
+		return "a version that is too long";
 	if (!r->resource)
 		return "an empty resource";
 	if (strcmp(r->resource->type_url, type->url) != 0)
@@ -133,6 +135,8 @@ int xds_receive(struct xds *x, const uint8_t *bytes, size_t len)
 	if (r < 0)
 		return r == -ENOMEM ? r : -EBADMSG;
 	answer = (response_t *)(void *)message;
+	if (strlen(answer->nonce) > XDS_NONCE_MAX)
+		r = -EBADMSG;		/* to refuse it would be to say it back */
 	for (size_t i = 0; i < x->n_types && r == 0; i++)	/* another type was not asked for: not ours to answer */
 		if (!strcmp(x->types[i].url, answer->type_url) && x->state[i].begun) {
 			r = take_answer(x, i, answer);

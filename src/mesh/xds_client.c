@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/backoff.h"
+#include "base/clock.h"
 #include "base/secret.h"
 #include "mesh/bearer.h"
 #include "mesh/pb_json.h"
@@ -38,6 +39,7 @@ struct xds_client {
 	size_t n_metadata;		/* fields of the node that are said */
 	struct grpc_call *call;
 	struct backoff backoff;
+	uint64_t opened_ms;		/* @call */
 	struct timer retry;
 	struct defer flush;
 	bool synced;
@@ -210,6 +212,7 @@ static void stream_lost(struct xds_client *c, const struct grpc_status *status)
 	enter(c);
 	c->call = NULL;
 	c->synced = false;
+	backoff_ended(&c->backoff, clock_mono_ms() - c->opened_ms);
 	c->token_refused = status->code == GRPC_UNAUTHENTICATED;
 	xds_end(c->xds);
 	retry_later(c);
@@ -273,7 +276,6 @@ static void on_message(struct grpc_call *call, void *data, const uint8_t *bytes,
 		leave(c);
 		return;
 	}
-	backoff_reset(&c->backoff);
 	if (r < 0)
 		stream_abort(c, r);
 	else
@@ -327,6 +329,7 @@ static void open_stream(struct xds_client *c, struct grpc_client *client)
 	int r;
 
 	timer_cancel(&c->retry);
+	c->opened_ms = clock_mono_ms();
 	options.n_metadata = bearer_metadata(c->authorization, c->cluster_id, metadata);
 	r = grpc_client_stream(client, &options, &call_ops, c, &c->call);
 	if (r == 0)

@@ -702,6 +702,8 @@ def test_a_probe_tells_port_and_mac_of_the_answer(make, family, own):
         assert bool(a["error"]) == refused
     if own:
         assert d.probe(target=text(n.peer_addresses[family], 81))["vm"] == 0
+        with pytest.raises(DriverError, match="Invalid argument"):
+            d.probe(target=("127.0.0.1:80", "[::1]:80")[family])
 
 
 # --- the life of ports, of VMs, of the monitor ---

@@ -145,7 +145,7 @@ static int answer(const char *url, const char *nonce, const char *const *words)
 	Envoy__Service__Discovery__V3__DeltaDiscoveryResponse r = ENVOY__SERVICE__DISCOVERY__V3__DELTA_DISCOVERY_RESPONSE__INIT;
 	Envoy__Service__Discovery__V3__Resource resources[8], *pointers[8];
 	Google__Protobuf__Any any[8];
-	char text[8][64];
+	static char text[8][XDS_VERSION_MAX + 64];
 	char *removed[8];
 	uint8_t *bytes;
 	size_t len;
@@ -418,6 +418,41 @@ static void garbage_ends_the_stream(void **state)
 	expect(heard, "");
 }
 
+static void a_version_that_is_too_long_is_refused(void **state)
+{
+	static char word[XDS_VERSION_MAX + 16] = "a@";
+
+	(void)state;
+	begin();
+	flush();
+	sent[0] = 0;
+	memset(word + 2, 'v', XDS_VERSION_MAX + 1);
+	memcpy(word + 2 + XDS_VERSION_MAX + 1, "=x", 3);
+	assert_int_equal(ANSWER(ADDRESS, "n1", word, "b@1=y"), 0);
+	flush();
+	expect(heard, "put b@1=y\ndone\n");
+	expect(sent, "address nack:n1 \"a: a version that is too long\"\n");
+	memcpy(word + 2 + XDS_VERSION_MAX, "=x", 3);
+	assert_int_equal(ANSWER(ADDRESS, "n2", word), 0);
+	flush();
+	expect(sent, "address ack:n2\n");
+}
+
+/* What is said back to it is not as much as it likes. */
+static void a_nonce_that_is_too_long_ends_the_stream(void **state)
+{
+	static char nonce[XDS_NONCE_MAX + 2];
+
+	(void)state;
+	begin();
+	memset(nonce, 'n', XDS_NONCE_MAX + 1);
+	assert_int_equal(ANSWER(ADDRESS, nonce, "a@1=x"), -EBADMSG);
+	expect(heard, "");
+	nonce[XDS_NONCE_MAX] = 0;
+	assert_int_equal(ANSWER(ADDRESS, nonce, "a@1=x"), 0);
+	expect(heard, "put a@1=x\ndone\n");
+}
+
 static void odd_names_are_refused(void **state)
 {
 	static char name[XDS_NAME_MAX + 2];
@@ -472,6 +507,8 @@ int main(void)
 		CONVERSATION(a_server_that_does_not_listen_is_left),
 		CONVERSATION(unknown_removals_and_types_are_ignored),
 		CONVERSATION(garbage_ends_the_stream),
+		CONVERSATION(a_version_that_is_too_long_is_refused),
+		CONVERSATION(a_nonce_that_is_too_long_ends_the_stream),
 		CONVERSATION(odd_names_are_refused),
 		CONVERSATION(subscriptions_have_a_maximum),
 		CONVERSATION(a_muted_machine_says_nothing),
