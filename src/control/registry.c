@@ -253,7 +253,7 @@ void reg_guest_detach(struct reg_guest *g)
 
 	if (g->workload)
 		reg_workload_remove(reg, g->workload);
-	reg_store_drop(reg, g->pb->guest_id);
+	reg_store_drop(reg, g);
 	map_remove(&reg->guests, &g->link);
 	list_unlink(&g->in_nic);
 	list_unlink(&g->dirty);

@@ -161,6 +161,8 @@ struct reg_guest {
 	bool over_share;		/* a service that it would be the first of is too much for its NIC */
 	uint64_t departed_ms;		/* monotonic, when it left; 0: it is here */
 	bool store_dirty;
+	bool store_put;			/* in the transaction that is open */
+	bool stored;			/* there is a row of it */
 };
 
 struct reg_nic {
@@ -365,7 +367,7 @@ MUST_CHECK int reg_publish_endpoints(struct registry *reg, const struct reg_serv
 /* --- to the store and back: registry_store.c --- */
 
 void reg_store_mark(struct registry *reg, struct reg_guest *g);
-void reg_store_drop(struct registry *reg, const char *guest_id);
+void reg_store_drop(struct registry *reg, const struct reg_guest *g);
 void reg_store_flush(struct registry *reg);
 MUST_CHECK int reg_store_restore(struct registry *reg);
 void reg_store_deinit(struct registry *reg);

@@ -39,19 +39,20 @@ void reg_store_mark(struct registry *reg, struct reg_guest *g)
 	arm(reg, WRITE_DELAY_MS);
 }
 
-void reg_store_drop(struct registry *reg, const char *guest_id)
+/* Who has no row needs none removed: what waits while the store fails are no more than there are rows. */
+void reg_store_drop(struct registry *reg, const struct reg_guest *g)
 {
-	size_t size = strlen(guest_id) + 1;
+	size_t size = strlen(g->pb->guest_id) + 1;
 	struct reg_dropped *d;
 
-	if (!reg->store)
+	if (!g->stored)
 		return;
 	d = malloc(sizeof(*d) + size);
 	if (!d) {
-		log_error("out of memory: a guest stays in the store", log_str("guest", guest_id));
+		log_error("out of memory: a guest stays in the store", log_str("guest", g->pb->guest_id));
 		return;
 	}
-	memcpy(d->id, guest_id, size);
+	memcpy(d->id, g->pb->guest_id, size);
 	list_append(&reg->dropped, &d->link);
 	arm(reg, WRITE_DELAY_MS);
 }
@@ -116,29 +117,60 @@ static int write_guest(struct registry *reg, const struct reg_guest *g)
 	return r;
 }
 
-static int write_all(struct registry *reg)
+static int remove_dropped(struct registry *reg)
 {
 	int r = 0;
 
 	list_for_each(l, &reg->dropped)
 		r = r < 0 ? r : store_guest_remove(reg->store, list_entry(l, struct reg_dropped, link)->id);
-	map_for_each(l, &reg->guests) {
-		struct reg_guest *g = container_of(l, struct reg_guest, link);
-
-		if (g->store_dirty && r == 0)
-			r = write_guest(reg, g);
-	}
 	return r;
 }
 
-static void written(struct registry *reg)
+static int write_guests(struct registry *reg)
+{
+	map_for_each(l, &reg->guests) {
+		struct reg_guest *g = container_of(l, struct reg_guest, link);
+		int r = g->store_dirty ? write_guest(reg, g) : 0;
+
+		if (r < 0)
+			return r;
+		g->store_put = g->store_dirty;
+	}
+	return 0;
+}
+
+static void forget_dropped(struct registry *reg)
 {
 	list_for_each_safe(l, &reg->dropped) {
 		list_unlink(l);
 		free(list_entry(l, struct reg_dropped, link));
 	}
-	map_for_each(l, &reg->guests)
-		container_of(l, struct reg_guest, link)->store_dirty = false;
+}
+
+/* The transaction is over. */
+static void settle_rows(struct registry *reg, bool committed)
+{
+	map_for_each(l, &reg->guests) {
+		struct reg_guest *g = container_of(l, struct reg_guest, link);
+
+		if (g->store_put && committed) {
+			g->store_dirty = false;
+			g->stored = true;
+		}
+		g->store_put = false;
+	}
+}
+
+static int write_all(struct registry *reg)
+{
+	int removed = remove_dropped(reg);
+	int r = removed < 0 ? removed : write_guests(reg);
+	int committed = store_commit(reg->store);	/* what could be written is */
+
+	if (removed == 0 && committed == 0)
+		forget_dropped(reg);
+	settle_rows(reg, committed == 0);
+	return r < 0 ? r : committed;
 }
 
 static void note_result(struct registry *reg, int r)
@@ -161,15 +193,10 @@ void reg_store_flush(struct registry *reg)
 		return;
 	timer_cancel(&reg->write);
 	r = store_begin(reg->store);
-	if (r == 0) {
-		r = write_all(reg);
-		int committed = store_commit(reg->store);	/* what could be written is */
-		r = r < 0 ? r : committed;
-	}
-	note_result(reg, r);
 	if (r == 0)
-		written(reg);
-	else
+		r = write_all(reg);
+	note_result(reg, r);
+	if (r < 0)
 		arm(reg, RETRY_MS);
 }
 
@@ -255,8 +282,12 @@ int reg_store_restore(struct registry *reg)
 		if (r == 0)
 			r = timer_arm(reg->loop, &nic->grace, reg->config->restart_grace_ms, on_restart_grace);
 	}
-	map_for_each(l, &reg->guests)
-		container_of(l, struct reg_guest, link)->store_dirty = false;
+	map_for_each(l, &reg->guests) {
+		struct reg_guest *g = container_of(l, struct reg_guest, link);
+
+		g->store_dirty = false;
+		g->stored = true;
+	}
 	timer_cancel(&reg->write);
 	registry_settle(reg);
 	if (reg->guests.n)
@@ -267,6 +298,5 @@ int reg_store_restore(struct registry *reg)
 void reg_store_deinit(struct registry *reg)
 {
 	timer_cancel(&reg->write);
-	list_for_each_safe(l, &reg->dropped)
-		free(list_entry(l, struct reg_dropped, link));
+	forget_dropped(reg);
 }

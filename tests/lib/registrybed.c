@@ -21,7 +21,7 @@ void registry_bed_init(struct registry_bed *bed, const char *yaml)
 	assert_int_equal(loop_new(&bed->loop), 0);
 	bed->config = registry_bed_config(yaml);
 	resources_init(&bed->resources);
-	assert_int_equal(registry_new(bed->loop, &bed->resources, NULL, bed->config, &bed->reg), 0);
+	assert_int_equal(registry_new(bed->loop, &bed->resources, bed->store, bed->config, &bed->reg), 0);
 	assert_int_equal(registry_nic_connect(bed->reg, "nic-a", &bed->nic), 0);
 }
 

@@ -3,9 +3,10 @@
 
 /*
  * A controller's registry with one NIC, as far as unit tests need it: of a
- * configuration, without a store. Whatever goes wrong fails the test.
+ * configuration. Whatever goes wrong fails the test.
  */
 struct registry_bed {
+	struct store *store;		/* of the test, from before registry_bed_init(); NULL: none */
 	struct loop *loop;
 	struct config *config;		/* a test may put another one here, which is freed with the bed */
 	struct resources resources;

@@ -689,7 +689,7 @@ static void remove_service(struct registry_bed *f, const char *key)
 
 static void one_nic_does_not_use_up_the_services_of_all(void **state)
 {
-	struct registry_bed f;
+	struct registry_bed f = {};
 	struct reg_nic *other;
 
 	(void)state;
@@ -724,7 +724,7 @@ static void one_nic_does_not_use_up_the_services_of_all(void **state)
 /* Names that come and go: what they have had is there for others. */
 static void addresses_of_services_that_went_are_had_again(void **state)
 {
-	struct registry_bed f;
+	struct registry_bed f = {};
 
 	(void)state;
 	registry_bed_init(&f, WILD("limits: { services_per_nic: 200 }\n"));

@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/loop.h"
 #include "control/join_token.h"
 #include "control/store.h"
 #include "control/vip.h"
+#include "lib/registrybed.h"
 
 static char dir[64];
 static struct store *store;
@@ -265,6 +267,89 @@ static void a_write_that_fails_is_an_error_and_changes_nothing(void **state)
 	assert_int_equal(store_nic_get(store, "a", &got), 0);
 }
 
+/* --- the registry's guests in it --- */
+
+static struct reg_guest *come(struct registry_bed *bed, unsigned number)
+{
+	Outrigger__V1__Report r = OUTRIGGER__V1__REPORT__INIT;
+	Outrigger__V1__Guest g = OUTRIGGER__V1__GUEST__INIT;
+	char id[32];
+
+	snprintf(id, sizeof(id), "nic-a/tap%u/x", number);
+	g.guest_id = id;
+	r.msg_case = OUTRIGGER__V1__REPORT__MSG_GUEST;
+	r.guest = &g;
+	assert_int_equal(registry_bed_report(bed->nic, &r, NULL), 0);
+	return registry_guest(bed->reg, id);
+}
+
+static size_t waiting(const struct registry *reg)
+{
+	size_t n = 0;
+
+	list_for_each(l, &reg->dropped)
+		n++;
+	return n;
+}
+
+static void count_row(const char *id, const char *nic, const void *bytes, size_t len, void *data)
+{
+	(void)id;
+	(void)nic;
+	(void)bytes;
+	(void)len;
+	++*(size_t *)data;
+}
+
+static size_t rows(void)
+{
+	size_t n = 0;
+
+	assert_int_equal(store_guest_each(store, count_row, &n), 0);
+	return n;
+}
+
+/* Guests that nobody has written need not be removed: those that flap on a full disk would be remembered without end. */
+static void what_waits_for_a_full_disk_is_bounded_by_what_is_there(void **state)
+{
+	struct registry_bed bed = { .store = store };
+	struct rlimit before, small = { .rlim_cur = 4096 };
+
+	(void)state;
+	registry_bed_init(&bed, "trust_domain: t.mesh\n");
+	struct reg_guest *kept = come(&bed, 0), *old = come(&bed, 1);
+	reg_store_flush(bed.reg);
+	assert_int_equal(rows(), 2);
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	small.rlim_max = before.rlim_max;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	registry_guest_remove(old);
+	for (unsigned i = 2; i < 50; i++) {
+		struct reg_guest *g = come(&bed, i);
+
+		reg_store_flush(bed.reg);
+		registry_guest_remove(g);
+	}
+	int error = bed.reg->last_store_error;
+	size_t n = waiting(bed.reg);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	assert_true(error < 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(rows(), 2);
+
+	come(&bed, 50);
+	reg_store_flush(bed.reg);
+	assert_int_equal(bed.reg->last_store_error, 0);
+	assert_int_equal(waiting(bed.reg), 0);
+	assert_int_equal(rows(), 2);			/* the one that was kept, and the last */
+	registry_guest_remove(kept);
+	reg_store_flush(bed.reg);
+	assert_int_equal(rows(), 1);
+	registry_bed_deinit(&bed);
+}
+
 /* --- join tokens --- */
 
 static void a_token_is_good_once(void **state)
@@ -411,6 +496,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_damaged_file_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_second_process_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_write_that_fails_is_an_error_and_changes_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_waits_for_a_full_disk_is_bounded_by_what_is_there, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_token_is_good_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(wrong_tokens_are_told_apart_only_when_the_secret_is_right, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_service_keeps_its_address, setup, teardown),
