@@ -42,7 +42,7 @@ enum {
 	REG_MAX_PORTS = 64,		/* of a service */
 	REG_MAX_SERVICES = 100000,
 	REG_MAX_TOLD = 64 << 20,	/* bytes of memory that what one NIC has told and is kept takes: pb_memory() */
-	REG_MAX_DEPARTED = 256,		/* guests that are remembered after they have left, of all NICs */
+	REG_MAX_DEPARTED = 256,		/* guests that are remembered after they have left, of all NICs; the NIC with most of them gives way */
 	REG_DEPARTED_MS = 60000,	/* for so long */
 };
 
@@ -175,6 +175,7 @@ struct reg_nic {
 	struct timer grace;
 	struct list guests;
 	size_t n_guests;
+	size_t n_departed;		/* of REG_MAX_DEPARTED */
 	char hostname[256];
 	char software[128];
 	int64_t connected_at;		/* seconds since 1970 */

@@ -14,6 +14,7 @@
 void reg_departed_forget(struct registry *reg, struct reg_guest *departed)
 {
 	list_unlink(&departed->in_nic);
+	departed->nic->n_departed--;
 	reg->n_departed--;
 	reg_guest_free(departed);
 }
@@ -71,6 +72,21 @@ static void forget_earlier(struct registry *reg, const struct reg_guest *g)
 		reg_departed_forget(reg, d);
 }
 
+/* The longest gone of the NIC that has most of them: one that makes up guests pushes out its own. */
+static void make_room(struct registry *reg)
+{
+	struct reg_guest *victim = NULL;
+
+	list_for_each(l, &reg->departed) {
+		struct reg_guest *d = list_entry(l, struct reg_guest, in_nic);
+
+		if (!victim || d->nic->n_departed > victim->nic->n_departed)
+			victim = d;
+	}
+	if (victim)
+		reg_departed_forget(reg, victim);
+}
+
 void registry_guest_depart(struct reg_guest *g)
 {
 	struct registry *reg = g->nic->registry;
@@ -82,8 +98,9 @@ void registry_guest_depart(struct reg_guest *g)
 		return;
 	}
 	if (reg->n_departed == REG_MAX_DEPARTED)
-		reg_departed_forget(reg, list_first(&reg->departed, struct reg_guest, in_nic));
+		make_room(reg);
 	g->departed_ms = clock_mono_ms();
 	list_append(&reg->departed, &g->in_nic);
+	g->nic->n_departed++;
 	reg->n_departed++;
 }

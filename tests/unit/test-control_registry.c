@@ -444,6 +444,33 @@ static void who_has_left_is_not_remembered_for_ever(void **state)
 	f->reg->moves = (struct registry_moves){};
 }
 
+/* A NIC that makes up guests without end pushes out its own. */
+static void who_has_left_one_nic_is_not_forgotten_for_another(void **state)
+{
+	struct registry_bed *f = *state;
+	struct reg_nic *first = f->nic, *other;
+	char id[64], mac[32], address[32];
+
+	assert_int_equal(registry_nic_connect(f->reg, "nic-b", &other), 0);
+	vm(f, G1, MAC1, "10.0.0.1", "a", 8080);
+	assert_int_equal(gone(f->nic, G1), 0);
+	for (int i = 0; i < 2 * REG_MAX_DEPARTED; i++) {
+		snprintf(mac, sizeof(mac), "52:54:00:00:%02x:%02x", 1 + i / 256, i % 256);
+		snprintf(id, sizeof(id), "nic-b/p1/%s", mac);
+		snprintf(address, sizeof(address), "10.0.0.%d", 2 + i % 250);
+		f->nic = other;
+		vm(f, id, mac, address, "a", 8080);
+		f->nic = first;
+		assert_int_equal(gone(other, id), 0);
+	}
+	assert_int_equal(f->reg->n_departed, REG_MAX_DEPARTED);
+	assert_int_equal(first->n_departed, 1);
+	assert_string_equal(longest_gone(f->reg)->pb->guest_id, G1);
+	reg_departed_sweep(f->reg, other, true);
+	assert_int_equal(other->n_departed, 0);
+	assert_int_equal(f->reg->n_departed, 1);
+}
+
 static void what_is_not_said_again_is_dropped(void **state)
 {
 	struct registry_bed *f = *state;
@@ -768,6 +795,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_machine_that_turns_up_elsewhere_is_offered_what_it_had, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_machine_that_has_left_is_offered_what_it_had_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(who_has_left_is_not_remembered_for_ever, setup, teardown),
+		cmocka_unit_test_setup_teardown(who_has_left_one_nic_is_not_forgotten_for_another, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_not_said_again_is_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(limits_hold, setup, teardown),
 		cmocka_unit_test_setup_teardown(texts_that_are_none_are_refused, setup, teardown),
